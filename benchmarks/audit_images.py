@@ -138,7 +138,7 @@ def changed(data: bytes, name: str) -> bytes:
 
 
 def strangers(seed: int = 0) -> list[bytes]:
-    """Draw 40 images that are none of the classes. Three groups of 8, 5 and 4 images are nearly equal."""
+    """Draw 40 images that do not belong to any class. Three groups of 8, 5 and 4 images are nearly equal."""
     random = np.random.default_rng(seed)
     single = [_logo, _page, _gradient, _noise]
     drawn = [single[number % 4](random) for number in range(23)]

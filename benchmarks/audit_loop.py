@@ -1,4 +1,4 @@
-"""Measure what an audit is worth: accuracy with wrong labels, and after a person has corrected them.
+"""Measure how much an audit helps: accuracy with wrong labels, and after a person has corrected them.
 
     python -m benchmarks.audit_loop --photos=DIRECTORY --weights=FILE
 
@@ -91,7 +91,7 @@ def measure(seed: int, clean: Path, root: Path) -> dict[str, float]:
     """Return the accuracies of one seed, and what the person did."""
     out, decisions = root / f"out{seed}", root / f"decisions{seed}.csv"
     right, wrong = right_labels(clean), wrong_labels(clean, seed)
-    # Not --relabel: it makes decisions of a person, and the audit does not doubt these.
+    # A manifest is used, because --relabel creates decisions, and the audit does not doubt the labels of decisions.
     manifest = write_manifest(clean, right | wrong, root / f"labels{seed}.csv")
     source = (f"--src={FLAGS.photos}", f"--manifest={manifest}", f"--out={out}")
     run("tfrecord_tools.convert", *source)
@@ -129,6 +129,8 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs with the splits train and validation.", required=True)
-    flags.DEFINE_string("weights", None, "Weights of MobileNetV2 without top layers.", required=True)
+    flags.DEFINE_string(
+        "weights", None, "Weights file of MobileNetV2 without its classification layers.", required=True
+    )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the wrong labels and of the trainings.")
     command.run(main)

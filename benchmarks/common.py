@@ -79,7 +79,7 @@ def peak_bytes() -> int:
 
 
 def images_per_second(batches: Iterable[Any], batch_size: int, count: int) -> float:
-    """Measure the reading of `count` images, after a warm-up of a tenth of them, at least 1,000."""
+    """Return the images/s for `count` images, after a warm-up with count / 10 images, but at least 1,000."""
     iterator = iter(batches)
     for _ in range(max(count // 10, 1000) // batch_size):
         next(iterator)

@@ -148,6 +148,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.")
     flags.DEFINE_integer("times", 10, "Number of copies of each photograph.")
     flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
-    flags.DEFINE_string("before", None, "Checkout of an earlier version, which only this version is compared with.")
+    flags.DEFINE_string(
+        "before", None, "Checkout of an earlier version. If given, this version is compared only with that one."
+    )
     flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")
     command.run(main)

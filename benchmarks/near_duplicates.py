@@ -30,7 +30,7 @@ def recalls(photos: Sequence[bytes], hashes: np.ndarray, each: int, distances: S
 
 
 def false_pairs(hashes: np.ndarray, origins: np.ndarray, distances: Sequence[int]) -> None:
-    """Print the number of near pairs of different photographs, which may contain true ones.
+    """Print the number of near pairs of different photographs. Some of them may really look alike.
 
     Args:
         hashes: u64[n].

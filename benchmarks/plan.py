@@ -69,7 +69,7 @@ def simulated(entries: int) -> tuple[Sources, Facts]:
 
 
 def measure(entries: int) -> Measured:
-    """Plans and indexes in this process; to be called in one of its own, since the peak never falls."""
+    """Plan and index simulated images. Call this in a new process, because the peak memory never falls."""
     config = ConvertConfig(src="simulated")
     sources, facts = simulated(entries)
     before = common.peak_bytes()

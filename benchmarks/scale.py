@@ -133,7 +133,7 @@ def read_shard(path: Path) -> Read:
 
 
 def open_split(directory: Path, rows: int, shard_rows: int) -> tuple[float, int]:
-    """Return seconds and memory to open all records of the split as trainings do; shards are sparse files."""
+    """Open all records of the split as trainings do; return seconds and memory. Shards are sparse files."""
     shards = -(-rows // shard_rows)
     file = pq.ParquetFile(directory / index.FILE_NAME)
     for shard in range(shards):
@@ -276,9 +276,13 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("parts", ["index", "plan", "order"], "Parts to measure: index, plan, order.")
     flags.DEFINE_integer("rows", 10_000_000, "Rows of the index. Each row needs about 100 bytes of disk.")
-    flags.DEFINE_integer("rows_a_shard", _SHARD_RECORDS, "Records per shard, and so rows per row group of the index.")
     flags.DEFINE_integer(
-        "open_rows", 20_000_000, "Largest number of rows that are opened together. Each row needs 80 bytes of memory."
+        "rows_a_shard", _SHARD_RECORDS, "Records per shard. A row group of the index has as many rows."
+    )
+    flags.DEFINE_integer(
+        "open_rows",
+        20_000_000,
+        "Open the whole split only if the index has at most this many rows. Each needs 80 bytes of memory.",
     )
     flags.DEFINE_integer("images", 2_000_000, "Images in the plan. The plan has half as many shards.")
     flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")

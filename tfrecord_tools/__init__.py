@@ -3,8 +3,9 @@
 - `python -m tfrecord_tools.convert`, or `tfrecord_tools.convert(src="images", out="out")`, writes a dataset.
 - `tfrecord_tools.open("out").records("train")` reads any record, without TensorFlow, also for PyTorch and Grain.
 - `dataset.train_batches` and `dataset.eval_batches` are `tf.data` pipelines of images and labels for `model.fit`.
-- `AugmentConfig` changes training images randomly, `mix` blends them, and `augment_layer` is a Keras layer.
-- `order` holds orders of records: shuffled, in blocks, balanced classes.
+- `AugmentConfig` holds random changes of training images, `augment_layer` makes them in a Keras layer, and `mix` blends
+  images.
+- `order` has the orders in which records are read: shuffled, in blocks, or with balanced classes.
 - `UserError`, `CorruptRecord` and `UndecodableImage` are exceptions with messages that say what to do.
 """
 

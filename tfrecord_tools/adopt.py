@@ -59,8 +59,8 @@ class AdoptConfig:
         out: Directory to write.
         image_key: Feature that holds the image. None: the feature is found by its name and its values.
         label_key: Feature that holds the label. None: the feature is found by its name and its values.
-        label_offset: Label of the first class. None: 1 if the smallest label is 1, else 0. If there is a name for
-            class 0, it is 0.
+        label_offset: Label of the first class. None: 1 if the smallest label is 1, else 0. If class 0 has a name, None
+            means 0.
         classes: Class names in the order of the labels, or a text file with one name per line. None: use the
             file of names that TensorFlow Datasets wrote beside the records. If there is none, use the names in the
             records. If there are no names, each class is named after its label: "0", "1".
@@ -73,7 +73,7 @@ class AdoptConfig:
             `rewrite`, they change the index, not the files.
         verify: "full" decodes every image; "header" reads only its header.
         max_bad: Largest share of records that may be left out, in 0..1. A split in which no record has a label is left
-            out, but does not count here.
+            out as a whole. The records in it do not count here.
         overwrite: Replace an existing dataset at `out` when the new one is complete.
         workers: Number of processes. The output does not depend on it. None: one per processor.
     """
@@ -349,7 +349,7 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
         for group in tfrecord_files.grouped(paths, refuse):
             if group.missing > 0:
                 missing = words.number(group.missing, "file is", "files are")
-                notes.append(f"{group.name}: {missing} missing, according to the names of the others")
+                notes.append(f"{group.name}: {missing} missing, according to the numbers in the names of the others")
     return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
@@ -553,7 +553,7 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
 def _notes_on_classes(
     made: Decisions, decided: Sequence[tuple[Decision, int]], described: metadata.Description
 ) -> Iterator[str]:
-    """Yield a note for each class that has no training record any more because of decisions."""
+    """Yield a note for each class that decisions leave without records in the train split."""
     label_of = {name: label for label, name in enumerate(described.class_names)}
     for label in np.flatnonzero(described.counts.get("train", np.ones(0)) == 0).tolist():
         taken = [one for one, old in decided if old == label != one.label_in(label_of, old)]

@@ -20,7 +20,7 @@ class AugmentConfig:
     """Random changes of training images, each drawn uniformly and independently. Default: no changes.
 
     The arguments of an `ImageDataGenerator` can be copied: `AugmentConfig(rotation_range=90, width_shift_range=0.2)`.
-    They have the meanings of `ImageDataGenerator` where Keras's preprocessing layers differ.
+    Where Keras's preprocessing layers give an argument another meaning, the meaning of `ImageDataGenerator` is used.
 
     Attributes:
         rotation_range: Largest rotation to either side in degrees, 0..180.

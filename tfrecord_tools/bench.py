@@ -172,7 +172,7 @@ def _stored_size(geometry: Geometry) -> tuple[int, str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    directory = command.one_argument(argv, "a dataset's directory, as in python -m tfrecord_tools.bench out/,")
+    directory = command.one_argument(argv, "the directory of one dataset, as in python -m tfrecord_tools.bench out/")
     config = command.from_flags(BenchConfig, tfrecords=directory)
     records = open_dataset(directory).records(config.split)
     print(

@@ -143,7 +143,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         return self.scan_settings() | self.image_settings() | self.plan_settings()
 
     def request(self) -> dict[str, Any]:
-        """Return the settings by which a later run recognizes the same command.
+        """Return the settings that identify this command in a later run.
 
         If they are equal and only the last step of the earlier run is missing, the later run does only this step.
         """
@@ -229,7 +229,7 @@ def convert_images(
     """
     if "dry_run" in settings:
         raise UserError(
-            "dry_run: only the command has it, because there is no dataset to return. Run python -m"
+            "dry_run: must be left out in Python, because a dry run makes no dataset to return. Run python -m"
             f" tfrecord_tools.convert --src={os.fspath(src)} --dry_run"
         )
     given: dict[str, Any] = {"src": src, **settings}
@@ -393,7 +393,7 @@ class _Conversion:
 
     def _describe(self, plan: Plan, sources: Sources, facts: Facts, data: Path) -> None:
         """Write the metadata and the report card."""
-        # At most a few hundred images are read here. To start a Beam pipeline would take longer.
+        # At most a few hundred images are read here. Starting a Beam pipeline would take longer.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
         plan_notes = notes.of(plan, sources, facts)
         samples = statistics.sample(plan, sources, facts, data, pool, self._config, plan_notes)
@@ -571,8 +571,8 @@ def define_flags() -> None:
         "duplicates",
         default["duplicates"],
         DUPLICATES,
-        "How to treat files with the same bytes. keep: store all of them; drop: store one, by preference one of test,"
-        " then of validation, or none if their labels differ; fail: stop.",
+        "How to treat files with the same bytes. keep: store all of them; drop: store one of them, or none if"
+        " their labels differ; fail: stop. With drop, a file of the test split is preferred, then one of validation.",
     )
     flags.DEFINE_enum(
         "near_duplicates",
@@ -580,7 +580,7 @@ def define_flags() -> None:
         NEAR_DUPLICATES,
         "How to treat images that look alike but differ in their bytes, such as rescaled copies. keep: store all of"
         " them and report them; group: also keep them in one split if the split is made automatically; drop: store one"
-        " of them, by preference one of test, then of validation, and then the largest.",
+        " of them. With drop, an image of the test split is preferred, then one of validation, then the largest.",
     )
     flags.DEFINE_integer(
         "near_distance",

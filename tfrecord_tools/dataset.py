@@ -94,7 +94,7 @@ def train_batches(
     An iteration (an epoch of `fit`, a `for` loop) gives the next `len(dataset)` batches of the stream, so every epoch
     has another order. Each loop counts as an epoch, even if it ends early.
 
-    A corrupt record is logged and kept in `records.corrupt`, and another record takes its position; all other positions
+    A corrupt record is logged and listed in `records.corrupt`. Another record takes its position. All other positions
     stay the same. The random changes of an image depend only on the seed, the epoch (see `Order.at`) and the record
     number, not on the batch, the number of workers, `parallel` or `jit`.
 
@@ -103,17 +103,19 @@ def train_batches(
         batch_size: Images per step, over all workers.
         image_size: Height and width of the images in pixels: one number, or a pair (height, width).
         seed: Seed of the order and the augmentation, any integer.
-        crop: 0: stretch the whole image. Above 0, at most 1: cut out the center with the aspect of `image_size`. For a
-            square, its side is `crop` times the shorter side of the image.
+        crop: A number in 0..1. 0: stretch the whole image. Above 0: cut out the center with the aspect ratio of
+            `image_size`. If `image_size` is a square, the side of the center is `crop` times the shorter side of the
+            image.
         fit: "crop": cut out the center; `crop` may be left out, and is then 1. "pad": keep the whole image and its
-            aspect, with gray around it. "stretch": stretch the whole image. None: "crop" if `crop` is above 0, else
-            "stretch".
+            aspect ratio, with gray around it. "stretch": stretch the whole image. None: "crop" if `crop` is above 0,
+            else "stretch".
         start_step: Number of the first batch, from 0. To continue after e epochs, pass e * len(dataset).
         shard: (i, w): each batch is cut into w equal, contiguous slices. Worker i of w gets slice i, counted from 0.
         order: `order.Blocks` or `order.Balanced` of these records. None: `order.Shuffled`.
         augment: Random changes of the images, drawn again in each epoch: an `AugmentConfig`, the name of a preset, a
-            preset with changed values such as "standard,horizontal_flip=False", or a function of yours (see
-            docs/pipeline.md), itself or as "module:function" or "file.py:function". Default: no changes.
+            preset with changed values such as "standard,horizontal_flip=False", or your own function (see
+            docs/pipeline.md). The function may also be named: "module:function" or "file.py:function". Default: no
+            changes.
         cache: Decoded images from `cache_pixels` with the same `image_size`, `crop` and `fit`. None: decode each image.
         with_numbers: Add the record numbers to each batch.
         with_keys: Add `Batch.keys` to each batch.
@@ -446,8 +448,8 @@ def eval_stream(
     chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
     data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
     data = (data.map(graphs.plain(select)) if select else data).prefetch(tf.data.AUTOTUNE)
-    # For `len` and for Keras's progress bar. `assert_cardinality` would stop an evaluation if corrupt records are left
-    # out and batches are therefore fewer.
+    # `len` and Keras's progress bar need this. `assert_cardinality` would stop an evaluation with an error if there are
+    # fewer batches, because corrupt records are left out.
     data.cardinality = lambda: tf.constant(-(-len(records) // batch_size), tf.int64)
     return data
 

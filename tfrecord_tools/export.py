@@ -3,9 +3,10 @@
     python -m tfrecord_tools.export --to=folder --tfrecords=out --out=images
     python -m tfrecord_tools.export --to=webdataset --tfrecords=out --out=shards --shard_bytes=250000000
 
-folder writes split/class/image, byte for byte as stored. tfrecord_tools.convert makes the same records of these files.
-webdataset writes train-000000.tar and so on, with NUMBER.jpg (or .png), NUMBER.cls (the label) and NUMBER.json per
-record. All files are read again and counted before --out appears. If the command fails, --out does not exist.
+--to=folder writes split/class/image, byte for byte as stored. tfrecord_tools.convert makes the same records from these
+files. --to=webdataset writes train-000000.tar and so on, with NUMBER.jpg (or .png), NUMBER.cls (the label) and
+NUMBER.json per record. All files are read again and counted before --out appears. If the command fails, --out does not
+exist.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class ExportConfig:
 
     Attributes:
         tfrecords: The dataset directory.
-        out: Directory to write; it must not exist, or be empty.
+        out: Directory to write. It must be new or empty.
         to: "folder" or "webdataset".
         shard_bytes: Largest size of a tar file in bytes. A single larger image gets a larger file.
     """
@@ -61,7 +62,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         for name in ("tfrecords", "out"):
             if not getattr(self, name):
-                raise UserError(f"--{name} is missing. It must be a directory: --tfrecords=out --out=images.")
+                raise UserError(f"--{name} is missing. Pass two directories, as in --tfrecords=out --out=images.")
         if self.to not in TO:
             raise UserError(f"--to={self.to}: must be one of {', '.join(TO)}.")
         if self.shard_bytes < 1:
@@ -101,7 +102,7 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
         Split -> number of images.
 
     Raises:
-        UserError: Anything that the user can fix, or a corrupt record. Nothing is written then.
+        UserError: Anything that the user can fix, or a corrupt record. In that case, nothing is written.
 
     Example:
         export(ExportConfig(tfrecords="out", out="images"))
@@ -222,7 +223,7 @@ TO: dict[str, Callable[[Sequence[str], int], Folder | Webdataset]] = {"folder": 
 
 def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out}: exists. Choose a directory that does not exist, or is empty.")
+        raise UserError(f"--out={out}: exists and is not an empty directory. Choose a new or an empty directory.")
 
 
 def _pictures(data: Dataset) -> Iterator[Picture]:
@@ -283,7 +284,7 @@ def define_flags() -> None:
         "to", ExportConfig.to, list(TO), "folder: images in split/class folders; webdataset: tar files for webdataset."
     )
     usage.define_path("tfrecords", "", "Dataset directory to export. Required.")
-    usage.define_path("out", "", "Directory to write; it must not exist, or be empty. Required.")
+    usage.define_path("out", "", "Directory to write. It must be new or empty. Required.")
     flags.DEFINE_integer(
         "shard_bytes",
         ExportConfig.shard_bytes,

@@ -15,8 +15,8 @@ def mixup(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Blend each image with the next image of its batch (Zhang et al. 2018, "mixup").
 
-    The share of the image itself is drawn uniformly from 0..1 (alpha = 1 in the paper). Unlike augmentation, the result
-    for an image depends on the other images of the batch.
+    The weight of the image itself is drawn uniformly from 0..1 (alpha = 1 in the paper). Unlike augmentation, the
+    result for an image depends on the other images of the batch.
 
     Args:
         images: u8[b h w c].

@@ -138,7 +138,7 @@ def read_numbers(path: str, count: int) -> np.ndarray:
         ) from error
     if values.dtype.kind not in "iu" or not values.size or values.ndim > 1:
         shape = " x ".join(map(str, values.shape))
-        raise UserError(f"{path}: has {shape} values of type {values.dtype}. Must be record numbers, one per row.")
+        raise UserError(f"{path}: has {shape} values of type {values.dtype}. It must have record numbers, one per row.")
     outside = values[(values < 0) | (values >= count)]
     if len(outside):
         raise UserError(f"{path}: record {outside[0]:,} does not exist. Record numbers must be 0 to {count - 1:,}.")
@@ -181,7 +181,7 @@ class Records:
         Args:
             index_path: Path of the index. Source paths are read from it when they are needed.
             splits: Names of the splits.
-            shards: Paths of the shards of the splits, by number over all splits.
+            shards: Paths of the shards, one split after the other.
             columns: Columns shard, offset, length and label of *all* records of the splits, one split after the other.
                 If there are several splits, also the column split: i8[m], ascending indices into `splits`.
             rows: i64[n], the rows of these columns that belong to this object.

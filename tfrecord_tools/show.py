@@ -5,8 +5,8 @@
 The report lists the files with their records and bytes, the features with types, lengths and some values, the class
 names if they are known, and Python code that reads the records. --grid draws the first images with their labels.
 All records are read and their checksums are verified. Types and lengths come from all records. Values and images come
-from N records (--records=N), the first ones of each file. The command needs only as much memory as the
-largest record, and no TensorFlow.
+from N records (--records=N), the first ones of each file. Only one record is in memory at a time. TensorFlow is not
+needed.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _class_names(directory: Path) -> ClassNames:
 
 
 def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:
-    """Yield the table of files. Each group has one line, and below it one line per file.
+    """Yield the table of files. Each group of files has one line, and below it one line per file.
 
     For many files, one line with the smallest and the largest values replaces the lines of the files.
     """
@@ -377,7 +377,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "records",
         ShowConfig.records,
-        "Show values and decode images of this many records. All records are counted, whatever this number is.",
+        "Show values and decode images of this many records. All records are counted in any case.",
     )
     usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
 

@@ -2,7 +2,7 @@
 
 python -m tfrecord_tools.to_csv --src=cat_dog_img --image_size=64 writes csv/train.csv and csv/validation.csv. Each line
 holds the class name and then all pixel values, 0 to 255, row by row. Splits are made and images are verified as in
-tfrecord_tools.convert, which also reads such files as its --src.
+tfrecord_tools.convert. That command also reads these CSV files as its --src.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 COLORS = {"rgb": 3, "gray": 1}
 _FILES_PER_JOB = 64
 _SQUARE_MODES = ("exact", "center_crop")
-_MAX_SIZE = 4096  # A line has about 180 MB then.
+_MAX_SIZE = 4096  # A line with this size has about 180 MB.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CsvConfig(ScanConfig):
-    """Settings of `to_csv`, with those of the source.
+    """Settings of `to_csv`, including those of the source.
 
     Attributes:
         out: Directory of the CSV files.
@@ -56,7 +56,7 @@ class CsvConfig(ScanConfig):
         seed: Seed of the automatic split and of the order of the lines.
         max_bad: Largest share of files, in 0..1, that may be left out because they are not valid images.
         overwrite: Replace existing CSV files.
-        workers: Number of processes, which does not change the output. None: one per processor.
+        workers: Number of processes. The output does not depend on it. None: one per processor.
     """
 
     out: str = "csv"
@@ -124,7 +124,7 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         Split -> number of images.
 
     Raises:
-        UserError: Anything that the user can fix. There are no incomplete files then.
+        UserError: Anything that the user can fix. In that case, no incomplete file is left.
 
     Example:
         to_csv(CsvConfig(src="cat_dog_img", image_size=64))

@@ -232,7 +232,7 @@ def _transfer(source: _Directory, destination: _Directory) -> Transferred:
 def _check_destination(
     source: _Directory, destination: _Directory, sizes: Mapping[str, int], existing: Mapping[str, int]
 ) -> None:
-    """Raise UserError if the destination holds anything but a copy of the source, complete or not."""
+    """Raise UserError if the destination holds anything else than a complete or unfinished copy."""
     foreign = sorted(existing.keys() - sizes.keys())
     if foreign:
         raise UserError(
@@ -294,7 +294,9 @@ def _etag(path: Path, parts: bool = False) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    source, destination = command.two_arguments(argv, "a SOURCE and a DESTINATION, directories or s3://bucket/pets,")
+    source, destination = command.two_arguments(
+        argv, "a SOURCE and a DESTINATION: directories or addresses such as s3://bucket/pets."
+    )
     transfer(TransferConfig(source=source, destination=destination))
 
 

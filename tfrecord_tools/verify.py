@@ -1,8 +1,8 @@
 """Verify that a dataset is complete and undamaged.
 
 python -m tfrecord_tools.verify out/ checks all checksums, hashes and counts, compares the index with the shards, and
-decodes every image in TensorFlow. If there are problems, it prints the first 20 with shard and record, and exits with
-1. Images that are in several splits, or have several labels, are reported too, but are not counted as problems.
+decodes every image in TensorFlow. If there are problems, it prints the first 20 with shard and record, and the exit
+code is 1. Images that are in several splits, or have several labels, are reported too, but are not counted as problems.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    directory = command.one_argument(argv, "a dataset's directory, as in python -m tfrecord_tools.verify out/,")
+    directory = command.one_argument(argv, "the directory of one dataset, as in python -m tfrecord_tools.verify out/")
     problems = verify(command.from_flags(VerifyConfig, directory=directory))
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])

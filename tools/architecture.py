@@ -3,7 +3,8 @@
     python -m tools.architecture            # writes the drawing (`make architecture`)
     python -m tools.architecture --check    # exits with 1 if the drawing is not the current one
 
-A node is a room, a front module, or all commands of a package. An arrow is an import. An arrow is left out if a longer
+A node is a room (a subpackage), a front module (a file directly in the package), or all commands of a package. An
+arrow is an import. An arrow is left out if a longer
 path of arrows leads to the same room.
 """
 
@@ -89,7 +90,7 @@ def read_package(root: Path, package: str) -> Package:
     for full in sorted(name for name in rooms if name.startswith(f"{package}.")):
         name = full.partition(".")[2]
         is_room = (root / package / name).is_dir()
-        # A module that imports commands stands among them. A row of its own would have arrows in both directions.
+        # A module that imports commands is drawn as a command. Otherwise, there would be arrows in both directions.
         among = full in commands or bool(rooms[full] & commands)
         nodes[full] = COMMANDS if not is_room and among else name
         kinds[nodes[full]] = COMMANDS if nodes[full] == COMMANDS else "room" if is_room else "module"

@@ -2,8 +2,8 @@
 
     python -m tools.pictures DIRECTORY [--weights=FILE] [--write] [--chromium=PROGRAM]
 
-DIRECTORY is that of tools.tutorial, which is run first: the pictures show what the tutorial's commands wrote. Pages
-are photographed by a headless Chromium (Debian: apt-get install chromium), which nothing else here needs.
+DIRECTORY is the directory of tools.tutorial. The tutorial's commands run first, because the pictures show what they
+wrote. A headless Chromium takes the pictures of pages (Debian: apt-get install chromium). Nothing else here needs it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pages of the documentation's site that are made from the code, for MkDocs (`hooks` of mkdocs.yml).
+"""Create pages of the documentation from the code, for MkDocs (`hooks` of mkdocs.yml).
 
 commands/PACKAGE.COMMAND.md has the flags of a command as it defines them; commands/index.md lists the commands.
 The navigation gets the decisions, and the page of the Python API the documentation of each name.
@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = (REPOSITORY, REPOSITORY / "tests/helpers")
 
-# In a process of its own, since absl's flags are global. Each command with its summary and flags.
+# Prints each command with its summary and flags. It runs in a process of its own, because absl's flags are global.
 _DUMP = """
 import dataclasses, importlib, json
 import command_list

@@ -62,7 +62,7 @@ def imports(trees: dict[str, ast.Module]) -> Graph:
 
 
 def room(module: str) -> str:
-    """Return the subpackage of a module, or the module itself if it is at the front."""
+    """Return the subpackage of a module, or the module itself if it is directly in the package."""
     parts = module.split(".")
     return ".".join(parts[:2]) if len(parts) > 2 else module
 

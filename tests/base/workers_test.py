@@ -93,7 +93,10 @@ def test_a_user_error_of_a_worker_is_raised() -> None:
 
 
 def test_a_dead_process_is_explained() -> None:
-    message = r"a worker process died .* Run the same command again to continue\. Fewer --workers need less memory\."
+    message = (
+        r"a worker process ended unexpectedly: .* Run the same command again to continue\."
+        r" A smaller --workers needs less memory\."
+    )
     with pytest.raises(UserError, match=message), workers.pool(2) as pool:
         list(pool.map(die, range(3)))
 

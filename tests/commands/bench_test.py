@@ -156,4 +156,7 @@ def test_command(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[1:4]] == ["reading", "+", "+"]
     assert lines[4].startswith("bottleneck: ")
     ended = run("tfrecord_tools.bench", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr.startswith("error: nothing was given: a dataset's directory")) == (1, True)
+    assert (
+        ended.returncode,
+        ended.stderr.startswith("error: no argument was given. Pass the directory of one dataset"),
+    ) == (1, True)

@@ -217,7 +217,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
     ("settings", "message"),
     [
         ({"src": "gone"}, r"--src=gone: does not exist\. Pass a directory"),
-        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
+        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: must be a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         (
             {"src": "pets/train/cats"},
@@ -237,7 +237,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
         (
             {"classes": ["cat", "dogs"]},
-            r"--classes: 'cat' is not a class with files in pets\. There are classes such as cats\.",
+            r"--classes: pets has no files of the class 'cat'\. Classes with files are, for example, cats\.",
         ),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: must be one of skip, repair, fail\."),

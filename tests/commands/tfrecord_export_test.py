@@ -216,9 +216,12 @@ def test_lost_files_are_found(out: Path, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "there"}, r"^--out=there: exists\. Choose a directory that does not exist, or is empty\."),
-        ({"out": "file"}, r"^--out=file: exists\."),
-        ({"out": ""}, r"^--out is missing\. It must be a directory"),
+        (
+            {"out": "there"},
+            r"^--out=there: exists and is not an empty directory\. Choose a new or an empty directory\.",
+        ),
+        ({"out": "file"}, r"^--out=file: exists and is not an empty directory\."),
+        ({"out": ""}, r"^--out is missing\. Pass two directories"),
         ({"tfrecords": ""}, r"^--tfrecords is missing\."),
         ({"tfrecords": "none"}, r"^none: does not exist\."),
         ({"to": "zip"}, r"^--to=zip: must be one of folder, webdataset\."),
@@ -246,4 +249,5 @@ def test_command(out: Path, tmp_path: Path) -> None:
         about = json.load(member)
     assert about["path"] == open_dataset(out).records("train").paths[11]
     failed = run("tfrecord_tools.export", f"--tfrecords={out}", "--out=images", cwd=tmp_path)
-    assert (failed.returncode, failed.stderr.splitlines()[0][:28]) == (1, "error: --out=images: exists.")
+    message = "error: --out=images: exists and is not an empty directory."
+    assert (failed.returncode, failed.stderr.splitlines()[0][:58]) == (1, message)

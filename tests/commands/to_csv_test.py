@@ -233,7 +233,7 @@ def test_notes_are_printed(tmp_path: Path) -> None:
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
         ({"src": "gone"}, r"--src=gone: does not exist\."),
-        ({"classes": ["cats", "cows"]}, r"'cows' is not a class with files in pets"),
+        ({"classes": ["cats", "cows"]}, r"pets has no files of the class 'cows'"),
         ({"out": "pets/csv"}, r"--out=pets/csv: the CSV files would be inside --src=pets or replace it\. Choose an"),
         ({"out": "pets"}, r"--out=pets: the CSV files would"),
         ({"out": "notes.txt"}, r"notes\.txt: File exists\. Nothing was written\."),

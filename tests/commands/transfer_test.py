@@ -300,7 +300,7 @@ def test_command(dataset: Path, tmp_path: Path) -> None:
         done = run(MODULE, *flags, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr.endswith(
-            "given: a SOURCE and a DESTINATION, directories or s3://bucket/pets, are expected.\n"
+            "given. Pass a SOURCE and a DESTINATION: directories or addresses such as s3://bucket/pets.\n"
         )
 
 

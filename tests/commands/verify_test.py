@@ -284,9 +284,10 @@ def test_command(out: Path) -> None:
     [
         (
             [],
-            "error: nothing was given: a dataset's directory, as in python -m tfrecord_tools.verify out/, is expected.",
+            "error: no argument was given. Pass the directory of one dataset, as in python -m"
+            " tfrecord_tools.verify out/",
         ),
-        (["a", "b"], "error: 2 arguments were given: a dataset's directory"),
+        (["a", "b"], "error: 2 arguments were given. Pass the directory of one dataset"),
         (["gone"], "error: gone: does not exist. Must be a directory written by"),
         (["--workers=0", "."], "error: --workers=0: must be at least 1."),
     ],

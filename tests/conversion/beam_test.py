@@ -189,7 +189,7 @@ def test_worker_with_other_versions_is_refused(
     monkeypatch.setattr(beam_engine.tfrecord_tools, "__version__", "0")
     beam_engine.work(str(job_directory), 0)
     outcome = pickle.loads((job_directory / "0000000.result").read_bytes())
-    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, but the driver has ")
+    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, but this command has ")
     assert not (tmp_path / "0").exists()
 
 

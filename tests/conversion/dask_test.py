@@ -58,7 +58,8 @@ def test_nothing_is_written_if_no_scheduler_answers(split_source: Path, tmp_path
     assert done.returncode == 1
     assert done.stderr == (
         f"error: --dask={address}: no Dask scheduler answers. --dask must be the address that `dask scheduler` prints,"
-        " for example tcp://10.0.0.1:8786, or the file of its --scheduler-file. Start a scheduler, or correct --dask.\n"
+        " for example tcp://10.0.0.1:8786, or the file that `dask scheduler --scheduler-file=FILE` writes. Start a"
+        " scheduler, or correct --dask.\n"
     )
     assert os.listdir(tmp_path) == []
 
@@ -66,7 +67,7 @@ def test_nothing_is_written_if_no_scheduler_answers(split_source: Path, tmp_path
 @pytest.mark.parametrize(
     ("threads", "line"),
     [
-        ({}, "Dask at x:1: no workers. The work waits until one joins: dask worker x:1 --nthreads=1"),
+        ({}, "Dask at x:1: no workers. The work waits for a worker. To start one: dask worker x:1 --nthreads=1"),
         ({"a": 1}, "Dask at x:1: 1 worker"),
         ({"a": 1, "b": 1}, "Dask at x:1: 2 workers"),
         (
@@ -188,7 +189,8 @@ def test_conversion_without_workers_waits_for_one(many: Path, tmp_path: Path, fr
         until(lambda: in_survey(tmp_path / "out.partial"))
         for worker in frail.workers:
             worker.kill()
-        until(lambda: ": no workers. The work waits until one joins: dask" in (tmp_path / "log").read_text(), 60)
+        warning = ": no workers. The work waits for a worker. To start one: dask"
+        until(lambda: warning in (tmp_path / "log").read_text(), 60)
         assert process.poll() is None
         frail.grow(3)
         _, err = process.communicate(timeout=120)

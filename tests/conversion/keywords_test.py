@@ -47,7 +47,7 @@ def test_update_compares_the_given_settings(tmp_path: Path) -> None:
 
 def test_a_dry_run_needs_the_command(tmp_path: Path) -> None:
     settings: dict[str, bool] = {"dry_run": True}
-    with pytest.raises(UserError, match=r"^dry_run: only the command has it, .*--src=pets --dry_run$"):
+    with pytest.raises(UserError, match=r"^dry_run: must be left out in Python, .*--src=pets --dry_run$"):
         tfrecord_tools.convert(src="pets", **settings)  # type: ignore[arg-type]
 
 

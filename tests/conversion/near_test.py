@@ -112,7 +112,7 @@ def test_keep_reports_them(tmp_path: Path) -> None:
         f"  check: 40 images look like another image ({40 - 2 * split} within a split, {2 * split} in several splits),"
     )
     assert line.endswith(
-        "--near_duplicates=group keeps each group in one split, --near_duplicates=drop keeps the largest"
+        "--near_duplicates=group keeps similar images in one split, --near_duplicates=drop keeps the largest one"
     )
 
 
@@ -355,7 +355,8 @@ def test_drop_keeps_both_ends_of_a_chain(tmp_path: Path) -> None:
     save(images[1].resize((128, 128), Image.Resampling.NEAREST), src / "dogs/large.png")
     (src / "cats/chain1.png").unlink()
     lines = said(src, tmp_path / "first", near_distance=distance)
-    assert any("1 group is a chain of images, the longest with 3, whose ends look less alike" in line for line in lines)
+    chain_text = "1 group is a chain (A looks like B, B like C, but A not like C), the longest with 3 images"
+    assert any(chain_text in line for line in lines)
     converted(src, tmp_path / "second", near_distance=distance, near_duplicates="drop")
     assert {path for path in rows(tmp_path / "second") if "chain" in path or "large" in path} == {"dogs/large.png"}
     (src / "dogs/large.png").unlink()
@@ -401,8 +402,8 @@ def test_splits_of_the_source_are_kept_and_reported(tmp_path: Path) -> None:
     (line,) = (line for line in lines if "look like another image" in line)
     assert line.startswith("  check: 8 images look like another image (8 in several splits), such as ")
     assert line.endswith(
-        "Take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps one: test before"
-        " validation before train"
+        "Remove the copies from one split of --src, or pass --near_duplicates=drop. It keeps one of them:"
+        " an image of test, else of validation, else of train"
     )
     assert 'id="finding-near_leaks"' in (tmp_path / "out/card.html").read_text("utf-8")
 

@@ -425,7 +425,7 @@ def test_shards_do_not_outnumber_records() -> None:
 @pytest.mark.parametrize(
     ("shards", "message"),
     [
-        (1, r"--shards=1: there are 2 splits, and each needs a shard\."),
+        (1, r"--shards=1: there are 2 splits, and each needs a shard\. Pass at least 2\."),
         (30, r"--shards=30: there are only 20 records\. Pass a smaller number\."),
     ],
 )

@@ -253,7 +253,7 @@ def test_all_settings(model_garden: Path, tmp_path: Path) -> None:
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
     assert "note: " in output
-    assert "1 file is missing, according to the names of the others" in output
+    assert "1 file is missing, according to the numbers in the names of the others" in output
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:
@@ -703,7 +703,7 @@ def test_records_of_other_kinds_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "u/train.tfrec", records)
     output = report(tmp_path / "u", tmp_path / "out", max_bad=0.1)
     assert (
-        "train.tfrec:19: its bytes have a form that our readers cannot parse; --rewrite writes such records again"
+        "train.tfrec:19: its encoding is unusual, and the readers cannot parse it; --rewrite writes such records again"
         in output
     )
     assert "train.tfrec:20: it is not a tf.train.Example" in output

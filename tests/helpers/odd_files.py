@@ -165,7 +165,7 @@ ODD: dict[str, Odd] = {
     "icon": Odd(encoded(smooth(), "ICO"), reason="a Windows icon (ICO), not a supported format: export it"),
     "float tiff": Odd(
         encoded(smooth().convert("F"), "TIFF"),
-        reason="the file does not say which of its floating-point levels are black and white (its levels"
+        reason="the file does not say which of its floating-point values is black and which is white (its values"
         " are 22.94 to 255)",
     ),
     **{name: Odd(data, reason="damaged image: ") for name, data in CUTS.items()},

@@ -141,7 +141,7 @@ def test_a_small_file_with_a_huge_size_in_its_header() -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, data: bytes, module: str, extra: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # As if it were not installed.
     with pytest.raises(
-        BadImage, match=rf"^an? (HEIC or HEIF|JPEG XL) image, .*pip install 'tfrecord-tools\[{extra}\]'"
+        BadImage, match=rf"^an? (HEIC or HEIF|JPEG XL) image\. .*pip install 'tfrecord-tools\[{extra}\]'"
     ):
         prepare(data)
     assert prepare(JPEG).data == JPEG
@@ -259,7 +259,7 @@ FOREIGN: dict[bytes, str] = {
     sof(0xC0, components=2): "a JPEG with 2 components",
     sof(0xF7): "a JPEG-LS image",
     sof(0xC3): "a lossless JPEG",
-    directory(bits=64, form=3): "the file does not say which of its floating-point levels are black ",
+    directory(bits=64, form=3): "the file does not say which of its floating-point values is black ",
     directory(bits=16, form=2, samples=5): "a TIFF with 5 bands and 16-bit signed pixels",
     directory(samples=5, photometric=5): "a TIFF with 5 bands (CMYK and others)",
     directory(compression=50001): "a TIFF with WebP compression",

@@ -75,10 +75,10 @@ def test_gray_tiff(dtype: str, low: float, high: float, kind: str, order: Order,
     with pytest.raises(BadImage) as caught:
         prepare(data)
     assert str(caught.value).startswith(
-        f"the file does not say which of its {kind} levels are black and white (its levels are {levels.written(low)} to"
-        f" {levels.written(high)});"
+        f"the file does not say which of its {kind} values is black and which is white (its values are"
+        f" {levels.written(low)} to {levels.written(high)});"
     )
-    assert "--depth_range=LO,HI (the levels of black and white)" in str(caught.value)
+    assert "--depth_range=LO,HI (the values of black and white)" in str(caught.value)
     assert "--depth_range=auto" in str(caught.value)
 
 
@@ -174,7 +174,7 @@ def test_levels_that_are_not_finite() -> None:
     expected[0, :3] = [0, 255, 0]
     assert (stored(tiff(values), "auto") == expected).all()  # The range of the finite levels.
     for depth_range in (None, "auto", "0,1"):
-        with pytest.raises(BadImage, match=r"^no level of the image is a finite number$"):
+        with pytest.raises(BadImage, match=r"^every pixel value of the image is NaN or infinite$"):
             prepare(tiff(values * np.float32(np.nan)), ImageConfig(depth_range=depth_range))
 
 

@@ -201,7 +201,7 @@ def test_images_that_would_become_too_large(picture: Image.Image, config: ImageC
 
 @pytest.mark.parametrize("marker", [0xC3, 0xC7, 0xCF])
 def test_lossless_jpeg(marker: int) -> None:
-    with pytest.raises(BadImage, match=r"^a lossless JPEG, which hardly any decoder reads$"):
+    with pytest.raises(BadImage, match=r"^a lossless JPEG, which few decoders support; save it as PNG$"):
         prepare(JPEG.replace(b"\xff\xc0", bytes((0xFF, marker))))
 
 

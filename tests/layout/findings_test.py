@@ -134,7 +134,13 @@ def test_changed_csv_lists_every_changed_record(mixed: Path) -> None:
         ["cats/pages.tif", "TIFF", "PNG", "converted", "further pages or frames dropped"],
         ["cats/turned.jpg", "JPEG", "JPEG", "turned", ""],
         ["dogs/deep.png", "PNG", "PNG", "converted", "levels of more than 8 bits reduced to 8 bits"],
-        ["dogs/logo.png", "PNG", "PNG", "converted", "transparent pixels laid on white; became a single color"],
+        [
+            "dogs/logo.png",
+            "PNG",
+            "PNG",
+            "converted",
+            "transparent pixels placed on a white background; became a single color",
+        ],
         ["dogs/placeholder.gif", "GIF", "PNG", "converted", ""],
     ]
 
@@ -161,7 +167,7 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
             "1 image has more bands than red, green and blue, or than gray; the other bands are dropped",
         ),
         ("pages", "note", 2, "2 images have several pages or frames; only the first one is used"),
-        ("transparent", "check", 1, "1 image has transparent pixels (alpha), which are laid on white"),
+        ("transparent", "check", 1, "1 image has transparent pixels (alpha), which are placed on a white background"),
         ("one_color", "check", 1, "1 image is a single color after the conversion, so there is nothing left to learn"),
     ]  # fmt: skip
     assert notes[0]["advice"] == "Look at the pictures in card.html and correct the labels that are wrong"
@@ -234,10 +240,10 @@ def test_conflicts_are_shown_side_by_side_even_if_they_are_dropped(tmp_path: Pat
     same = image("same")
     src = source(tmp_path / "src", {"cats/same.jpg": same, "dogs/same.jpg": same, "dogs/again.jpg": same})
     keep = (
-        "The network is trained on contradictory labels. --duplicates=drop keeps one of each, and none where labels"
-        " differ"
+        "The network is trained on contradictory labels. --duplicates=drop keeps one of the equal files, or none if"
+        " their labels differ"
     )
-    drop = "--duplicates=drop stored none of the files with different labels: delete those in the wrong class"
+    drop = "--duplicates=drop left out all equal files with different labels: delete those in the wrong class"
     for duplicates, where, advice in (("keep", ("train", "validation"), keep), ("drop", ("left out",), drop)):
         out = tmp_path / duplicates
         facts = converted(src, out, duplicates=duplicates)

@@ -180,7 +180,7 @@ def test_a_changed_file_is_read_again_and_has_another_hash(place: Path) -> None:
     assert named.settings_of(text) != before
 
 
-def flipped(images: Any, keys: Any, axis: int = 1) -> Any:
+def flipped(images: Any, keys: Any, axis: Any = 1) -> Any:
     return images
 
 
@@ -200,7 +200,7 @@ def made(share: int) -> Any:
 
 
 def test_settings_of_functions_have_all_their_values() -> None:
-    sha256 = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # Of the file, as for networks.
+    sha256 = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # The hash of the file, as for networks.
     for text in (f"{__name__}:flipped", f"{__file__}:flipped"):
         assert named.settings_of(text) == {"function": text, "sha256": sha256}
     assert named.settings_of(flipped) == {"function": f"{__name__}:flipped", "sha256": sha256}

@@ -429,7 +429,7 @@ def test_lists_of_numbers(tmp_path: Path) -> None:
         ("a.txt", "-1\n", r"a\.txt: record -1 does not exist"),
         ("a.txt", "1\n2\n1\n", r"a\.txt: a record number occurs twice\."),
         ("a.txt", "cat.1.jpg\n", r"a\.txt: not a list of record numbers: .* a text file with one number per line"),
-        ("a.txt", "1 2\n3 4\n", r"a\.txt: has 2 x 2 values of type int64\. Must be record numbers, one per row\."),
+        ("a.txt", "1 2\n3 4\n", r"a\.txt: has 2 x 2 values of type int64\. It must have record numbers, one per row\."),
         ("a.parquet", "1\n", r"a\.parquet: not a list of record numbers"),
         ("none.txt", None, r"none\.txt: not a list of record numbers"),
     ],
@@ -443,6 +443,6 @@ def test_wrong_lists_of_numbers(tmp_path: Path, name: str, text: str | None, mes
 
 def test_column_of_another_type(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "a.parquet")
-    message = r"a\.parquet: has 1 values of type object\. Must be record numbers, one per row\."
+    message = r"a\.parquet: has 1 values of type object\. It must have record numbers, one per row\."
     with pytest.raises(UserError, match=message):
         read_numbers(str(tmp_path / "a.parquet"), 10)

@@ -204,7 +204,7 @@ def test_row_without_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\n0,a\n1,b\n2,b\n9,a\n")
     sources = scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv"))
     assert [(r.path, r.reason) for r in sources.rejected] == [
-        ("9", "named by the manifest, but not found: No such file or directory")
+        ("9", "listed in the manifest, but not found: No such file or directory")
     ]
 
 
@@ -219,7 +219,7 @@ def test_urls(tmp_path: Path) -> None:
     assert [(r.path, r.reason) for r in sources.rejected] == [
         (
             "https://host.org/a%20b/3.jpg?size=l",
-            "a URL, and the source has no file with its name: download the images first",
+            "this is a URL, and the source has no file with this name: download the images first",
         )
     ]
 

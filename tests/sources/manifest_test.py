@@ -278,7 +278,7 @@ def test_members_that_are_missing_or_cannot_be_read(tmp_path: Path, write: Write
     assert list(sources.paths) == ["1.jpg", "2.jpg"]
     assert sorted(sources.rejected, key=lambda r: r.path) == [
         Rejected(path="3.jpg", reason="unsupported zip compression: unpack the archive first"),
-        Rejected(path="5.jpg", reason="named by the manifest, but not in the archive"),
+        Rejected(path="5.jpg", reason="listed in the manifest, but not in the archive"),
     ]
 
 
@@ -287,7 +287,7 @@ def test_members_that_are_missing_or_cannot_be_read(tmp_path: Path, write: Write
 
 def test_missing_files_are_rejected(pool: Path, write: Write) -> None:
     sources = scanned(write(pool / "list", {"path": [*NAMES, "gone.jpg"], "label": ["a", "b"] * 3 + ["a"]}))
-    reason = "named by the manifest, but not found: No such file or directory"
+    reason = "listed in the manifest, but not found: No such file or directory"
     assert sources.rejected == (Rejected(path="gone.jpg", reason=reason),)
     assert len(sources) == 6
 
@@ -303,7 +303,7 @@ def test_all_files_missing(pool: Path, tmp_path: Path, write: Write) -> None:
         scanned(pool, manifest=str(table))
     assert str(caught.value) == (
         f"--src={pool}: no usable images. 2 files cannot be used, for example x/1.jpg:"
-        " named by the manifest, but not found: No such file or directory."
+        " listed in the manifest, but not found: No such file or directory."
     )
 
 
@@ -448,7 +448,7 @@ def test_unknown_split_is_refused(pool: Path, write: Write) -> None:
     [
         ("list.csv", b"", "Empty CSV file"),
         ("list.csv", b"path,label\na\n", "Expected 2 columns, got 1"),
-        ("list.csv", "path,label\na,b\n".encode("utf-16-le"), "it holds zero bytes"),
+        ("list.csv", "path,label\na,b\n".encode("utf-16-le"), "it contains NUL bytes, so it is not a text"),
         ("list.parquet", b"path,label\na,b\n", "Parquet magic bytes not found"),
         ("list.parquet", b"PAR1", ""),
     ],

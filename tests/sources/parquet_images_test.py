@@ -206,15 +206,15 @@ def test_no_column_of_labels(tmp_path: Path) -> None:
 
 def test_label_regex_is_refused(tmp_path: Path) -> None:
     assert refusal(plain(tmp_path / "p.parquet"), label_regex="(.)") == (
-        "--label_regex and Parquet files of images cannot be combined: a column gives the labels. Remove the flag."
+        "--label_regex and Parquet files of images cannot be combined: a column gives the labels. Remove --label_regex."
     )
 
 
 def test_split_is_refused(tmp_path: Path) -> None:
     assert refusal(plain(tmp_path / "p.parquet"), split=["train=p.parquet"]) == (
         "--split=train=p.parquet and Parquet files of images cannot be combined: the splits come from the names of the"
-        " files, such as train.parquet and test.parquet, or from a column. Remove --split. Then rename the files, or"
-        " pass --split_column."
+        " files, such as train.parquet and test.parquet, or from a column. Remove --split. To change the splits,"
+        " rename the files, or pass --split_column."
     )
 
 

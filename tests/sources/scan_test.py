@@ -194,7 +194,7 @@ def test_invalid_class_names_are_refused(tmp_path: Path, name: str) -> None:
         f"the class name {name!r} must not be empty, begin or end with a space, or contain control characters"
         in str(caught.value)
     )
-    assert str(caught.value).endswith("leave it out with --exclude, or give the labels with --manifest.")
+    assert str(caught.value).endswith("leave it out with --exclude, or pass a table of the labels as --manifest.")
 
 
 @pytest.mark.parametrize(("one", "other"), [("birds", "Birds"), ("straße", "STRASSE")])
@@ -203,7 +203,7 @@ def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, o
         scanned(touch(two_classes(tmp_path), f"{one}/1.jpg", f"{other}/1.jpg"))
     first, second = sorted([one, other])
     assert f"the class name {second!r} differs from {first!r} only by capital letters" in str(caught.value)
-    assert "Leave one out with --exclude, or give the labels in a table with --manifest." in str(caught.value)
+    assert "Leave one out with --exclude, or pass a table of the labels as --manifest." in str(caught.value)
 
 
 def test_single_class_is_refused_with_a_hint(tmp_path: Path) -> None:
@@ -220,7 +220,9 @@ def test_missing_directory_is_refused(tmp_path: Path) -> None:
 
 def test_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"images\.zip: not a directory, a zip or tar archive .* begins with b'PK'"):
+    with pytest.raises(
+        UserError, match=r"images\.zip: must be a directory, a zip or tar archive, .* begins with b'PK'"
+    ):
         scanned(tmp_path / "images.zip")
 
 
@@ -250,11 +252,14 @@ def test_classes_flag_sets_the_label_order(tmp_path: Path) -> None:
     ("classes", "message"),
     [
         # A similar name.
-        (["cat", "dogs"], r"--classes: 'cat' is not a class with files in .*\. There are classes such as cats\."),
-        (["zebra", "dogs"], r"--classes: 'zebra' is not a .*\. There are classes such as birds, cats, dogs\."),
+        (
+            ["cat", "dogs"],
+            r"--classes: .* no files of the class 'cat'\. Classes with files are, for example, cats\.",
+        ),
+        (["zebra", "dogs"], r"--classes: .* no files of the class 'zebra'\. .* are, for example, birds, cats, dogs\."),
         (["cats", "dogs", "cats"], r"the class name 'cats' is listed twice in --classes"),
-        (["cats", "Cats"], r"'Cats' is not a class with files in .*\. There are classes such as cats"),
-        (["cats", "empty"], r"'empty' is not a class with files"),
+        (["cats", "Cats"], r"has no files of the class 'Cats'\. Classes with files are, for example, cats"),
+        (["cats", "empty"], r"has no files of the class 'empty'"),
         (["cats"], r"--classes=cats: must be at least two class names, separated by commas\."),
         ([], r"--classes=: must be at least two"),
     ],

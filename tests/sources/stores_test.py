@@ -412,10 +412,13 @@ def test_name_in_a_zip_of_old_windows(tmp_path: Path) -> None:
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(b"__.jpg", b"\x82\x94.jpg"))
     error = refusal(tmp_path / "a.zip")
-    assert "the name b'cats/\\x82\\x94.jpg' is not in UTF-8, and the archive does not name its encoding" in error
-    assert "Pass --zip_encoding=NAME. Possible names: cp949 'cats/굱.jpg', " in error
+    assert (
+        "file name b'cats/\\x82\\x94.jpg' is not in UTF-8, and the archive does not say which encoding it has" in error
+    )
+    assert "The name in common encodings is: cp949 'cats/굱.jpg', " in error
+    assert error.endswith("Pass the right encoding as --zip_encoding.")
     assert list_store(str(tmp_path / "a.zip"), zip_encoding="cp437").paths[0] == "cats/éö.jpg"
-    with pytest.raises(UserError, match=r"--zip_encoding=ascii: the name b'cats/.* is not in this encoding"):
+    with pytest.raises(UserError, match=r"--zip_encoding=ascii: the file name b'cats/.* is not in this encoding"):
         list_store(str(tmp_path / "a.zip"), zip_encoding="ascii")
 
 
@@ -528,8 +531,9 @@ def test_compressed_tar_is_refused_with_the_remedy(
 def test_any_other_file_is_refused(tmp_path: Path, data: bytes, shown: str) -> None:
     (tmp_path / "file").write_bytes(data)
     error = refusal(tmp_path / "file")
-    assert f"--src={tmp_path}/file: not a directory, a zip or tar archive (" in error
-    assert error.endswith(f"or a CSV of pixels (header label,1x1,1x2,…). It begins with {shown}.")
+    assert f"--src={tmp_path}/file: must be a directory, a zip or tar archive, or a CSV of pixels (" in error
+    assert f"of pixels (header label,1x1,1x2,…). It begins with {shown} (" in error
+    assert error.endswith(").")
 
 
 @pytest.mark.parametrize("pack", [pack_zip, pack_tar])
@@ -635,10 +639,10 @@ def stat_all(root: Path, names: Iterable[str]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gone.jpg", "named by the manifest, but not found: No such file or directory"),
-        ("cats/000.jpg/x", "named by the manifest, but not found: Not a directory"),
+        ("gone.jpg", "listed in the manifest, but not found: No such file or directory"),
+        ("cats/000.jpg/x", "listed in the manifest, but not found: Not a directory"),
         ("cats", "a directory, not a file"),
-        ("a\0b", "named by the manifest, but not a valid file name: embedded null byte"),
+        ("a\0b", "listed in the manifest, but not a valid file name: embedded null byte"),
     ],
 )
 def test_missing_files_are_rejected(tmp_path: Path, name: str, reason: str) -> None:

@@ -1,1 +1,1 @@
-"""Random changes of images, as TensorFlow operations."""
+"""Change training images at random (augmentation), with TensorFlow operations."""

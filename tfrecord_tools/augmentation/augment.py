@@ -1,9 +1,9 @@
-"""Random changes of training images: a pure function of (images, keys, config).
+"""Change training images at random, as an `AugmentConfig` says.
 
-The result is the same to the bit with any batch size, with and without XLA, and in a graph.
-All geometric changes are applied as one affine warp, all color changes as one matrix. The random numbers of an image
-depend only on its key. The warp uses integers, since floats would be rounded differently with another batch size, with
-XLA, or in a graph.
+The result depends only on the images, the keys and the config. It is the same to the bit with any batch size, with and
+without XLA, and in a graph. The random numbers of an image depend only on its key. All geometric changes are applied as
+one affine warp, and all color changes as one matrix. The warp uses integers, because floats would be rounded
+differently with another batch size, with XLA, or in a graph.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def augment(images: tf.Tensor, keys: tf.Tensor, config: AugmentConfig, jit: bool
         u8[b h w c].
 
     Raises:
-        UserError: The height or width is unknown or above 8,192, or the number of keys is not that of the images.
+        UserError: The height or width is unknown or above 8,192, or the numbers of images and keys differ.
     """
     images, state = tf.convert_to_tensor(images), state_of(keys, images)
     if None in images.shape[1:]:
@@ -98,7 +98,7 @@ def state_of(keys: Any, images: Any) -> tf.Tensor:
     """Return u64[b], the initial state of the random numbers of each image.
 
     Raises:
-        UserError: The number of keys is not that of the images.
+        UserError: The numbers of images and keys differ.
     """
     keys = tf.cast(keys, tf.int64)
     if not keys.shape.is_compatible_with(images.shape[:1]):
@@ -327,7 +327,7 @@ def rectangles(draw: Draws, number: int, lengths: Sequence[tf.Tensor], size: tup
 
 
 def _sin_cos(degrees: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Compute sine and cosine as series in f64; TensorFlow's depend on the batch size in the last bit."""
+    """Compute sine and cosine as series in f64. The last bit of `tf.sin` depends on the batch size."""
     quadrant = tf.round(degrees / 90)
     angle = (degrees - 90 * quadrant) * (math.pi / 180)  # Within 45 degrees, ten terms are exact.
     square = angle * angle

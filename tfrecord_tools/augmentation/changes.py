@@ -1,4 +1,4 @@
-"""The changes of a batch of images: those of an `AugmentConfig`, or a function of the user."""
+"""Return the function that changes a batch of images, from an `AugmentConfig` or the user's function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tfrecord_tools.errors import UserError, one_line
 
 Shape = tuple[int, int, int, int]  # Images per batch, height, width, channels.
 Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-# Operations with a state: random numbers that no key decides, and changes of variables, such as those of Keras's seeds.
+# Operations with a state. They draw random numbers that do not depend on a key, or they change variables, as the seeds
+# of Keras do.
 _WITH_STATE = re.compile(
     r"Random|Rng|Stateful(?!PartitionedCall)|Assign\w*Variable|(Parameterized)?TruncatedNormal|Multinomial"
     r"|SampleDistortedBoundingBox"

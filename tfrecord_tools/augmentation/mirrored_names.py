@@ -1,4 +1,4 @@
-"""Find class names that suggest that a mirrored image is of another class, such as left and right."""
+"""Find class names, such as left and right, that change their meaning when an image is mirrored."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _WITHOUT_ACCENTS = str.maketrans("øØıŁł", "oOiLl")  # Unicode has no separa
 def change_when_mirrored(class_names: Sequence[str]) -> list[str]:
     """Return the class names that suggest that a mirrored image of the class belongs to another class.
 
-    Only words are compared. So the images of such a class may still look the same in a mirror, and names without such
-    words may hide classes that a mirror exchanges.
+    Only the names are compared, so the result can be wrong in both ways: a class with such a name may look the same in
+    a mirror, and a mirror may exchange two classes without such names.
 
     * A name has a word such as left, east or clockwise, and another name has its opposite. The letters l, r, b, d, p
       and q count only if two names differ in nothing else.
@@ -104,7 +104,7 @@ def _digits(words: dict[str, tuple[str, ...]]) -> Iterator[str]:
 
 
 def _digit(words: tuple[str, ...]) -> str:
-    """Return the digit of the words of a name such as `3`, `three` or `digit 3`. "": it is none."""
+    """Return the digit that a name such as `3`, `three` or `digit 3` means; "" if it means none."""
     if not words or not _BEFORE_DIGITS.issuperset(words[:-1]):
         return ""
     last = words[-1]

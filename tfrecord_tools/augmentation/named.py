@@ -1,4 +1,4 @@
-"""Augmentations as texts: a preset, a preset with changed values, or a function.
+"""Read and write augmentations as text: a preset, a preset with changed values, or a function.
 
 This module does not need TensorFlow.
 """
@@ -48,7 +48,7 @@ def resolve(augment: Augment, prefix: str = "augment=") -> AugmentConfig | Augme
 
 
 def name_of(augment: Augment, prefix: str = "augment=") -> str:
-    """Return the one name of an augmentation, however it is given.
+    """Return the name of an augmentation: the same name for a text and for the values that it means.
 
     For an `AugmentConfig`, this is the preset with the fewest different values, and these values in the order of the
     fields: "standard,rotation_range=5". The name of a function is the text that names it, or `module:function`.

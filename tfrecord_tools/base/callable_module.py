@@ -1,4 +1,4 @@
-"""Modules that are called like functions: `trainers.finetune(tfrecords="out")`.
+"""Make modules callable like functions: `trainers.finetune(tfrecords="out")`.
 
 The command `python -m trainers.finetune` needs a module of this name. A function of the same name in the package would
 be replaced by the module as soon as anybody imports it.
@@ -14,11 +14,11 @@ from typing import Any
 
 
 def make(module: str, function: Callable[..., Any]) -> None:
-    """Let calls of a module call a function of it.
+    """Make a module callable: a call of the module calls one of its functions.
 
     Args:
         module: `__name__` of the module.
-        function: The function. `help` of the module and editors show its arguments.
+        function: Function to call. `help(module)` and editors show the arguments of this function.
     """
     own: Any = sys.modules[module]
     # Setting the class of a module is the documented way ("Customizing module attribute access").

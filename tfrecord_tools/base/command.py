@@ -11,7 +11,7 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
@@ -21,7 +21,7 @@ from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
 EXIT_USER_ERROR = 1
-# Like print, but each line is written immediately, also to a pipe or a file. Used as `log`.
+# Like print, but each line is written immediately, also to a pipe or a file. Commands pass it as the argument `log`.
 say = functools.partial(print, flush=True)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
 _READER_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
@@ -36,7 +36,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted",
     Args:
         main: Function that does the work. It gets the program name and the arguments that are not flags.
         interrupted: Line to print after Ctrl-C.
-        arguments: Text for the help that names the arguments which are not flags, such as "DIRECTORY". "": none.
+        arguments: Names of the positional arguments in the help, such as "DIRECTORY". "": there are none.
     """
 
     def parsed(argv: Sequence[str]) -> list[str]:
@@ -47,7 +47,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted",
         return rest
 
     _prepare_streams()
-    # TensorFlow has half a million objects. Without this, the last garbage collections take a second.
+    # TensorFlow creates half a million objects. Unless they are frozen, garbage collection takes a second at exit.
     atexit.register(gc.freeze)
     console.quiet_tensorflow()
     app.run(lambda argv: exit_code(lambda: main(argv), interrupted), flags_parser=parsed)
@@ -68,7 +68,7 @@ def run_package(package: str, commands: Mapping[str, str]) -> None:
 def _answer(package: str, commands: Mapping[str, str], first: str) -> None:
     """List a package's commands, or raise UserError for a word that is not a command."""
     if first in ("-h", "--help", "help"):
-        print(f"usage: python -m {package} COMMAND [--flag=value ...]; COMMAND --help explains each.\n")
+        print(f"usage: python -m {package} COMMAND [--flag=value ...]. Add --help to a command to see its flags.\n")
     if first in ("", "-h", "--help", "help"):
         print_list(package, commands)
     elif first == "--version":
@@ -139,18 +139,18 @@ def no_arguments(argv: Sequence[str]) -> None:
 
 
 def one_argument(argv: Sequence[str], what: str) -> str:
-    """Return the only positional argument; `what` describes it in error messages."""
+    """Return the only positional argument; `what` describes it after "Pass" in error messages."""
     if len(argv) != 2:
-        given = f"{len(argv) - 1} arguments were given" if len(argv) > 2 else "nothing was given"
-        raise UserError(f"{given}: {what} is expected.")
+        given = f"{len(argv) - 1} arguments were given" if len(argv) > 2 else "no argument was given"
+        raise UserError(f"{given}. Pass {what}")
     return argv[1]
 
 
 def two_arguments(argv: Sequence[str], what: str) -> tuple[str, str]:
-    """Return the only two positional arguments; `what` describes them in error messages."""
+    """Return the only two positional arguments; `what` describes them after "Pass" in error messages."""
     if len(argv) != 3:
-        given = {1: "nothing was", 2: "one argument was"}.get(len(argv), f"{len(argv) - 1} arguments were")
-        raise UserError(f"{given} given: {what} are expected.")
+        given = {1: "no argument was", 2: "one argument was"}.get(len(argv), f"{len(argv) - 1} arguments were")
+        raise UserError(f"{given} given. Pass {what}")
     return argv[1], argv[2]
 
 
@@ -175,9 +175,19 @@ def print_left_out(unreadable: Mapping[str, str], skipped: Mapping[str, str]) ->
     """
     for path, reason in unreadable.items():
         print(f"unreadable: {path}: {reason}", file=sys.stderr)
+    for line in left_out_notes({}, skipped):
+        print(line, file=sys.stderr)
+
+
+def left_out_notes(unreadable: Mapping[str, str], skipped: Mapping[str, str]) -> Iterator[str]:
+    """Yield short lines for the caller of a function, since its result has the files of `print_left_out`."""
+    if unreadable:
+        path, reason = next(iter(unreadable.items()))
+        count = words.number(len(unreadable), "image")
+        yield f"note: {count} cannot be read, for example {path}: {reason}. All are in `unreadable` of the result"
     if skipped:
         count = words.number(len(skipped), "file that is not an image", "files that are not images")
-        print(f"note: {count} skipped, for example {next(iter(skipped))}", file=sys.stderr)
+        yield f"note: skipped {count}, for example {next(iter(skipped))}"
 
 
 def print_list(package: str, commands: Mapping[str, str]) -> None:

@@ -51,7 +51,7 @@ def in_notebook() -> bool:
 
 
 def bar_verbosity() -> int:
-    """Return `verbose` for Keras: 1, a progress bar, in terminals and notebooks; else 2, a line per epoch."""
+    """Return Keras's `verbose`: 1 (progress bar) in terminals and notebooks, else 2 (one line per epoch)."""
     return 1 if sys.stdout.isatty() or in_notebook() else 2
 
 

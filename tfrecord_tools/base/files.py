@@ -1,7 +1,8 @@
 """File operations that never leave half a file: atomic writes, locks, links, reads at an offset.
 
 Some file systems have no locks (Lustre without its lock option, some NFS, Google Drive), no links, or no fsync of
-directories. The functions then use the next best method. Functions that only Unix has are looked up when needed.
+directories. The functions then use the next best method. Functions that exist only on Unix are looked up at the time
+of the call.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def paths(**given: StrPath | None) -> dict[str, Any]:
 
 
 def expand_fields(config: object, *names: str) -> None:
-    """Expand `~` in fields of a frozen dataclass, from its `__post_init__`; a field may be None."""
+    """Expand `~` in fields of a frozen dataclass, for a `__post_init__`. A field may be None."""
     for name in names:
         if value := getattr(config, name):
             object.__setattr__(config, name, expand_user(value, f"--{name}="))
@@ -84,7 +85,7 @@ def expand_fields(config: object, *names: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str], call: str) -> Iterator[None]:
-    """Add the file name and the call to an OSError without a file name, such as those of descriptors."""
+    """Add a file name and a system call to an OSError without a file name, as file descriptors raise it."""
     try:
         yield
     except OSError as error:
@@ -92,7 +93,7 @@ def naming(path: str | os.PathLike[str], call: str) -> Iterator[None]:
 
 
 def named(error: OSError, path: str | os.PathLike[str], call: str) -> OSError:
-    """Return the error with the file name and the call, or unchanged if it already has a file name."""
+    """Return the error with file name and system call, or unchanged if it already has a file name."""
     if error.filename is not None or error.errno is None:
         return error
     return OSError(error.errno, f"{os.strerror(error.errno)} ({call})", os.fspath(path))
@@ -127,7 +128,7 @@ def staged(directory: Path, last: str) -> Iterator[Path]:
     """
     missing = [parent for parent in directory.absolute().parents if not parent.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
-    # No other process uses this name. The subdirectory gets the usual permissions.
+    # `mkdtemp` makes a name that no other process uses, but private permissions. The subdirectory has the usual ones.
     holder = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     made = holder / "made"
     try:
@@ -207,7 +208,10 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def allocate(file: IO[bytes], size: int) -> None:
-    """Fill a new file with `size` zero bytes: on a full disk this raises OSError, a memory map crashes."""
+    """Fill a new file with `size` zero bytes, so that it can be memory-mapped safely.
+
+    If the disk is full, this raises OSError. A memory map would crash the process instead.
+    """
     if hasattr(os, "posix_fallocate"):
         try:
             with naming(file.name, "posix_fallocate"):
@@ -266,7 +270,7 @@ def link(source: Path, path: Path, how: Callable[[Path, Path], None]) -> bool:
 
 
 class Held:
-    """A lock that this process holds; a context manager that releases it.
+    """A lock that this process holds. The end of its `with` block releases it.
 
     Attributes:
         file: The open, locked file.

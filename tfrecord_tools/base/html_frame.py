@@ -11,12 +11,12 @@ HEIGHT = 600  # Pixels.
 def of_file(page: Path, title: str) -> str:
     """Return HTML that shows a page in a frame below a title, for `_repr_html_`.
 
-    The page is part of the HTML, because notebooks do not let a page load files. The frame has an origin of its own,
-    so that neither can change the other.
+    The page is part of the HTML, because notebooks do not let a page load files. The frame has its own origin, so
+    the page and the notebook cannot change each other.
 
     Args:
         page: The page. If it does not exist, only the title is shown.
-        title: HTML.
+        title: Title, as HTML.
     """
     if not page.is_file():
         return title

@@ -1,7 +1,7 @@
 """Options: the flags of a command, which are also the keyword arguments of its function in Python.
 
-Both share a table of `Option`s. From it come the flags of the command, the documentation of the function, and the
-checks of the values.
+A command and its function share one table of `Option`s. The table defines the flags of the command, the documentation
+of the function, and the checks of the values.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "names": ("Sequence[str]", "names, separated by commas"),
     "texts": ("str | Sequence[str]", "a text or several texts"),
     "arguments": ("Mapping[str, Any]", "name=value pairs, separated by commas, with Python literals as values"),
-    "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, with each name before = once"),
-    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, with each name once"),
+    "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, without repeated names before ="),
+    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, without repeated names"),
     "augmentation": ("str | AugmentConfig | Callable", "a text, an AugmentConfig or a function"),
 }
 _SEPARATORS: Mapping[Kind, str] = {"mapping": "=", "weights": ":"}  # Between the two parts of a pair.
@@ -74,7 +74,7 @@ class Option:
     example: str = ""
 
     def define(self, own: flags.FlagValues = flags.FLAGS) -> None:
-        """Define the flag, among the flags of the running command or among others."""
+        """Define the flag in `own`. By default, these are the flags of the running command."""
         if self.choices and self.kind == "text":
             flags.DEFINE_enum(self.name, self.default, list(self.choices), self.help, flag_values=own)
             return
@@ -242,7 +242,7 @@ def arguments(text: str, words: bool = False) -> dict[str, Any]:
 
 
 def pairs_text(pairs: Mapping[str, Any], separator: str) -> str:
-    """Return pairs as a flag takes them, such as `Cat=cats,Dog=dogs`. Parts with a comma are in quotes."""
+    """Write pairs as a flag accepts them: `Cat=cats,Dog=dogs`. Parts with a comma are in quotes."""
     text = io.StringIO()
     numbers = (f"{value:g}" if isinstance(value, float) else str(value) for value in pairs.values())
     csv.writer(text, lineterminator="").writerow(f"{name}{separator}{value}" for name, value in zip(pairs, numbers))

@@ -1,4 +1,4 @@
-"""Progress of a long phase: images/s and time left."""
+"""Show the progress of a long step: images/s and time left."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Progress:
     """A progress line on standard error. Call it with the number of images finished since the last call.
 
     Args:
-        phase: Name of the phase, in front of the line.
+        phase: Name of the step, printed at the start of the line.
         total: Number of images in all. None: only the number of finished images and the speed are shown.
-        unit: Plural noun if the units are not images.
+        unit: Plural noun for the items that are counted.
     """
 
     def __init__(self, phase: str, total: int | None, unit: str = "images"):

@@ -1,6 +1,6 @@
 """Python functions in `tf.data` pipelines, without a deadlock when the process exits.
 
-TensorFlow's threads call such a function ahead of the consumer, even while the script exits. A thread that waits for
+TensorFlow's threads call such a function to prefetch data, even while the script exits. A thread that waits for
 the GIL when the interpreter is finalized never returns, and the destructor of the iterator waits for it forever.
 Therefore, an exit handler refuses new calls and waits for the running ones before the interpreter is finalized.
 
@@ -33,7 +33,7 @@ _LONGEST_CALL_SECONDS = 60.0  # A running call ends after its current image. Wit
 class ProcessEnds(StopIteration):
     """Raised by a call during exit. The consumer gets an InvalidArgumentError.
 
-    It is a StopIteration because TensorFlow logs every other exception, once per call ahead of the consumer.
+    It is a StopIteration, because TensorFlow logs every other exception once for each prefetched call.
     """
 
 
@@ -129,7 +129,7 @@ def without_autotune(data: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Apply a function to each item of a chunk; at exit, the process waits for one item only."""
+    """Apply a function to each item of a chunk. If the process exits, it waits only for the current item."""
     results = []
     for item in items:
         _calls.check()

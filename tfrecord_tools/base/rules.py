@@ -87,7 +87,7 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """Yield findings as the console prints them, without HTML. Pages alone show those of level "note"."""
+    """Yield findings as lines for the console, without HTML. Findings of level "note" are only for pages."""
     from markupsafe import Markup
 
     for finding in findings:

@@ -23,7 +23,7 @@ DELIMITERS = (",", ";", "\t", "|")
 _PROBED_LINES = 200
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # Before UTF-16: its mark is the beginning of this one.
+    codecs.BOM_UTF32_LE: "utf-32",  # Before UTF-16, because the mark of UTF-32 starts with that of UTF-16.
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -40,8 +40,8 @@ def read(
 
     Args:
         path: The file.
-        encoding: The encoding of a CSV. None: the one of its byte order mark, else UTF-8.
-        known: Expected column names. They decide where several delimiters are possible.
+        encoding: The encoding of a CSV. None: the encoding of its byte order mark, or UTF-8 if it has no mark.
+        known: Expected column names. If several delimiters are possible, one that gives such a name is used.
         encoding_flag: The flag that gives the encoding, for messages. "": there is no such flag.
 
     Returns:
@@ -95,7 +95,10 @@ def _decoded(data: bytes, path: str, encoding: str | None, flag: str) -> str:
             f" Save the table as UTF-8{_other_encodings(flag)}."
         ) from error
     if "\0" in text[:4096]:
-        raise UserError(f"{path}: cannot be read as a table of images and labels: it holds zero bytes. {_EXPECTED}")
+        raise UserError(
+            f"{path}: cannot be read as a table of images and labels: it contains NUL bytes, so it is not a text."
+            f" {_EXPECTED}"
+        )
     return text.removeprefix("\ufeff")
 
 
@@ -134,8 +137,9 @@ def _read_csv(text: str, path: str, known: Collection[str]) -> tuple[pa.Table, s
 def delimiter_of(text: str, known: Collection[str] = ()) -> str:
     """Return the delimiter of a CSV.
 
-    It gives all lines the same number of columns, and the most columns. A delimiter that gives the header a known name
-    is preferred, so that commas in numbers or labels do not count.
+    The delimiters are compared by three criteria, in this order: the header contains a name in `known`; all lines have
+    the same number of columns; the header has the most columns. The first criterion prevents mistakes by commas in
+    numbers or labels.
     """
     lines = list(itertools.islice(io.StringIO(text, newline=""), _PROBED_LINES))
 

@@ -155,7 +155,7 @@ def parse(argv: Sequence[str], arguments: str = "") -> list[str]:
 
     Args:
         argv: Program, flags and arguments.
-        arguments: Text for the help that names the arguments which are not flags, such as "DIRECTORY". "": none.
+        arguments: Names of the positional arguments in the help, such as "DIRECTORY". "": there are none.
 
     Returns:
         The program and the arguments that are not flags, with `~` expanded. Empty if the help or the version was
@@ -258,7 +258,7 @@ def _meant(plain: str, own: Mapping[str, flags.Flag[Any]]) -> str | None:
 
 
 def name_meant(name: str, names: Collection[str]) -> str | None:
-    """Return the option that a name stands for, as other tools use it or mistyped. None: there is none."""
+    """Return the option that a mistyped name, or a name from another tool, stands for, or None."""
     meanings = (name, *_MEANINGS.get(name, ()))
     near = difflib.get_close_matches(name, names, 1, _NEAR)
     return next((meaning for meaning in meanings if meaning in names), near[0] if near else None)
@@ -281,7 +281,7 @@ def _instead(flag: flags.Flag[Any], value: str, off: bool = False) -> str:
 
 
 def homes(names: Sequence[str]) -> str:
-    """Return which other commands have a flag: `--x is a flag of python -m trainers.scratch.`; "" if none."""
+    """Say which other commands have a flag: `--x is a flag of python -m trainers.scratch.` Or return ""."""
     flags_of = dict(_flags_of_commands())
     for name in names:
         commands = [f"python -m {command}" for command, own in flags_of.items() if name in own]
@@ -310,7 +310,7 @@ def _defined_by(module: ModuleType) -> Collection[str]:
 
 
 def wrong(error: flags.Error, own: flags.FlagValues = flags.FLAGS) -> str:
-    """Return the message for a missing or wrong value of a flag in `own`: which values are allowed."""
+    """Return the message for a missing or wrong value of a flag in `own`. It names the allowed values."""
     text = str(error)
     if text.startswith("Missing value for flag "):
         name = text.removeprefix("Missing value for flag ").strip().lstrip("-")

@@ -1,4 +1,4 @@
-"""Code of the user: functions named `module:function` or `file.py:function`."""
+"""Import the user's functions, which are named `module:function` or `file.py:function`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def function(text: str, prefix: str, must: str = "") -> Callable[..., Any]:
     Args:
         text: `module:function`, for a module in the working directory or an installed one, or `file.py:function`.
         prefix: Text before the value in messages, such as "--backbone=".
-        must: Sentence of the message for a value that is not a function, with what the function must do.
+        must: Sentence for the error message if the value is not a function. It says what the function must do.
 
     Raises:
         UserError: There is no such function, or its code fails.
@@ -78,7 +78,7 @@ def run(code: str, prefix: str) -> None:
 
 
 def name_of(given: Callable[..., Any], prefix: str, hint: str = "") -> str:
-    """Return the text `module:function` that finds a function again.
+    """Return the text `module:function`, from which `function` imports a function again.
 
     Args:
         given: The function.
@@ -92,7 +92,7 @@ def name_of(given: Callable[..., Any], prefix: str, hint: str = "") -> str:
     text = f"{getattr(given, '__module__', None)}:{getattr(given, '__qualname__', '')}"
     if not is_named(text) or not _is_plain(given):
         raise UserError(
-            f"{prefix}{given!r}: must be a function at the top level of a module, so that its name finds it again."
+            f"{prefix}{given!r}: must be a function at the top level of a module, so that it can be imported by name."
             f" Define it with def, outside of other functions, or pass its name as a text: {FORMS}.{hint}"
         )
     return text
@@ -116,8 +116,8 @@ def sha256_of_function(text: str, prefix: str) -> str:
         source = inspect.getsource(inner).encode()
     except (OSError, TypeError) as error:
         raise UserError(
-            f"{shown}: its source cannot be read, so later changes of it could not be noticed. Define it in a"
-            " file or in a cell of a notebook."
+            f"{shown}: its source code cannot be read. It is needed to notice later changes of the function."
+            " Define the function in a file or in a cell of a notebook."
         ) from error
     return hashlib.sha256(source).hexdigest()
 
@@ -145,9 +145,9 @@ def line_of(error: BaseException, code: str) -> str:
 
 @contextlib.contextmanager
 def importable(code: str) -> Iterator[None]:
-    """Let code import modules beside its file, or in the working directory, after all other modules.
+    """Let code import modules from the directory of its file, or from the working directory.
 
-    Python does so for scripts and for `python -m`, but not for installed commands.
+    The directory is searched last. Python searches it for scripts and for `python -m`, but not for installed commands.
 
     Args:
         code: A module or a file.
@@ -158,7 +158,7 @@ def importable(code: str) -> Iterator[None]:
         yield
         return
     sys.path.append(directory)
-    importlib.invalidate_caches()  # The modules may be new.
+    importlib.invalidate_caches()  # A module may be new.
     try:
         yield
     finally:
@@ -179,7 +179,7 @@ def _attribute(owner: Any, name: str) -> Any:
 
 
 def _is_plain(found: Any) -> bool:
-    """Return whether a function is that of its name in its module, so that it has no values but those of the module."""
+    """Return whether the name of a function finds it in its module, so that all its values are there."""
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
     return _attribute(sys.modules.get(module or ""), name) is found
 
@@ -224,7 +224,9 @@ def _of_file(path: Path, source: bytes) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # Dataclasses, pickle and `name_of` find its classes and functions by it.
+    sys.modules[name] = (
+        module  # Dataclasses, pickle and `name_of` find the classes and functions of the module by this name.
+    )
     try:
         with importable(str(path)):
             # The loader may take the code from a .pyc that is a second older than the source.
@@ -242,7 +244,7 @@ def _of_module(code: str, shown: str) -> ModuleType:
             module = importlib.import_module(code)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{code}.".startswith(f"{error.name}."):
-            raise  # The module exists, and imports another one that does not.
+            raise  # The module exists, but imports another module that does not exist.
         raise UserError(
             f"{shown}: there is no module {code!r}, neither in {Path.cwd()} nor among the installed packages. Pass"
             f" {FORMS}."
@@ -261,7 +263,7 @@ def _sha256_of_loaded(module: ModuleType, shown: str) -> str:
     Raises:
         OSError: The file cannot be read.
         TypeError: The module has no file.
-        UserError: The file has changed since then. Its hash would be that of other code.
+        UserError: The file has changed since then, so the hash would be that of other code.
     """
     path = getattr(module, "__file__", None)
     if path is None:

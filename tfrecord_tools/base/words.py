@@ -30,7 +30,7 @@ def with_article(name: str) -> str:
 
 
 def sentence(advice: str) -> str:
-    """Return advice as a sentence without a period, so that a flag at the end can be copied."""
+    """Capitalize advice, unless it starts with a flag. No period, so that a last flag can be copied."""
     return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
 
 

@@ -50,8 +50,8 @@ class Pool:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process died (killed, out of memory, or crashed in an image decoder)."
-                " Run the same command again to continue. Fewer --workers need less memory."
+                "a worker process ended unexpectedly: it was killed, ran out of memory, or crashed in an image decoder."
+                " Run the same command again to continue. A smaller --workers needs less memory."
             ) from error
 
 
@@ -89,7 +89,7 @@ def pool(workers: int | None, threads: bool = False) -> Iterator[Pool]:
 
 
 def _context(threads: bool = False) -> Any:
-    """Return the start method: fork if it is safe, since it is fast, else spawn. Threads make fork unsafe."""
+    """Return the start method: the fast fork where it is safe, else spawn. Threads make fork unsafe."""
     safe = not threads and sys.platform == "linux" and threading.active_count() == 1 and "tensorflow" not in sys.modules
     return multiprocessing.get_context("fork" if safe else "spawn")
 
@@ -97,12 +97,17 @@ def _context(threads: bool = False) -> Any:
 def _start_worker(quiet: bool) -> None:
     if quiet:  # As in the command that started the worker.
         console.quiet_tensorflow()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver stops the workers.
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes. The main process then stops the workers.
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """Exit when the driver is gone, even by SIGKILL: no worker may write into the next run's files."""
+    """Exit when the main process ends, even by SIGKILL.
+
+    Otherwise the worker could write into the files of the next run.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""The report card of a dataset: one page with its content, its problems and what to do about them."""
+"""Write the report card of a dataset: a page with its content, its problems and what to do about them."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ from tfrecord_tools.layout.dataset_files import (
 from tfrecord_tools.layout.duplicates import HARMS
 
 _TINY = 32  # Pixels of the shorter side. Networks for photographs recognize little in smaller images.
-_CLASSES_LISTED = 50  # If a dataset has more classes, only the largest and the smallest ones are listed ...
-_CLASSES_AT_ENDS = 20  # ... this many of each.
+_CLASSES_LISTED = 50  # If a dataset has more classes, only the largest and the smallest classes are listed.
+_CLASSES_AT_ENDS = 20  # Number of the largest classes and of the smallest classes in such a list.
 _CLASSES_OPEN = 12  # Classes with samples that are visible without a click.
 _PATHS = 6  # Paths shown for each set of identical files.
 _AXIS_PARTS = 4  # Intervals between the labels of an axis.
-_ON_CONSOLE = ("duplicates", "near_duplicates")  # Sections with findings below the class table.
-_ABOUT_SOURCE = ("source", "decisions", "raw")  # Notes that need no attention. `_RULES` covers the other kinds.
+_ON_CONSOLE = ("duplicates", "near_duplicates")  # The console shows findings of these sections below the class table.
+# Kinds of notes that are shown as they are, since they need no attention. `_RULES` and `_noted` cover the other kinds.
+_ABOUT_SOURCE = ("source", "decisions", "raw")
 _CHANGES = {
     "repaired": "a missing end, or foreign bytes within the file, were repaired",
-    "turned": "rotated as the EXIF orientation says",
+    "turned": "rotated upright by the EXIF orientation",
     "converted": "converted to another type or color mode (8 bits, opaque)",
     "resized": "resized as --resize says",
     "stripped": "EXIF, XMP and IPTC were removed, as --strip_metadata says; the pixels are the same",
@@ -61,7 +62,7 @@ _EXTREMES = {  # Kind -> name of the value, and how it is written.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Cell:
-    """The images of a class in a split: number, share of the split, and size of the bar (None: no bar)."""
+    """The images of a class in a split: number, share of the split, length of the bar (None: no bar)."""
 
     images: int
     share: str
@@ -70,7 +71,7 @@ class _Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Row:
-    """A row of the table of classes; the row that sums up several classes has no label."""
+    """A row of the class table. If the row sums up several classes, `label` is None."""
 
     label: int | None
     name: str
@@ -79,7 +80,7 @@ class _Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Bar:
-    """A bar in a square of 100 x 100 units, positions as text."""
+    """A bar of a plot with 100 x 100 units. Position and size are numbers written as text."""
 
     x: str
     y: str
@@ -90,7 +91,7 @@ class _Bar:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Histogram:
-    """A plot with labeled axes; it has no bars if all values are the same.
+    """A plot with labeled axes. It has no bars if all values are equal.
 
     Attributes:
         title: The quantity that is counted.
@@ -98,10 +99,10 @@ class _Histogram:
         median: Median.
         high: Largest value.
         median_position: Position of the median on the axis, in percent.
-        highest: Number of images of the longest bar.
+        highest: Number of images in the highest bar.
         images: Number of all images.
         bars: Bars.
-        edges: Positions of the labels of the axis, in percent, and their texts.
+        edges: Position (in percent) and text of each label of the axis.
     """
 
     title: str
@@ -116,12 +117,17 @@ class _Histogram:
 
 
 def _counted(noun: str, count: Callable[[ConvertJson], int]) -> Callable[[ConvertJson], dict[str, str] | None]:
-    """Return the condition that a count is above 0; its value `count` is the number with its noun."""
+    """Return a `Rule.condition`: the count must be above 0. It fills {count} with the number and `noun`."""
     return lambda facts: {"count": words.number(number, noun)} if (number := count(facts)) else None
 
 
 def _duplicates(kind: DuplicateKind, dropped: bool) -> Callable[[ConvertJson], int]:
-    """Return a function that counts duplicates of a kind, if --duplicates=drop was in effect or was not."""
+    """Return a function that counts the duplicates of a kind.
+
+    Args:
+        kind: The kind.
+        dropped: True: the function returns 0 unless --duplicates=drop was set. False: it returns 0 if it was set.
+    """
     return lambda facts: facts["duplicates"][kind] if (facts["config"]["duplicates"] == "drop") == dropped else 0
 
 
@@ -187,8 +193,8 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         condition=_counted("file", _duplicates("leaks", dropped=False)),
         title="{count} in several splits",
         text=f"{words.sentence(HARMS['leaks'])}.",
-        advice="Delete the copies from the source, or pass `--duplicates=drop`, which keeps each image in one split"
-        " only: test before validation before train.",
+        advice="Delete the copies from the source, or pass `--duplicates=drop`. It keeps each image in one split only:"
+        " in test if a copy is there, else in validation, else in train.",
         examples=_examples("leaks"),
     ),
     Rule(
@@ -208,8 +214,9 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         condition=_counted("image", _near("leaks")),
         title="{count} in several splits look alike",
         text=f"If they are copies, {HARMS['leaks']}.",
-        advice="Let `convert` make the split with `--near_duplicates=group`, which keeps copies in one split, or pass"
-        " `--near_duplicates=drop`, which stores only one: test before validation before train.",
+        advice="Pass `--near_duplicates=group` and let `convert` make the split: all copies are then in one split. Or"
+        " pass `--near_duplicates=drop`. It stores only one copy: that of test if there is one, else that of"
+        " validation, else that of train.",
         examples=_near_examples("leaks"),
     ),
     Rule(
@@ -219,8 +226,8 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         condition=_counted("group", lambda facts: facts["duplicates"]["groups_in_several_splits"]),
         title="{count} in several splits",
         text="Images of one group are similar, so the scores are better than they will be on new groups.",
-        advice="Move each group to one split of the source, or remove the split directories from the source: with"
-        " `--group_regex`, the automatic split keeps each group together.",
+        advice="Move each group to one split of the source. Or remove the split directories from the source: the"
+        " automatic split keeps each group of `--group_regex` together.",
     ),
     Rule(
         name="conflicts_dropped",
@@ -306,7 +313,8 @@ def write(
         facts: Content of `convert.json`.
         thumbnails: Samples of each class.
         pictures: Path -> small JPEG, for files that the facts name.
-        log: Takes a line for each finding, except duplicates and notes on images, which are below the class table.
+        log: Called with a line for each finding. Duplicates and notes on images are left out, since the console shows
+            them below the class table.
     """
     with files.atomic(directory / CARD) as file:
         file.write(render(facts, thumbnails, pictures).encode())
@@ -316,7 +324,7 @@ def write(
 
 
 def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes] = {}) -> str:
-    """Return the page as HTML. It has no scripts, loads nothing and depends on the arguments only."""
+    """Return the page as HTML. The page has no scripts and loads nothing. Equal arguments give equal HTML."""
     images = facts["images"]
     return page.render(
         "tfrecord_tools.card",
@@ -351,7 +359,7 @@ def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mappin
 
 
 def _noted(notes: Sequence[NoteEntry]) -> Iterator[Finding]:
-    """Yield the findings of notes on images."""
+    """Yield a finding for each note that is about images."""
     for note in notes:
         if note["images"]:
             yield Finding(
@@ -365,7 +373,7 @@ def _noted(notes: Sequence[NoteEntry]) -> Iterator[Finding]:
 
 
 def _classes(facts: ConvertJson) -> list[_Row]:
-    """Return the rows of the table of classes; if there are many, the classes in the middle share one row."""
+    """Return the rows of the class table. If there are many classes, the middle ones share one row."""
     classes, records = facts["classes"], {name: split["records"] for name, split in facts["splits"].items()}
     highest = {split: max(class_records(entry, split) for entry in classes) for split in records}
 
@@ -421,7 +429,7 @@ def _histogram(title: str, histogram: Histogram, written: Callable[[float], str]
 
 
 def _axis_labels(histogram: Histogram, written: Callable[[float], str]) -> list[tuple[str, str]]:
-    """Return positions and texts of an axis, without texts that would stand there twice."""
+    """Return position and text of each label of an axis. A text that would appear twice is shown once."""
     bins = len(histogram["counts"])
     positions = {}
     for i in range(0, bins + 1, max(1, bins // _AXIS_PARTS)):
@@ -436,7 +444,7 @@ def _bars(histogram: Histogram, written: Callable[[float], str]) -> list[_Bar]:
     counts, edges = histogram["counts"], [written(edge) for edge in histogram["edges"]]
     width, highest, bars = 100 / len(counts), max(counts), []
     for i, count in enumerate(counts):
-        height = max(1.5, 100 * count / highest) if count else 0  # A bar for a single image is visible, too.
+        height = max(1.5, 100 * count / highest) if count else 0  # A bar of one image must be visible, too.
         bars.append(
             _Bar(
                 x=f"{(i + 0.05) * width:.2f}",
@@ -454,7 +462,7 @@ def _types(source: Mapping[str, int], stored: Mapping[str, int]) -> list[list[st
 
 
 def _reasons(facts: ConvertJson) -> list[list[str]]:
-    """Return why files were skipped or repaired, with a last row for reasons not in convert.json."""
+    """Return why files were skipped or repaired. The last row sums up reasons not in convert.json."""
     counts, reasons = facts["files"], facts["reasons"]
     rows = [[reason["reason"], reason["done"], f"{reason['files']:,}"] for reason in reasons]
     rest = counts["skipped"] + counts["repaired"] - sum(reason["files"] for reason in reasons)

@@ -1,4 +1,4 @@
-"""Statistics and samples of a dataset for convert.json and card.html."""
+"""Compute the statistics and samples of a dataset that convert.json and card.html show."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from tfrecord_tools.sources.scan import Sources
 
 _BINS = 16
 _SHOWN = 12  # Examples for each kind of duplicates.
-_NEAR_SHOWN = 6  # Groups for each kind of near-duplicates; each image is a picture of its own.
-_MEMBERS = 100  # Files named in each set. The counts are of all files.
-_NEAR_PICTURES = 6  # Pictures of each group, as many as the card shows.
+_NEAR_SHOWN = 6  # Groups for each kind of near-duplicates. They need more space: every image is shown.
+_MEMBERS = 100  # Files named in each set of duplicates. Counts include all files.
+_NEAR_PICTURES = 6  # Pictures of each group of near-duplicates. The card shows all of them.
 _EXTREMES = 6  # Images for each kind of extreme.
-DARK, BRIGHT = 20, 235  # Gray levels below and above which an image shows hardly anything.
-FLAT = 0.95  # Share of one band of gray levels above which an image shows hardly anything.
+DARK, BRIGHT = 20, 235  # An image shows hardly anything if its mean gray level is below DARK or above BRIGHT.
+FLAT = 0.95  # An image shows hardly anything if its `flat_share` (see `images.appearance`) is above this.
 _REASONS = 20
 _COLOR_SAMPLES = 256
-_THUMBNAILS = 8  # Per class, for the first classes.
-_CLASSES_SHOWN = 40
+_THUMBNAILS = 8  # Thumbnails per class.
+_CLASSES_SHOWN = 40  # Only the first classes have thumbnails.
 THUMBNAIL_PIXELS = 112
 _RECORDS_PER_JOB = 64
 Decoded = tuple[np.ndarray, bytes]  # Moments of the colors and a small JPEG, see `_decode_job`.
@@ -60,8 +60,8 @@ class Samples:
     """Statistics and pictures from decoded records.
 
     Attributes:
-        colors: Entry of `convert.json`: number of decoded and of undecodable images, mean and standard deviation of
-            each channel in 0..255.
+        colors: Entry of `convert.json`: number of sampled images, number of those that cannot be decoded, mean and
+            standard deviation of each channel in 0..255.
         thumbnails: Samples of the classes, ordered by label, then by record.
         pictures: Path -> small JPEG, for the images that notes and duplicates name.
     """
@@ -80,7 +80,7 @@ def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verifie
         facts: The inspection results of the source files.
         colors: The colors of a sample of the images.
         verified: How the images were verified: "full" or "header".
-        distance: `PlanConfig.near_distance`.
+        distance: `PlanConfig.near_distance`: near-duplicates have hashes that differ in at most this number of bits.
     """
     table = facts.table[plan.rows.numbers]
     height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
@@ -134,7 +134,7 @@ def _near(plan: Plan, sources: Sources, distance: int) -> NearCounts:
 
 
 def _look(plan: Plan, sources: Sources, table: np.ndarray) -> Look:
-    """Return counts and the most extreme images; images with an unknown look are only counted."""
+    """Return counts and the most extreme images. Images that were not decoded are only counted."""
     known = ~np.isnan(table["brightness"])
     rows = {
         kind: [(int(row), float(value[row])) for row in _extreme(value, sign)]
@@ -156,7 +156,7 @@ def _look(plan: Plan, sources: Sources, table: np.ndarray) -> Look:
 
 
 def _extreme_values(table: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
-    """Return kind of extreme -> values, and 1 if the smallest are shown, -1 if the largest are."""
+    """Return kind of extreme -> values, and a sign. 1: the smallest values are shown, -1: the largest."""
     longer, shorter = (pick(table["height"], table["width"]).astype(float) for pick in (np.maximum, np.minimum))
     return {
         "darkest": (table["brightness"], 1),
@@ -168,14 +168,14 @@ def _extreme_values(table: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
 
 
 def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
-    """Return the positions of the most extreme known values, at most a quarter of all."""
+    """Return the positions of the most extreme known values, at most a quarter of the known values."""
     known = np.flatnonzero(~np.isnan(values))
     most = min(_EXTREMES, len(known) // 4) if len(np.unique(values[known])) > 1 else 0
     return np.asarray(known[np.argsort(sign * values[known], kind="stable")[:most]])
 
 
 def _examples(plan: Plan, sources: Sources, same: Duplicates, most: int) -> dict[str, list[list[DuplicateFile]]]:
-    """Return kind -> sets of files, with path, class and split of each file (split "": dropped)."""
+    """Return kind -> sets of files, with path, class and split of each file. Split "": it was dropped."""
     shown = {kind: [numbers[:_MEMBERS] for numbers in sets[:most]] for kind, sets in same.examples.items()}
     rows = _rows(plan, [i for contents in shown.values() for numbers in contents for i in numbers])
 
@@ -212,7 +212,7 @@ def sample(
         facts: The inspection results of the source files.
         data: The directory of the shards.
         pool: The pool that decodes.
-        config: Settings to prepare files that have no record because they were dropped.
+        config: Settings for preparing images without a record: dropped files are read from the source.
         notes: Notes with examples to decode.
     """
     count = len(plan.rows)
@@ -271,7 +271,10 @@ def _thumbnail(plan: Plan, sources: Sources, row: int, jpeg: bytes) -> Thumbnail
 def _pictures(
     known: dict[int, bytes], same: Sequence[Sequence[int]], read: Callable[[int], bytes | None], sources: Sources
 ) -> dict[str, bytes]:
-    """Return path -> small JPEG: those that are known, and those of files that are identical to others."""
+    """Return path -> small JPEG, for the files in `known` and in `same`, the sets of identical files.
+
+    For a set without a known file, `read` reads the first file.
+    """
     pictures = dict(known)
     for numbers in same:
         jpeg = next((known[i] for i in numbers if i in known), None) or read(numbers[0])
@@ -281,7 +284,7 @@ def _pictures(
 
 
 def _from_source(sources: Sources, number: int, config: ImageConfig) -> bytes | None:
-    """Return a small JPEG of a file without a record; None if the file cannot be read."""
+    """Return a small JPEG of a source file that has no record; None if the file cannot be read."""
     try:
         data = sources.store.read(sources.paths[number], sources.spans[number]).data
         prepared = preparation.prepare(data, preparation.config_of(config))
@@ -293,7 +296,7 @@ def _from_source(sources: Sources, number: int, config: ImageConfig) -> bytes | 
 
 
 def _shown_rows(plan: Plan) -> list[int]:
-    """Return the first rows of each class. The plan has shuffled them."""
+    """Return the first rows of each class. The plan has shuffled the rows, so this is a random sample."""
     rows: list[int] = []
     for label in range(min(len(plan.class_names), _CLASSES_SHOWN)):
         rows += np.flatnonzero(plan.rows.labels == label)[:_THUMBNAILS].tolist()
@@ -301,7 +304,10 @@ def _shown_rows(plan: Plan) -> list[int]:
 
 
 def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[str, int, int, int, int]]:
-    """Return the frame of each row: file, offset, size, and height and width of raw pixels (0: encoded)."""
+    """Return the frame of each row, its bytes in a shard: file, offset, size, and height and width.
+
+    Height and width are those of raw pixels, and 0 for encoded images.
+    """
     starts = np.array([shard.start for shard in plan.shards])
     numbers = np.searchsorted(starts, rows, side="right") - 1
     sizes = plan.rows.frame_bytes
@@ -320,7 +326,8 @@ def _decode_job(frames: Sequence[tuple[str, int, int, int, int]]) -> list[Decode
     """Decode frames, see `_job`.
 
     Returns:
-        For each frame, means and mean squares of the channels, f64[2 3] in 0..255, and a small JPEG; None if damaged.
+        For each frame, means and mean squares of the channels, f64[2 3], of pixels in 0..255, and a small JPEG. None:
+        the image is damaged.
     """
     return [_decode(frame) for frame in frames]
 
@@ -334,7 +341,7 @@ def _decode(frame: tuple[str, int, int, int, int]) -> Decoded | None:
 
 
 def _decoded(encoded: bytes, height: int, width: int) -> Decoded | None:
-    """Return the moments and a small JPEG; height and width are 0 for encoded images."""
+    """Return means and mean squares, and a small JPEG. `height` and `width` are 0 for encoded images."""
     if height:
         image = Image.frombytes("RGB", (width, height), encoded)
     else:
@@ -356,7 +363,7 @@ def _names(types: np.ndarray) -> dict[str, int]:
 
 
 def _histogram(values: np.ndarray) -> Histogram:
-    """Return minimum, median, maximum, and counts between logarithmically spaced edges."""
+    """Return minimum, median and maximum, and a histogram with logarithmically spaced edges."""
     low, high = float(values.min()), float(values.max())
     edges = np.geomspace(low, high, _BINS + 1) if high > low else np.array([low, high])
     edges[0], edges[-1] = low, high

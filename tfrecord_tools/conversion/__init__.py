@@ -1,1 +1,1 @@
-"""From sources to shards: survey, plan, write, commit; on this machine, on Beam or on Dask."""
+"""Convert source images to shards in four steps: inspect, plan, write, commit."""

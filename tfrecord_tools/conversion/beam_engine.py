@@ -1,12 +1,15 @@
-"""A `workers.Pool` on Apache Beam. Beam's options choose the runner.
+"""Run the jobs of a conversion on Apache Beam, as a `workers.Pool`.
 
-Jobs and results pass through a directory that driver and workers share. The pipeline itself carries job numbers only.
+The options of Beam choose the runner, the program that distributes the jobs. The driver is the process of the command.
+The driver and the workers share a directory with the jobs and the results. The pipeline itself carries only job
+numbers.
 
 beam/RUN/0000000.job     pickled: the driver's package versions, then function and argument
 beam/RUN/0000000.result  the returned value or the raised exception, pickled
 
-A worker runs a job only while it holds the lock of the job's file. If the driver gets the lock and removes the file, no
-worker runs the job now or later, even if the runner retries it or a worker outlives a killed driver.
+A worker runs a job only while it holds the lock of the job's file. To cancel a job, the driver takes this lock and
+removes the file. After that, no worker runs the job. This holds even if the runner starts the job again, or if the
+driver was killed and a worker is still running.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from tfrecord_tools.errors import UserError, one_line
 _POLL_SECONDS = 0.05
 _LATE_SECONDS = 60.0  # NFS may show files of other machines half a minute late.
 _GONE_SECONDS = 1.0  # After the driver ends, workers on this machine end within this time.
-_CLOSE_SECONDS = 60.0  # Jobs that read from an object store may take minutes. The report of an error waits.
+_CLOSE_SECONDS = 60.0  # The limit exists because some jobs take minutes, and an error is reported after the wait.
 _END_SECONDS = 600.0
 _WORKER_THREAD = "run_worker"  # Beam's thread that waits for a worker process and raises if the process fails.
 _OUTPUT_PACKAGES = ("pillow", "pyarrow", "simplejpeg")  # The output's bytes depend on their versions.
@@ -70,8 +73,8 @@ class BeamPool(workers.Pool):
         """Yield `function(job)` in the order of `jobs`. All jobs are written to files first.
 
         Args:
-            function: Must be picklable.
-            jobs: Picklable arguments.
+            function: The function. It must be picklable.
+            jobs: The argument of each call. It must be picklable.
 
         Raises:
             UserError: The pipeline failed.
@@ -98,7 +101,7 @@ class BeamPool(workers.Pool):
             time.sleep(_POLL_SECONDS)
         with open(path, "rb") as file:
             outcome: _Outcome = pickle.load(file)
-        _job(run.job_directory, number).unlink()  # Before the result, or a retry would run the job again.
+        _job(run.job_directory, number).unlink()  # The result is removed later: without it, a retry runs the job again.
         path.unlink()
         if outcome.error is not None:
             raise outcome.error
@@ -133,8 +136,9 @@ class BeamPool(workers.Pool):
     def close(self) -> None:
         """Cancel the jobs that have not begun and wait for the others.
 
-        It never raises, because that could hide another error. If a job takes too long, its directory gets another
-        name. Then workers on this machine end. The next run waits in `end_earlier` for workers on other machines.
+        This method never raises an exception, because it could hide an earlier error. If a job takes too long, its
+        directory is renamed, and the workers on this machine end. Workers on other machines may still run; the next
+        run waits for them in `end_earlier`.
         """
         run, self._run = self._run, None
         if run is None:
@@ -142,7 +146,7 @@ class BeamPool(workers.Pool):
         run.stop.set()
         if _cancel_jobs(run.job_directory, _CLOSE_SECONDS):
             run.job_directory.rename(run.job_directory.with_suffix(".left"))
-            run.join(_GONE_SECONDS)  # Before Beam's log is on: it would print that the workers end.
+            run.join(_GONE_SECONDS)  # Beam's log is still off here. Otherwise, it would print that the workers end.
             return
         if not self.died.is_set():
             run.join(_CLOSE_SECONDS)
@@ -214,7 +218,10 @@ def pool(
 
 @contextlib.contextmanager
 def _quiet(died: threading.Event) -> Iterator[None]:
-    """Hide Beam's tracebacks, since errors are one line each, and set `died` when a worker process dies."""
+    """Hide Beam's tracebacks, and set `died` when a worker process dies.
+
+    The tracebacks are not needed, because the driver reports each error in one line.
+    """
 
     def on_exception(failed: threading.ExceptHookArgs) -> None:
         if failed.thread is not None and failed.thread.name == _WORKER_THREAD:
@@ -232,7 +239,7 @@ def _quiet(died: threading.Event) -> Iterator[None]:
 
 
 def _level_of(runner: str) -> int:
-    """Return INFO for remote runners, which log the job's id and address, but not for Dask."""
+    """Return INFO for remote runners, because they log the id and address of the job. Dask does not."""
     return logging.CRITICAL if dask_cluster.is_runner(runner) else logging.INFO
 
 
@@ -251,7 +258,7 @@ def _level(level: int) -> Iterator[None]:
 
 
 def work(job_directory: str, number: int) -> None:
-    """Run a job in a worker, unless it was canceled or an earlier try has finished it."""
+    """Run a job in a worker. Do nothing if the job was canceled or is already finished."""
     with _JOB_LOCK:
         _work(_job(Path(job_directory), number), _result(Path(job_directory), number))
 
@@ -277,7 +284,7 @@ def _outcome(file: BinaryIO) -> _Outcome:
         name = next(iter(differing))
         return _Outcome(
             error=UserError(
-                f"a worker of Beam has {name} {differing[name]}, but the driver has {versions[name]}. The output"
+                f"a worker of Beam has {name} {differing[name]}, but this command has {versions[name]}. The output"
                 " depends on the version. Install the same version on all machines."
             )
         )
@@ -313,7 +320,7 @@ def end_earlier(directory: Path, log: Callable[[str], object]) -> None:
 
 
 def _cancel_jobs(job_directory: Path, seconds: float) -> Path | None:
-    """Remove the files of jobs that are not running; return one that still runs after `seconds`."""
+    """Remove the files of jobs that do not run; return the file of a job that still runs after `seconds`."""
     deadline = time.monotonic() + seconds
     while busy := [path for path in job_directory.glob("*.job") if not _removed(path)]:
         if time.monotonic() >= deadline:
@@ -341,7 +348,7 @@ def _numbers(size: int, count: int, start: int) -> Iterator[int]:
 
 def _write_jobs(job_directory: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
     job_directory.mkdir(parents=True)
-    versions = pickle.dumps(_versions())  # Separate: workers with other versions may fail to load the job.
+    versions = pickle.dumps(_versions())  # A pickle of its own: workers with other versions may fail to load the job.
     count = 0
     for job in jobs:
         _job(job_directory, count).write_bytes(versions + pickle.dumps((function, job)))
@@ -389,7 +396,7 @@ def _check(options: list[str]) -> str:
     shown = f"--beam_options={shlex.join(options)}"
     stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(stderr):  # argparse prints the problem there before it exits.
+        with contextlib.redirect_stderr(stderr):  # Beam uses argparse, which prints the problem before it exits.
             parsed = PipelineOptions(options)
             known = parsed.get_all_options().keys()
             unknown = parsed.get_all_options(retain_unknown_options=True).keys() - known
@@ -427,10 +434,10 @@ def _is_local(runner: str) -> bool:
 
 
 def _options_and_runner(options: list[str], job_directory: Path) -> tuple[Any, Any]:
-    """Return Beam's options, and the runner or None if Beam creates it from the options.
+    """Return Beam's options and the runner. If the runner is None, Beam creates it from the options.
 
-    `DirectRunner` would try to download Prism, a runner in Go, and fall back to `FnApiRunner`, so `FnApiRunner` is used
-    directly. The worker processes run `beam_worker`, so that they end with this process.
+    `FnApiRunner` replaces `DirectRunner`, because `DirectRunner` would try to download Prism, a runner in Go, and then
+    use `FnApiRunner` anyway. The worker processes run `beam_worker`, so that they end with this process.
     """
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner

@@ -19,7 +19,7 @@ def _end_without(job_directory: str, driver: int) -> None:
     """End this process when the driver is gone, even after SIGKILL, or has removed the jobs."""
     while os.getppid() == driver and os.path.isdir(job_directory):
         time.sleep(_LOOK_SECONDS)
-    os._exit(0)  # Beam treats any other code as a crash.
+    os._exit(0)  # Beam treats any other exit code as a crash.
 
 
 def main(job_directory: str, driver: int) -> None:
@@ -29,7 +29,7 @@ def main(job_directory: str, driver: int) -> None:
         job_directory: The directory of the jobs.
         driver: The driver's process id.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the driver ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too, but the driver ends it.
     threading.Thread(target=_end_without, args=(job_directory, driver), daemon=True).start()
     logging.getLogger().addHandler(logging.NullHandler())  # Without a handler, Beam's messages would be printed.
     from apache_beam.runners.worker import sdk_worker_main

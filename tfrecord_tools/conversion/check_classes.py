@@ -1,4 +1,4 @@
-"""Refuse classes without a training image, and name the flags that took the images away."""
+"""Check that each class has a training image; if not, report which flags left the images out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Loss:
 def check(
     sources: Sources, class_names: Sequence[str], rows: Rows, decided: Decided, losses: Sequence[Loss], updating: bool
 ) -> None:
-    """Refuse a class without an image in train, unless the source has splits and none is train.
+    """Check that each class has an image in train. A source with splits but without train is not checked.
 
     Args:
         sources: The source files.
@@ -62,7 +62,13 @@ def check(
 
 
 class _Cause(NamedTuple):
-    """The flag (or dataset) that took training images of a class, how many, and what to do."""
+    """Why a class lost training images, for a message.
+
+    Attributes:
+        origin: The flag with its value, or the dataset, that left the images out.
+        reason: The reason, with the number of images.
+        remedy: Advice for the user.
+    """
 
     origin: str
     reason: str

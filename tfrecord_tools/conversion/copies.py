@@ -20,7 +20,8 @@ def find(rows: Rows, first: np.ndarray) -> Duplicates:
 
     Args:
         rows: The images.
-        first: i64[n], the first row with the same content (`duplicates.first_of`), or of the same group.
+        first: i64[n]. For each row, the first row with the same content (`duplicates.first_of`), or the first row of
+            the same group of images that look alike.
 
     Returns:
         The duplicates, with file numbers as examples.
@@ -49,12 +50,13 @@ def counted(same: Duplicates) -> str:
 def drop(rows: Rows, first: np.ndarray, kept: np.ndarray, sources: Sources) -> tuple[np.ndarray, list[Rejected]]:
     """Decide which duplicates to drop.
 
-    One row of each content stays, by `Rows.preference`. If labels differ, all rows with that content are dropped.
+    If several rows have the same content, the row with the smallest `Rows.preference` stays. If the labels differ, all
+    these rows are dropped.
 
     Args:
         rows: The images.
         first: i64[n], the first row with the same content (`duplicates.first_of`).
-        kept: bool[n], whether a decision keeps the image. Copies share their decision.
+        kept: bool[n], whether a decision keeps the image. All copies of an image have the same decision.
         sources: The source files.
 
     Returns:

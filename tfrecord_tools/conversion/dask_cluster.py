@@ -1,4 +1,4 @@
-"""A Dask cluster as Apache Beam's runner: its options, its workers, and the wait for a pipeline."""
+"""Run Apache Beam on a Dask cluster: set Beam's options, report the workers, and wait for a pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfrecord_tools.errors import UserError
 _RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _ANSWER_SECONDS = 10
 _LOOK_SECONDS = 0.2
-_LOOKS_FOR_WORKERS = 25  # The scheduler is asked for its workers at every 25th look, since that sends it a message.
+_LOOKS_FOR_WORKERS = 25  # Only every 25th look asks for the workers, because this sends the scheduler a message.
 
 
 def options(address: str) -> str:
@@ -54,7 +54,7 @@ def check(address: str, log: Callable[[str], object]) -> None:
         ) from error
     try:
         if _is_file(address):
-            os.stat(address)  # Raises OSError for a missing file, for which Dask would wait without an end.
+            os.stat(address)  # Raises OSError if the file is missing. Dask would wait for the file forever.
         else:
             comm.get_address_host(address)  # Raises ValueError for a protocol that Dask does not have.
         where = {"scheduler_file" if _is_file(address) else "address": address}
@@ -63,7 +63,8 @@ def check(address: str, log: Callable[[str], object]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(
             f"--dask={address}: no Dask scheduler answers. --dask must be the address that `dask scheduler` prints, for"
-            " example tcp://10.0.0.1:8786, or the file of its --scheduler-file. Start a scheduler, or correct --dask."
+            " example tcp://10.0.0.1:8786, or the file that `dask scheduler --scheduler-file=FILE` writes. Start a"
+            " scheduler, or correct --dask."
         ) from error
 
 
@@ -80,13 +81,15 @@ def _line(address: str, threads: dict[str, int]) -> str:
 
 
 def _no_workers(address: str) -> str:
-    return f"Dask at {address}: no workers. The work waits until one joins: dask worker {address} --nthreads=1"
+    return (
+        f"Dask at {address}: no workers. The work waits for a worker. To start one: dask worker {address} --nthreads=1"
+    )
 
 
 def use_all_workers(parsed: Any) -> None:
-    """Make each part of the pipeline's input a task.
+    """Make each part of the pipeline's input a task of its own.
 
-    By default 128 parts are one task, so that a small number of jobs would run on one worker.
+    By default, 128 parts are one task. A small number of jobs would then run on one worker.
     """
     from apache_beam.runners.dask.dask_runner import DaskOptions
 
@@ -100,14 +103,14 @@ def wait(result: Any, stop: threading.Event, log: Callable[[str], object]) -> st
 
     Args:
         result: Beam's result of the pipeline's `run`.
-        stop: Ends the wait early. Tasks that have not begun are then canceled.
+        stop: If this event is set, the wait ends, and tasks that have not begun are canceled.
         log: Called with a line when no worker is left.
 
     Returns:
         The state of the pipeline.
 
     Raises:
-        ConnectionError: The scheduler is gone. Beam itself would report that the pipeline is done.
+        ConnectionError: The connection to the scheduler is lost. Beam itself would report a finished pipeline.
         Exception: The exception that a task raised.
     """
     client, futures = result.client, result.futures
@@ -128,7 +131,7 @@ def wait(result: Any, stop: threading.Event, log: Callable[[str], object]) -> st
 
 
 def _absences(client: Any, log: Callable[[str], object]) -> Iterator[None]:
-    """Report each time that the last worker has gone; yield after each look."""
+    """Log a line each time the last worker has left; yield after each look at the cluster."""
     were_there = True
     for look in itertools.count(1):
         if look % _LOOKS_FOR_WORKERS == 0:
@@ -142,5 +145,5 @@ def _absences(client: Any, log: Callable[[str], object]) -> Iterator[None]:
 def _has_workers(client: Any) -> bool:
     try:
         return bool(client.nthreads())
-    except OSError:  # The scheduler is gone, which the futures report.
+    except OSError:  # The connection is lost. `wait` sees this in the futures.
         return True

@@ -1,4 +1,7 @@
-"""Apply decisions about single images. This happens before duplicates are found and splits are made."""
+"""Apply the user's decisions about single images, before duplicates are found and splits are made.
+
+A decision leaves an image out ("drop"), keeps it ("keep"), or gives it another label ("label").
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Decided:
 
     Attributes:
         decisions: All decisions.
-        effect: The changes, counted.
+        effect: The number of changes of each kind.
         class_names: The class table, without the classes that lost all their images.
         labels: i32[n], index into `class_names` for each file; -1 for files that are left out.
         dropped: i64[k], the numbers of the files that are left out, ascending.
@@ -43,7 +46,7 @@ class Decided:
 
     @property
     def origin(self) -> str:
-        """Where the decisions are from that leave out or relabel images, as the start of a message."""
+        """The file or flag with the decisions that leave out or relabel images, as the start of a message."""
         return self.decisions.origin(one for _, one in self.taken)
 
     def rejected(self, sources: Sources) -> list[Rejected]:
@@ -72,8 +75,8 @@ def apply(
         made: The decisions.
         sources: The source files.
         facts: The facts about the source files. Decisions about files that cannot be records are ignored.
-        table: The class table, and the label i32[n] of each file in it.
-        fixed_classes: Whether the class table must stay, because an existing dataset or --classes gives it.
+        table: The class table, and the label i32[n] of each file, an index into the class table.
+        fixed_classes: Whether no class may be removed. This is so if an existing dataset or --classes gives the table.
 
     Raises:
         UserError: A new label is not a class, or no image or only one class is left.
@@ -133,13 +136,18 @@ def _without_empty(decided: Decided, empty: np.ndarray) -> Decided:
 
 
 def of_paths(rows: Sequence[NewLabel], sources: Sources, facts: Facts, where: str) -> dict[str, Decision]:
-    """Turn new labels of paths into decisions about the images. Files that cannot be records are left out.
+    """Turn the new labels in a table of --relabel into decisions.
+
+    Files that are not valid images get no decision.
 
     Args:
         rows: The rows of the table of --relabel.
         sources: The source files.
         facts: The facts about the source files.
         where: The flag with its value, for messages.
+
+    Returns:
+        SHA-256 of an image -> decision about this image.
 
     Raises:
         UserError: Files with the same bytes get different labels.

@@ -1,4 +1,4 @@
-"""Describe the dataset that a plan creates."""
+"""Describe the dataset that a `Plan` creates, for the metadata files."""
 
 from __future__ import annotations
 

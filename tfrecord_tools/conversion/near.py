@@ -1,4 +1,4 @@
-"""Find near-duplicates in a plan, and keep them together or drop them (`--near_duplicates`)."""
+"""Find images that look alike, and keep them in one split or drop them, as `--near_duplicates` says."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from tfrecord_tools.sources.scan import Sources
 class Alike:
     """A table of images that look alike. Images with the same bytes count as one.
 
+    A group has the images that are connected by near-duplicates or by equal bytes. A group is a chain if not all of its
+    images look like each other: the first looks like the second, the second like the third.
+
     Attributes:
-        keys: i64[n], the first row of all rows that are connected by near-duplicates or by the same bytes.
+        keys: i64[n], the first row of the image's group.
         near: bool[n], whether the image looks like an image with other bytes.
-        chains: bool[n], whether the image is in a chain: not all of its group look like each other.
+        chains: bool[n], whether the image's group is a chain.
     """
 
     keys: np.ndarray
@@ -33,14 +36,14 @@ class Alike:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NearDuplicates:
-    """Near-duplicates of a plan.
+    """The numbers of near-duplicates in a plan. `Alike` explains groups and chains.
 
     Attributes:
         images: Counts and examples as for identical files. Each group is counted with all of its images.
         groups: Number of groups.
         chains: Number of groups that are chains.
-        longest: Number of images in the largest chain. 0: there is none.
-        kept: Number of images that decisions keep, and that look like another image that decisions keep.
+        longest: Number of images in the largest chain. 0: there is no chain.
+        kept: Number of pairwise similar images that decisions keep: each looks like another one that decisions keep.
     """
 
     images: Duplicates
@@ -85,12 +88,15 @@ def find(rows: Rows, alike: Alike, kept: int) -> NearDuplicates:
 
 
 def grouped(rows: Rows, keys: np.ndarray, alike: Alike) -> Rows:
-    """Make a group of each set of images that must stay together because some of them look alike.
+    """Put images that must stay together into one group, if some of them look alike.
 
     Args:
         rows: The images.
         keys: u64[n], equal for images that must stay together.
         alike: The images that look alike.
+
+    Returns:
+        The rows with these groups. Other rows keep their group.
     """
     changed = np.isin(keys, np.unique(keys[alike.near]))
     return dataclasses.replace(rows, groups=np.where(changed, keys, rows.groups))
@@ -101,10 +107,12 @@ def drop(
 ) -> tuple[np.ndarray, list[Rejected]]:
     """Decide which near-duplicates to drop, so that no two images that remain are near-duplicates.
 
-    The images are visited in this order: images that a decision keeps, then by `Rows.preference`, then from the largest
-    to the smallest: by pixels, then bytes, then path. An image is dropped if it looks like one that stays. So the ends
-    of a chain may both remain. Images that decisions keep are never dropped. Files with the same bytes as an image that
-    stays remain, since `--duplicates` is about them.
+    The images are visited one by one, and an image is dropped if it looks like an earlier image that stays. The order
+    is: images that a decision keeps come first. The others follow by `Rows.preference`, then by the number of pixels
+    and of bytes, the largest first, then by path.
+
+    Both ends of a chain may remain, because they need not look alike. There are two exceptions: images that decisions
+    keep are never dropped, and files with the same bytes as an image that stays are left to `--duplicates`.
 
     Args:
         rows: The images.
@@ -135,12 +143,12 @@ def drop(
 
 
 def _claimed(pairs: np.ndarray, ranks: np.ndarray, kept: np.ndarray) -> Mapping[int, int]:
-    """Return dropped hash -> the hash that stays and that it is near to.
+    """Return dropped hash -> the hash that stays instead. Both are given as indexes of hashes.
 
     Args:
         pairs: i64[m 2], pairs of hashes that are near to each other.
         ranks: i64[n], the position of each hash in the order of visits.
-        kept: bool[n], whether a decision keeps an image with this hash, so that the hash stays.
+        kept: bool[n], whether a decision keeps an image with this hash. Such a hash always stays.
     """
     swap = ranks[pairs[:, 0]] > ranks[pairs[:, 1]]
     earlier, later = np.where(swap, pairs[:, ::-1].T, pairs.T)

@@ -1,4 +1,4 @@
-"""Notes for the user about a conversion: one list for the console, convert.json and the report card."""
+"""Notes for the user about a conversion, the same in the console, convert.json and the report card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.sources.scan import Sources
 
-_EXAMPLES = 8  # Images that the card shows for a note.
+_EXAMPLES = 8  # Number of images that the report card (card.html) shows for a note.
 _LEVELS = 1 << 16  # Levels of a 16-bit image.
 _NARROW = 4  # If an image uses less than a quarter of all levels, its content is hard to see.
 
@@ -85,8 +85,8 @@ def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
     table = facts.table[plan.rows.numbers]
     files = int(table["size"].sum())
     if (table["type"] == TYPES.index("RAW")).any():
-        text = f"raw pixels take {plan.bytes / files:.1f} times the {words.size(files, 'MB')} of the files"
-        yield Note(kind="raw", text=text, advice="--store=jpeg takes less")
+        text = f"raw pixels take {plan.bytes / files:.1f} times as much space as the files ({words.size(files, 'MB')})"
+        yield Note(kind="raw", text=text, advice="--store=jpeg takes less space")
 
 
 def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]:
@@ -99,9 +99,9 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
     advice = ""
     if mode == "keep":
         harms = [words.sentence(duplicates.HARMS[kind]) for kind in kinds if kind in duplicates.HARMS]
-        advice = "--duplicates=drop keeps one of each, and none where labels differ"
+        advice = "--duplicates=drop keeps one of the equal files, or none if their labels differ"
     elif same.counts["conflicts"]:
-        advice = "--duplicates=drop stored none of the files with different labels: delete those in the wrong class"
+        advice = "--duplicates=drop left out all equal files with different labels: delete those in the wrong class"
     yield Note(
         kind="duplicates",
         text=text + ", ".join(sources.paths[i] for i in worst[:2]),
@@ -111,7 +111,7 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
 
 
 def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
-    """Yield a note about images that look alike, and what to do where that matters."""
+    """Yield a note about images that look alike, with advice if they can harm a training."""
     near = plan.near_duplicates
     same, mode = near.images, plan.config.get("near_duplicates", "keep")
     if not same.files:
@@ -121,12 +121,12 @@ def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
     text = f"{same.files:,} images look like another image ({copies.counted(same)}), such as {worst}"
     if near.chains:
         chains = words.number(near.chains, "group is a chain", "groups are chains")
-        text += f"; {chains} of images, the longest with {near.longest:,}, whose ends look less alike"
+        text += f"; {chains} (A looks like B, B like C, but A not like C), the longest with {near.longest:,} images"
     advice = []
     if same.counts["leaks"] and mode != "drop":
-        own = "take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps one: test before"
-        own += " validation before train"
-        made = "--near_duplicates=group keeps each group in one split, --near_duplicates=drop keeps the largest"
+        own = "remove the copies from one split of --src, or pass --near_duplicates=drop. It keeps one of them:"
+        own += " an image of test, else of validation, else of train"
+        made = "--near_duplicates=group keeps similar images in one split, --near_duplicates=drop keeps the largest one"
         advice = [own if sources.has_splits else made]
     if same.counts["conflicts"]:
         advice.append("look at the pictures in card.html and correct the labels that are wrong")
@@ -151,7 +151,7 @@ def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
             " trainers use a fifth of the images for validation"
         )
     if plan.group_leaks:
-        yield f"{plan.group_leaks:,} groups lie in several of the source's own splits"
+        yield f"{plan.group_leaks:,} groups have images in several of the source's own splits"
 
 
 def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
@@ -204,7 +204,7 @@ def _mapped(plan: Plan, rows: np.ndarray, lowest: np.ndarray, highest: np.ndarra
     )
     limits = levels.parse_range(depth_range)
     if limits is None:
-        text += ", each by its own lowest and highest level"
+        text += ", each image by its own lowest and highest level"
         return _note(plan, rows, "deep", text=text, advice="--depth_range=LO,HI keeps levels comparable between images")
     outside = int(((lowest < limits[0]) | (highest > limits[1])).sum())
     if not outside:

@@ -1,6 +1,7 @@
 """Plan a dataset before anything is written.
 
-The plan depends only on the sources, on the facts (what the inspection found about each file) and on the settings.
+A `Plan` lists the records with their order, split and shard. It depends only on the sources, the facts that the
+inspection found about each file, and the settings.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.layout.splitting import NO_GROUP, choose_splits, content_hashes, split_keys
 from tfrecord_tools.sources.scan import Sources
 
-FORMAT_VERSION = 4  # Increase this number if a change of the code gives other bytes for the same sources and settings.
+FORMAT_VERSION = 4  # Increase this number if the same sources and settings now give other bytes.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,9 @@ class Plan:
         shards: The shards, in the order of the rows.
         rejected: Every file that was skipped, dropped or repaired.
         decided: Labels and dropped files after the user's decisions.
-        duplicates: Groups of equal files, as file numbers. Files that were dropped are included.
-        near_duplicates: The same for images that look alike.
-        group_leaks: Number of groups (see `group_regex`) that the source itself has put into several splits.
+        duplicates: The files with equal bytes, counted, with file numbers as examples. Dropped files are included.
+        near_duplicates: The images that look alike, in the same way.
+        group_leaks: Number of groups (see `group_regex`) with images in several of the source's own splits.
         digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
             bytes only with the same versions of Pillow and pyarrow.
     """
@@ -72,7 +73,7 @@ class Plan:
         return int(self.rows.frame_bytes.sum())
 
     def counts(self) -> dict[str, np.ndarray]:
-        """Return split name -> i64[classes], the records of each class, for each split that has records."""
+        """Return split name -> i64[classes], the number of records per class. Empty splits are left out."""
         classes = len(self.class_names)
         cells = self.rows.splits.astype(np.int64) * classes + self.rows.labels
         table = np.bincount(cells, minlength=len(SPLITS) * classes)
@@ -97,7 +98,8 @@ def make_plan(
         name: The dataset's name.
         settings: All settings that the stored bytes depend on, including `config.plan_settings()`. They become part of
             the plan.
-        previous: The dataset to update, if any. Unchanged records keep split and order; new images go to new shards.
+        previous: The dataset to update. Unchanged records keep their split and order; new images go to new shards.
+            None: a new dataset is created.
         made: The decisions about images. Splits and duplicates are computed with the corrected labels.
 
     Raises:
@@ -178,10 +180,10 @@ def _valid(sources: Sources, facts: Facts, decided: Decided, bad: Sequence[Rejec
 def _with_splits(
     rows: Rows, sha256: np.ndarray, alike: Alike, sources: Sources, config: PlanConfig, previous: Previous | None
 ) -> Rows:
-    """Return the rows with their splits, and with groups of near-duplicates if these are to be grouped.
+    """Return the rows with their splits. With --near_duplicates=group, near-duplicates also become groups.
 
-    Unchanged records keep their split. There is one exception: near-duplicates are to be grouped, and a new image looks
-    like records of several splits. All these records then go to one split, that of the first path, and to new shards.
+    Unchanged records keep their split, with one exception. If near-duplicates are grouped and a new image looks like
+    records of several splits, all these records go to the split of the first path, and to new shards.
     """
     keys = split_keys(sha256, rows.groups)
     if config.near_duplicates != "keep":
@@ -201,7 +203,7 @@ def _with_splits(
 
 
 def _previous_splits(rows: Rows, previous: Previous | None, splits: np.ndarray) -> np.ndarray:
-    """Return the split of each record, i8[n]: its earlier one if it is unchanged, else that in `splits`."""
+    """Return i8[n]: the earlier split of each unchanged record, and the split in `splits` of the others."""
     if previous is None or rows.is_new.all():
         return splits
     return np.where(rows.is_new, splits, previous.splits[rows.previous])
@@ -234,9 +236,9 @@ def _without_copies(
 def _order(rows: Rows, seed: int) -> np.ndarray:
     """Return i64[n], the order of the rows, sorted by split.
 
-    In each split, the unchanged records come first, then the new records, sorted by a hash. The hash mixes
-    the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their paths, because
-    lexsort is stable and file numbers ascend.
+    In each split, the unchanged records come first in their old order. The new records follow, sorted by a hash. The
+    hash mixes the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their paths,
+    because lexsort is stable and file numbers ascend.
     """
     ranks = np.where(rows.is_new, order.hash64(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
     return np.lexsort((ranks, rows.is_new, rows.splits))

@@ -1,4 +1,4 @@
-"""The user's choices about a dataset, and checks that a source allows them."""
+"""The user's choices about splits, shards and bad files, and checks that they fit the source."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ class PlanConfig:
         test_fraction: Fraction of each class for the test split, from 0 to 1. None: 0.
         seed: Seed of the automatic split and of the order in the shards.
         shards: Number of shards over all splits. None: it follows from `shard_bytes`.
-        shard_bytes: Target size of a shard in bytes. None: total / 64, but from 16 to 150 MiB.
+        shard_bytes: Target size of a shard in bytes. None: the size of all records / 64, but at least 16 MiB and at
+            most 150 MiB.
         max_bad: Largest fraction of files that may be rejected, from 0 to 1.
-        duplicates: How files with the same bytes are handled. "keep" keeps all, "drop" keeps one (none if their labels
-            differ), and "fail" raises an error.
-        near_duplicates: How images that look alike are handled. "keep" keeps all, "group" keeps each group in one split
-            of an automatic split, and "drop" keeps one: of test rather than validation, of validation rather than
-            train, then the largest. See `near`.
-        near_distance: Number of bits, 0..16, in which the hashes of near-duplicates differ at most.
+        duplicates: How files with the same bytes are handled. "keep" keeps all of them. "drop" keeps one, or none if
+            their labels differ. "fail" raises an error.
+        near_duplicates: How images that look alike are handled. "keep" keeps all of them. "group" keeps each group in
+            one split of an automatic split. "drop" keeps one: an image of test is preferred to one of validation,
+            validation to train, and then the largest image. See `near.drop`.
+        near_distance: Largest number of bits, 0..16, in which the hashes of near-duplicates may differ.
     """
 
     validation_fraction: float | None = None
@@ -77,7 +78,8 @@ class PlanConfig:
     def plan_settings(self) -> dict[str, Any]:
         """Return the settings that the output depends on.
 
-        Without near-duplicates to group or drop, they are those of earlier versions, so that digests stay equal.
+        The settings of near-duplicates are left out if all are kept. Earlier versions did not have these settings, so
+        the digests stay equal.
         """
         unused = {"max_bad"} | ({"near_duplicates", "near_distance"} if self.near_duplicates == "keep" else set())
         names = [field.name for field in dataclasses.fields(PlanConfig) if field.name not in unused]
@@ -97,7 +99,7 @@ class PlanConfig:
 
 
 def divided(sources: Sources, config: PlanConfig) -> Sources:
-    """Mark sources for an automatic split, if they have a train split only and a fraction is given.
+    """Mark sources for an automatic split, if train is their only split and a fraction is given.
 
     Raises:
         UserError: A fraction is given, but the source has splits of its own.
@@ -111,7 +113,7 @@ def divided(sources: Sources, config: PlanConfig) -> Sources:
 
 
 def check_fractions(sources: Sources, config: PlanConfig) -> None:
-    """Raise UserError if a fraction is given, but the source has splits of its own. Files are not read."""
+    """Raise UserError if a fraction is given, but the source has splits of its own. No file is read."""
     for flag in ("validation_fraction", "test_fraction"):
         if sources.has_splits and getattr(config, flag) is not None:
             raise UserError(

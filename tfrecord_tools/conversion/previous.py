@@ -1,4 +1,4 @@
-"""The dataset that an update starts from: which records, splits and shards are kept."""
+"""The dataset that `convert --update` updates, and which of its records, splits and shards stay."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tfrecord_tools.sources.scan import Sources
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Previous:
-    """The dataset that is updated. Columns run over its records, in the order of its index.
+    """The dataset that is updated. Each array has one row per record, in the order of the index.
 
     Attributes:
         directory: The directory of the dataset.
-        class_names: The dataset's class table; these labels stay.
+        class_names: The dataset's class table. An update keeps these labels.
         paths: The source path of each record.
-        source_sha256: u8[n 32].
-        labels: i32[n].
+        source_sha256: u8[n 32], the hash of the source file's content.
+        labels: i32[n], index into `class_names`.
         splits: i8[n], index into `SPLITS`.
         shards: i32[n], the number of the shard within its split.
-        files: (split, number of shard) -> file name.
+        files: (index of the split, number of the shard) -> file name.
     """
 
     directory: Path
@@ -43,15 +43,16 @@ class Previous:
         return np.array([row_of.get(path, -1) for path in paths], np.int64)
 
     def class_table(self, sources: Sources) -> tuple[tuple[str, ...], np.ndarray]:
-        """Return the class table, with new classes at the end, and the sources' labels i32[n] in it."""
+        """Return the class table with new classes at the end, and the label i32[n] of each source file."""
         new = (name for name in sources.class_names if name not in self.class_names)
         names = (*self.class_names, *new)
         return names, np.array([names.index(name) for name in sources.class_names], np.int32)[sources.labels]
 
     def unchanged(self, rows: Rows, sha256: np.ndarray, sources: Sources) -> np.ndarray:
-        """Return i64[n], the row of each image that is unchanged, else -1.
+        """Return i64[n], the row in this dataset of each unchanged image; -1 for new and changed images.
 
-        An image is unchanged if its path, content, label and, if the source has splits, its split are the same.
+        An image is unchanged if its path, content and label are the same. If the source has splits, the split must also
+        be the same.
         """
         known = self.rows(sources.paths[number] for number in rows.numbers.tolist())
         if not len(self.paths):
@@ -78,8 +79,9 @@ class Previous:
             rows: i64[k], ascending.
 
         Returns:
-            i64[shards], the position in `rows` at which each shard starts; and each shard's file name, or "" if some of
-            the shard's records are missing in `rows`. A named file can be linked; other shards are written again.
+            i64[shards], the position in `rows` at which each shard starts, and the file name of each shard. The file of
+            such a shard can be linked. The name is "" if `rows` has not all records of the shard; then the shard must
+            be written again.
         """
         numbers, starts, counts = np.unique(self.shards[rows], return_index=True, return_counts=True)
         totals = np.bincount(self.shards[self.splits == split])

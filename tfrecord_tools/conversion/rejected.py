@@ -1,4 +1,4 @@
-"""Files that cannot become records: their list, the limit on their number, and lines for the console."""
+"""List the files that cannot become records, check their number, and print them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 5  # Number of files that the console names.
 
 
 def rejected_files(sources: Sources, reasons: Mapping[int, str], done: str = "skipped") -> list[Rejected]:
-    """Return an entry for each file number in `reasons`."""
+    """Return an entry for each file. `reasons` maps a file number to the reason; `done` is what was done."""
     return [Rejected(path=sources.paths[number], reason=reason, done=done) for number, reason in reasons.items()]
 
 

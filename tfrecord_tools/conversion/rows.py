@@ -1,4 +1,4 @@
-"""The table of images from which a plan is built. Each step of planning returns a new table."""
+"""The table of images that the steps of planning pass on. Each step returns a new table."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Rows:
 
     @property
     def preference(self) -> np.ndarray:
-        """i64[n], a number for each image. If only one of several images is stored, the smallest number stays.
+        """i64[n], a number for each image. If only one of several images is stored, the smallest number wins.
 
-        Unchanged records come before other images, because their shards then stay as they are. Test comes before
-        validation, and validation before train, so that a split that scores a model loses no image.
+        Unchanged records come before other images, so that their shards stay as they are. Test comes before validation,
+        and validation before train, so that the splits that score a model lose no image.
         """
         return np.where(self.is_new, 2 * len(SPLITS), len(SPLITS)) - self.splits
 

@@ -15,7 +15,7 @@ from tfrecord_tools.layout.dataset_files import Shard
 from tfrecord_tools.layout.split_names import SPLITS
 
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
-DEFAULT_SHARDS = 64  # Enough for parallel reading.
+DEFAULT_SHARDS = 64  # This number is enough for parallel reading.
 
 
 def cut(rows: Rows, config: PlanConfig, previous: Previous | None) -> Iterator[Shard]:
@@ -23,8 +23,8 @@ def cut(rows: Rows, config: PlanConfig, previous: Previous | None) -> Iterator[S
 
     Args:
         rows: The records in the order in which they are written: by split, unchanged rows first.
-        config: Gives the number or the size of shards.
-        previous: The dataset that is updated, if any.
+        config: Holds the number or the size of the shards.
+        previous: The dataset that is updated. None: all shards are new.
 
     Raises:
         UserError: `config.shards` is below the number of splits or above the number of records.
@@ -62,7 +62,7 @@ def _counts(
         if config.shards < len(split_bytes):
             raise UserError(
                 f"--shards={config.shards}: there are {words.number(len(split_bytes), 'split')},"
-                " and each needs a shard."
+                f" and each needs a shard. Pass at least {len(split_bytes)}."
             )
         if config.shards > split_records.sum():
             raise UserError(
@@ -79,7 +79,10 @@ def _counts(
 
 
 def _cuts(sizes: np.ndarray, shards: int) -> np.ndarray:
-    """Return the edges of n records' shards, i64[shards + 1] from 0 to n. Bytes are about equal."""
+    """Return where the shards of n records begin and end, i64[shards + 1] from 0 to n.
+
+    The shards have about the same number of bytes.
+    """
     ends = np.cumsum(sizes)
     targets = ends[-1] * np.arange(1, shards) / shards
     inner = np.searchsorted(ends, targets) + 1

@@ -19,7 +19,8 @@ def define_source_flags() -> None:
     flags.DEFINE_string(
         "label_regex",
         None,
-        "Regular expression for image paths; the first group is the class. Default: the directory is the class.",
+        "Regular expression for image paths. The text that the first (...) matches is the class. Default: the name of"
+        " the directory is the class.",
     )
     flags.DEFINE_string(
         "group_regex",
@@ -38,7 +39,7 @@ def define_source_flags() -> None:
         "Leave out the paths, relative to --src, that match this pattern, for example '**/masks'. May be repeated.",
     )
     flags.DEFINE_string(
-        "zip_encoding", None, "Encoding of file names in an archive that does not state it, for example cp949."
+        "zip_encoding", None, "Encoding of the file names in an archive that does not name one, for example cp949."
     )
     usage.define_path("manifest", None, "CSV or Parquet file that lists the images in --src and their classes.")
     for name, what in (
@@ -58,8 +59,8 @@ def define_source_flags() -> None:
     flags.DEFINE_string(
         "manifest_encoding",
         None,
-        "Encoding of a CSV manifest, for example cp1252 or cp949. Default: UTF-8. If the"
-        " file begins with a byte order mark of UTF-16: UTF-16.",
+        "Encoding of a CSV manifest, for example cp1252 or cp949. Default: the one of the byte order mark (UTF-8,"
+        " UTF-16 or UTF-32) if the file begins with one, else UTF-8.",
     )
     for split, default in (("validation", DEFAULT_VALIDATION_FRACTION), ("test", 0)):
         flags.DEFINE_float(

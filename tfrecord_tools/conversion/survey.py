@@ -1,4 +1,4 @@
-"""Inspect all source files in parallel, each once; the next run reuses the saved results."""
+"""Inspect all source files in parallel. The results are saved, so that the next run can reuse them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tfrecord_tools.layout import findings
 from tfrecord_tools.sources.base import Content, Files, ReadError
 from tfrecord_tools.sources.scan import Sources
 
-FILES_PER_JOB = 512  # About 0.2 s of work, which is the most that each worker of a killed run loses.
+FILES_PER_JOB = 512  # About 0.2 s of work. If a run is killed, each worker loses at most one job.
 TYPES = ("", *preparation.READ_TYPES, "RAW")
 FACT = np.dtype(  # The same layout as `_ROW`.
     [
@@ -41,19 +41,19 @@ class Facts:
 
     Attributes:
         table: FACT[n]; all fields are 0 if the file is not a valid image. Fields of the file:
-            size: Bytes when the file was read.
-            mtime_ns: Time of its last change, in ns.
-            source_sha256: Hash of its content.
+            size: Size in bytes when the file was read.
+            mtime_ns: Time of the file's last change, in ns.
+            source_sha256: Hash of the file's content.
             source_type: Index into `TYPES`.
             Fields of the image as it is stored in the record:
-            bytes: Size.
+            bytes: Size in bytes.
             sha256: Hash.
             type: Index into `TYPES`.
             changes: Bit i stands for `preparation.CHANGES[i]`.
             height, width: Pixels.
             findings: Bit i stands for the i-th entry of `findings.FINDINGS`.
             lowest, highest: Range of levels of an image with more than 8 bits.
-            phash to gray: See `appearance`; unknown if the image was not decoded.
+            phash, ..., gray: The fields of `appearance.FACTS`; unknown if the image was not decoded.
         reasons: File number -> why the file is not a valid image.
         repaired: File number -> the defect that was repaired.
     """
@@ -74,7 +74,7 @@ def change_bits(names: Iterable[str]) -> int:
 
 
 def reason_of(error: preparation.BadImage | ReadError | OSError) -> str:
-    """Return why a file is not a valid image, as text that follows `path: `."""
+    """Return why a file is not a valid image, as the part of a message after `path: `."""
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
@@ -93,7 +93,7 @@ class _Job:
     files: Files
     known: np.ndarray | None  # FACT[len(files)]
     config: ImageConfig
-    save: Path | None  # Workers save the facts themselves, so that they are kept if the driver dies.
+    save: Path | None  # Workers save the facts themselves, so that no facts are lost if the main process is killed.
     provenance: str
 
 
@@ -114,10 +114,10 @@ def survey(
         pool: The workers.
         config: How images are verified and stored.
         known: FACT[n], the facts of an earlier conversion with this config. A file with the same sha256 gets these
-            facts and is not decoded.
+            facts and is not decoded. None: all files are decoded.
         saved: Directory in which facts are saved during the inspection. A file with saved facts is not read again if
-            its path, size and mtime are unchanged.
-        progress: Shows the progress.
+            its path, size and mtime are unchanged. None: nothing is saved or reused.
+        progress: Shows the progress. None: nothing is shown.
         check: Called with the reasons for all bad files so far. It may raise an exception to stop the inspection.
 
     Returns:
@@ -189,17 +189,17 @@ def _survey_job(job: _Job) -> _Chunk:
 
 
 def _fill_in(table: np.ndarray, thumbnails: Mapping[int, Thumbnail]) -> None:
-    """Fill in the facts about the look of the images, computed for all of a job at once."""
+    """Fill in the facts about the look of the images, such as brightness, for all images of a job at once."""
     rows, found = list(thumbnails), appearance.facts(list(thumbnails.values()))
     for name in appearance.FACTS.names or ():
         table[name][rows] = found[name]
 
 
 def _is_known(fact: np.void, digest: bytes, config: ImageConfig) -> bool:
-    """Return whether a fact can be reused.
+    """Return whether the facts about a file can be reused.
 
-    Repaired images are inspected again to report the defect. The same holds if an earlier
-    version of this package did not record the look of the image.
+    Repaired images are inspected again to report the defect. With full verification, images are also inspected again if
+    their look is unknown, because an earlier version of this package did not record it.
     """
     same = fact["source_sha256"].tobytes() == digest and not fact["changes"] & change_bits(["repaired"])
     return bool(same and (config.verify != "full" or not np.isnan(fact["brightness"])))
@@ -226,7 +226,7 @@ def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, 
 
 
 def _provenance(config: ImageConfig) -> str:
-    """Return the versions and settings on which the facts depend."""
+    """Return the versions and settings that the facts depend on, as text."""
     versions = f"tfrecord_tools {tfrecord_tools.__version__}, {formats.versions()}"
     return f"{versions}, {json.dumps(config.image_settings() | {'verify': config.verify})}"
 
@@ -263,7 +263,7 @@ def _reuse_saved(
 
 
 def _unchanged(chunk: _Chunk, number_of: Mapping[str, int], sources: Sources) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a chunk that belong to valid, unchanged files, and the file numbers, both i64[k].
+    """Return the rows of a chunk with valid, unchanged files, and their file numbers, both i64[k].
 
     A bad file is read again, because it may be readable now.
     """

@@ -1,4 +1,4 @@
-"""The dataset that `convert --update` starts from."""
+"""Read the dataset that `convert --update` updates, and take over its settings."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Base:
         config: The settings in convert.json.
         digest: The digest of the plan.
         verified: How the images were verified: "full" or "header".
-        relabeled: Whether some labels differ from the source's, and no decisions in convert.json say which. Earlier
-            releases wrote such datasets.
+        relabeled: Whether some labels differ from those of the source, but convert.json does not list which ones.
+            Earlier releases wrote such datasets.
     """
 
     previous: Previous
@@ -96,12 +96,12 @@ def read(directory: Path) -> Base:
 
 
 def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:
-    """Replace default settings by the dataset's settings, so that all records are alike.
+    """Replace default settings with those of the dataset, so that all records have the same settings.
 
     Args:
         config: The settings of this run.
         base: The dataset that is updated.
-        explicit: Names of settings that the user gave, even if with the default value.
+        explicit: Names of the settings that the user gave, including settings with the default value.
 
     Returns:
         The settings for the update.
@@ -110,7 +110,7 @@ def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ())
         UserError: The user gave a setting that differs from the dataset's.
     """
     inherited = {}
-    settings = {"near_duplicates": "keep"} | base.config  # Not in convert.json if it is the default.
+    settings = {"near_duplicates": "keep"} | base.config  # convert.json does not have the default "keep".
     for field in dataclasses.fields(config):
         if field.name not in settings:
             continue

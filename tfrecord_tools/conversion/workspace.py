@@ -1,4 +1,6 @@
-"""The directory of an unfinished conversion beside `out`, and the commit that moves the result to it.
+"""The directory of an unfinished conversion, and the commit: the step that moves the result to `out`.
+
+The directory is next to `out` and has its name with the ending `.partial`:
 
 out.partial/lock             held while a conversion runs
 out.partial/survey/*.npz     facts about the source files
@@ -6,11 +8,13 @@ out.partial/beam/            jobs and results while Beam is running (see `beam_e
 out.partial/plan.json        digest and config of the plan that is being written
 out.partial/data/            the dataset; becomes `out` in one rename
 out.partial/index/*.parquet  one file per complete shard
-out.partial/commit.json      `data` is complete; from here on, every run finishes the commit
+out.partial/commit.json      `data` is complete. If this file exists, every run first finishes the commit
 
-A later command reuses the facts of unchanged files (`survey._reuse_saved`), the shards of a plan with the same digest
-(`start_writing`) if their part of the index exists (`convert._Conversion._write`), and an unfinished commit
-(`finish_commit`).
+A later command reuses:
+* the facts of unchanged files (`survey._reuse_saved`),
+* the shards of a plan with the same digest (`start_writing`), if their part of the index exists
+  (`convert._Conversion._write`),
+* an unfinished commit, which it finishes (`finish_commit`).
 """
 
 from __future__ import annotations
@@ -96,7 +100,7 @@ class Workspace:
         self.index.mkdir(exist_ok=True)
 
     def commit_data(self, request: Mapping[str, Any]) -> None:
-        """Move the complete `data` to `out`. If this is interrupted, the next run finishes it.
+        """Move the complete `data` to `out`. If the move is interrupted, the next run finishes it.
 
         Args:
             request: The settings of this run. `finish_commit` returns them.
@@ -111,10 +115,10 @@ class Workspace:
         """Finish an interrupted commit, if there is one.
 
         Returns:
-            The request of that commit; None if there was no commit, or if the result was moved away since then.
+            The `request` of that commit. None: there was no commit, or somebody has moved the result away.
 
         Raises:
-            UserError: Another directory appeared at `out`. It is not changed.
+            UserError: Another program created `out` in the meantime. It is not changed.
         """
         if not self.commit.exists():
             return None
@@ -138,7 +142,7 @@ class Workspace:
         files.sync(self.out.parent)
 
     def clear(self) -> None:
-        """Remove all files but the lock. commit.json is last, so that the commit can be finished until then."""
+        """Remove all files except the lock. commit.json is last: while it exists, the commit can be finished."""
         for entry in sorted(self.root.iterdir(), key=lambda path: path == self.commit):
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -168,7 +172,7 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
         with files.lock(workspace.root / _LOCK, message, keep=in_use):
             yield workspace
     finally:
-        with contextlib.suppress(OSError):  # It is not empty, or another process waits for its lock.
+        with contextlib.suppress(OSError):  # The directory is not empty, or another process waits for the lock.
             workspace.root.rmdir()
 
 
@@ -204,12 +208,12 @@ def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
 
 
 def _inode(path: Path) -> int | None:
-    """Return the inode, which tells apart directories of the same name; None if there is no such path."""
+    """Return the inode, which identifies a directory even after a rename; None if the path does not exist."""
     return path.stat().st_ino if path.exists() else None
 
 
 def _check_ours(root: Path) -> None:
-    """Refuse a directory with other files than those of a workspace, since all its files would be removed."""
+    """Refuse a directory with files of another origin, because a conversion removes all files in it."""
     names = set(os.listdir(root))
     unknown = sorted(names - _NAMES if _LOCK in names else names)
     if unknown:
@@ -241,8 +245,8 @@ def check_out(out: Path, overwrite: bool, source: Callable[[], object] | None = 
     Args:
         out: The directory.
         overwrite: Whether a dataset may be replaced.
-        source: Called if `out` is refused. It raises UserError if the source cannot be used, so that a mistyped --src
-            is reported first.
+        source: Called before `out` is refused. It raises UserError if the source cannot be used, so that a mistyped
+            --src is reported first. None: the source is not checked.
 
     Raises:
         UserError: The directory is refused.
@@ -270,7 +274,7 @@ def _problem_with(out: Path, overwrite: bool) -> str | None:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return which settings differ, or that the sources have changed, and what to do."""
+    """Return the part of a message that names what differs (settings or files) and what to do."""
     differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
     if not differing:
         return "files in --src have changed since then. Pass --restart to start again."

@@ -34,10 +34,11 @@ class ShardJob:
         config: How images are stored.
         shard_path: The shard to write.
         index_path: The part of the index to write.
-        link: An existing file with exactly these records, which is linked. None: the records are written.
+        link: An existing file with exactly these records. It is linked instead of written again. None: the records are
+            written.
         shard: The shard's split, number and rows.
-        files: The source files of the shard's records, n in all.
-        rows: The plan's rows of the records.
+        files: The n source files of the shard's records.
+        rows: The rows of the records in the plan.
         facts: survey.FACT[n], the facts of the source files.
     """
 
@@ -71,7 +72,7 @@ def shard_job(
         config: How images are stored.
         shard_path: The shard file to write.
         index_path: The part of the index to write.
-        previous: Directory of the dataset that is updated, if any.
+        previous: Directory of the dataset that is updated. None: a new dataset is created.
     """
     rows = plan.rows.take(slice(shard.start, shard.stop))
     return ShardJob(
@@ -88,7 +89,7 @@ def shard_job(
 
 @pillow.unlimited()  # Entered once per shard: nested calls cost 1 us per image instead of 15 us.
 def write_shard(job: ShardJob) -> int:
-    """Write the shard, then its part of the index. If that part exists, the shard is complete.
+    """Write a shard, then its part of the index. A shard with a part of the index is complete.
 
     Returns:
         The number of records.
@@ -113,8 +114,8 @@ def write_shard(job: ShardJob) -> int:
 def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:
     """Yield the number and the image of each record, in order.
 
-    Rows of Parquet files are read in windows that fit into memory, in the order of the file, because reading a single
-    row means reading all rows before it.
+    To read a single row of a Parquet file, all rows before it must be read. Rows are therefore read in the order of the
+    file, in windows that fit into memory.
     """
     if not isinstance(job.files.store, ParquetImages):
         yield from ((number, _read_image(job, number)) for number in range(len(job.rows)))
@@ -128,7 +129,7 @@ def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_image(job: ShardJob, number: int) -> bytes:
-    """Read a source file again and return the image to store, after checking that both are unchanged."""
+    """Read a source file again, check that it is unchanged, and return the image to store."""
     path, fact = job.files.paths[number], job.facts[number]
     try:
         data = job.files.read(number).data

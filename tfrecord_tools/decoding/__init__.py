@@ -1,1 +1,1 @@
-"""Decode the bytes of an image to pixels, as TensorFlow's operations define them."""
+"""Decode images to the pixels that a network gets."""

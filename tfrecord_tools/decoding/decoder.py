@@ -1,7 +1,7 @@
-"""Fast decoding to the same pixels as `reference.decode_pixels`, without TensorFlow's operations.
+"""Decode images fast, to the same pixels as `reference.decode_pixels` but without TensorFlow.
 
-The pixels are equal bit for bit, except for progressive JPEGs with missing scans: versions of libjpeg smooth them in
-different ways. The libraries release the GIL, so that threads decode in parallel.
+The pixels are equal bit for bit. There is one exception: versions of libjpeg smooth progressive JPEGs with missing
+scans in different ways. The libraries release the GIL, so that threads decode in parallel.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def decode(
 ) -> np.ndarray:
     """Decode an image and fit it into the input of a network.
 
-    The bits are those of `reference.decode_pixels`.
+    The pixels are the same as those of `reference.decode_pixels`.
 
     Args:
         encoded: A JPEG, PNG, GIF or BMP, or raw pixels.
@@ -131,7 +131,7 @@ def _fitted(image: np.ndarray, geometry: Geometry, size: tuple[int, int], scale:
         return pixels
     padded = np.full(geometry.shape, FILL, np.uint8)
     padded[place.top : place.top + place.height, place.left : place.left + place.width] = pixels
-    padded.setflags(write=False)  # As the pixels without padding, which are those of a buffer.
+    padded.setflags(write=False)  # Pixels without padding are read-only, too, because they belong to a buffer.
     return padded
 
 

@@ -1,4 +1,4 @@
-"""How an image becomes the input of a network: the part that is used, and its position in the result."""
+"""Fit an image into the input of a network: which part is used, and where it is in the input."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Geometry:
         width: Width of the input in pixels.
         fit: "crop": the center of the image, with the aspect of the input, is used. "pad": the whole image keeps its
             aspect, and the rest of the input is gray (`FILL`). "stretch": the whole image is stretched to the input.
-        crop: For "crop": the sides of the used part, divided by those of the largest part with this aspect; above 0,
-            at most 1. For a square, this is the share of the shorter side. 0 for "pad" and "stretch".
+        crop: For "crop": the side of the used part divided by that of the largest part with this aspect, above 0 and at
+            most 1. For a square, it is the side divided by the shorter side of the image. 0 for "pad" and "stretch".
     """
 
     height: int
@@ -81,9 +81,10 @@ class Geometry:
         return sizes.parse((self.height, self.width))
 
     def stored(self) -> dict[str, Any]:
-        """Return the JSON values that files and keys hold. The key `fit` is only there for "pad".
+        """Return the geometry as JSON values, for files and keys. Only "pad" has the key `fit`.
 
-        For squares without padding, they are those of versions that had no other inputs: `crop` is 0 for "stretch".
+        Earlier versions had only squares without padding. The values for these stay the same: `crop` is 0 for
+        "stretch".
         """
         size = self.height if self.height == self.width else [self.height, self.width]
         return {"image_size": size, "crop": self.crop} | ({"fit": "pad"} if self.fit == "pad" else {})
@@ -108,7 +109,7 @@ class Geometry:
         return Box((height - rows) // 2, (width - columns) // 2, rows, columns)
 
     def place(self, height: int, width: int) -> Box:
-        """Return the position, in the input, of the part of an image of this size that is used."""
+        """Return the box of the network's input that the used part of an image of this size fills."""
         if self.fit != "pad":
             return Box(0, 0, self.height, self.width)
         if width * self.height >= height * self.width:  # The image is at least as wide as the input.
@@ -118,7 +119,7 @@ class Geometry:
         return Box((self.height - rows) // 2, (self.width - columns) // 2, rows, columns)
 
     def decoding_scale(self, height: int, width: int) -> int:
-        """Return the largest of `SCALES` at which the used part still has as many pixels as its place."""
+        """Return the largest divisor in `SCALES` at which the used part is not smaller than `place`."""
         part, place = self.part(height, width), self.place(height, width)
         return max(
             scale

@@ -1,1 +1,1 @@
-"""TFRecords that other tools wrote."""
+"""Read, index and rewrite TFRecords that other tools wrote."""

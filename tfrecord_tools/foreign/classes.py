@@ -1,4 +1,4 @@
-"""The class table of third-party records: which stored label is which class."""
+"""Build the class table of third-party records: find the class of each stored label."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Classes:
 
     Attributes:
         names: The class names. A final label is an index into it.
-        labels: Stored label -> final label.
+        labels: Label in the records -> index into `names`.
         offset: The stored label of the first class; 0 if stored labels are not numbers.
         notes: Notes for the user about the classes.
     """
@@ -45,15 +45,15 @@ def table(
         counts: Stored label -> number of records; not empty.
         texts: Stored label -> class name in the records, if the records hold class names.
         form: How labels are stored.
-        given: The class names in label order, if the user named them.
-        offset: The stored label of the first class, if the user gave it.
-        where: Maps a label to the name of a file with such records and their number, for messages.
+        given: The class names in label order, as the user gave them. None: they are found from the records.
+        offset: The stored label of the first class, as the user gave it. None: it is guessed.
+        where: Maps a label to a text for messages: a file with this label and the number of records.
 
     Returns:
         The class table.
 
     Raises:
-        UserError: A label belongs to none of the classes, or two classes have the same name.
+        UserError: A label does not belong to any class, or two classes have the same name.
     """
     repeated = [name for name, times in Counter(given or ()).items() if times > 1]
     if repeated:

@@ -1,4 +1,4 @@
-"""Summarize TFRecord files: types and numbers of values in all records, and values of some."""
+"""Summarize TFRecord files: count the types and values in all records, and inspect the values of some."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfrecord_tools.foreign.tfrecord_files import Group
 
 EXAMPLE, SEQUENCE, OTHER = "tf.train.Example", "tf.train.SequenceExample", "not a tf.train.Example"
 FEATURES, LISTS = "features", "lists"  # Parts of a record.
-_LOOKED_STEPS = 8  # Number of steps of a list that are inspected, from the first.
+_LOOKED_STEPS = 8  # Only the first steps of a list are inspected.
 _DTYPES = {"bytes": "tf.string", "int64": "tf.int64", "float": "tf.float32"}
 
 
@@ -55,7 +55,7 @@ class Column:
     seen: list[Seen] = dataclasses.field(default_factory=list)
 
     def count(self, lengths: Sequence[int], in_steps: bool = False) -> None:
-        """Add a record with these numbers of values: one number, or one per step."""
+        """Add a record. `lengths` has its number of values, or the number of values of each step of a list."""
         self.records += 1
         self.lengths = _widened(self.lengths, lengths)
         if in_steps:
@@ -69,8 +69,8 @@ class Contents:
     Attributes:
         group: The files.
         files: The facts of each file, in the order of the files.
-        kinds: `EXAMPLE`, `SEQUENCE` or `OTHER` -> number of such records.
-        looked: Number of records with inspected values.
+        kinds: `EXAMPLE`, `SEQUENCE` or `OTHER` -> number of records of this kind.
+        looked: Number of records that `look` has inspected.
         columns: The summary of each feature.
     """
 

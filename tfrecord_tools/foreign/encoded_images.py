@@ -18,8 +18,8 @@ class EncodedImage(NamedTuple):
 
     Attributes:
         path: Path in the record. A record without a path has the name of its file and its number: `a.tfrec:3`.
-        data: The encoded image. b"": there is none.
-        reason: Why there is no image. "": there is one.
+        data: The encoded image; b"" if the record has no image.
+        reason: Why the record has no image; "" if it has one.
     """
 
     path: str
@@ -33,7 +33,7 @@ class ImageRecords:
 
     Attributes:
         shards: The files, and the compression of each.
-        form: The names of the features. There is no label.
+        form: The names of the features for image and path. The name for the label is "".
         notes: Lines for the user.
     """
 
@@ -68,7 +68,7 @@ def find(flag: str, pattern: str, image_key: str | None) -> ImageRecords:
     Args:
         flag: The flag with the pattern, for messages.
         pattern: A file, a directory, or a shell pattern.
-        image_key: The feature of the image; None: it is found by its name and its values.
+        image_key: The feature of the image. None: it is found by the names and values of the features.
 
     Raises:
         UserError: There are no such files, a file is damaged at its start, or no feature holds an encoded image.

@@ -1,4 +1,4 @@
-"""Parse serialized `tf.train.Example`s of any origin without TensorFlow, and summarize their features.
+"""Parse serialized `tf.train.Example` messages without TensorFlow, and summarize their features.
 
 The messages and their field numbers (tensorflow/core/example/example.proto, feature.proto):
     Example: features 1. Features: map 1 of string to Feature.
@@ -6,9 +6,9 @@ The messages and their field numbers (tensorflow/core/example/example.proto, fea
     SequenceExample: context 1 (Features), feature_lists 2. FeatureLists: map 1 of string to FeatureList.
     FeatureList: Feature 1, repeated.
 
-Parsing follows protobuf: the last value of a repeated key or kind of list counts, repeated messages are merged, and
-numbers may be packed or not. There is one exception. Protobuf ignores unknown fields, but here they are an error,
-because they show that the bytes are another message.
+Parsing follows protobuf. If a key or a kind of list is repeated, the last value counts. Repeated messages are merged.
+Numbers may be packed or not. There is one exception: protobuf ignores unknown fields, but here they are an error,
+because they show that the bytes are a message of another type.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Feature(NamedTuple):
 
 
 class ImageSeen(NamedTuple):
-    """The image type that a value starts like, and (width, height) in pixels if the value can be decoded."""
+    """The image type that the first bytes show, and (width, height) in pixels; None: cannot be decoded."""
 
     type: str
     size: tuple[int, int] | None
@@ -66,11 +66,12 @@ class Seen(NamedTuple):
 
     Attributes:
         length: Number of values.
-        bounds: Smallest and largest number, or length in bytes; empty if there are no values except NaN.
+        bounds: Smallest and largest number; for bytes, smallest and largest length. Empty if all values are NaN, or if
+            there are no values.
         nans: Number of values that are NaN.
         values: Distinct values: numbers, texts as str, other bytes as bytes.
         complete: Whether `values` has all distinct values in full length.
-        images: An entry for each value that starts like an image.
+        images: An entry for each value with the first bytes of an image.
     """
 
     length: int
@@ -82,7 +83,7 @@ class Seen(NamedTuple):
 
 
 def parse(serialized: bytes) -> dict[str, Feature] | None:
-    """Return the features of a `tf.train.Example`, sorted by name; None if it is something else."""
+    """Return the features of a `tf.train.Example`, sorted by name; None if the bytes are not an Example."""
     try:
         return _map(b"".join(_contents(serialized)), _feature)
     except (IndexError, ValueError):
@@ -90,7 +91,7 @@ def parse(serialized: bytes) -> dict[str, Feature] | None:
 
 
 def parse_sequence(serialized: bytes) -> tuple[dict[str, Feature], dict[str, list[Feature]]] | None:
-    """Return the context and the lists of a `tf.train.SequenceExample`; None if it is something else.
+    """Return the context and the lists of a `tf.train.SequenceExample`; None if the bytes are not one.
 
     A SequenceExample without lists looks like an Example.
     """
@@ -106,7 +107,7 @@ def parse_sequence(serialized: bytes) -> tuple[dict[str, Feature], dict[str, lis
 def counts(serialized: bytes) -> dict[str, tuple[str, int]] | None:
     """Return each feature's type and number of values; None if it is not a `tf.train.Example`.
 
-    It takes a tenth of the time of `parse`. Records in an unusual encoding are passed to `parse`.
+    This function takes a tenth of the time of `parse`. It passes records with an unusual encoding to `parse`.
     """
     try:
         return dict(_usual_counts(serialized)) if serialized else {}
@@ -121,13 +122,13 @@ def look(feature: Feature) -> Seen:
 
 
 def image_type(data: bytes) -> str | None:
-    """Return the image type that the bytes start like: JPEG, PNG, GIF, BMP or WEBP; None if they do not."""
+    """Return the image type that the first bytes show: JPEG, PNG, GIF, BMP or WEBP. None: not an image."""
     match = _IMAGE.match(data)
     return match.lastgroup if match else None
 
 
 def decode(data: bytes) -> Image.Image | None:
-    """Decode a JPEG, PNG, GIF, BMP or WEBP image; of several pictures, the first.
+    """Decode a JPEG, PNG, GIF, BMP or WEBP image. If the file has several pictures, decode the first.
 
     Returns:
         The image. None if TensorFlow cannot decode it, or if it has more than `ImageConfig.max_pixels` pixels, because
@@ -140,7 +141,7 @@ def decode(data: bytes) -> Image.Image | None:
                 return None
             image.load()
             return image if image_type(data) != "BMP" or data[_BMP_BITS] >= 8 else None
-    except Exception:  # noqa: BLE001  Any of five parsers, on bytes of any origin.
+    except Exception:  # noqa: BLE001  The bytes may be anything, and five parsers may raise any error.
         return None
 
 
@@ -237,7 +238,7 @@ def _feature(message: bytes) -> Feature:
 
 
 def _int64s(varints: bytes) -> NDArray[np.int64]:
-    """Decode i64[n]: quickly for one number, the usual case, and vectorized for many, such as pixels."""
+    """Decode i64[n]. A single number, the usual case, is decoded faster; many numbers are vectorized."""
     if 0 < len(varints) <= wire.MAX_VARINT_BYTES:
         value, end = wire.read_varint(varints, 0)
         if end == len(varints):

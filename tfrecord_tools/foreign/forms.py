@@ -1,4 +1,4 @@
-"""The form in which third-party records hold image and label, and functions that read both."""
+"""Describe how third-party records hold the image and the label (`Form`), and read both."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tfrecord_tools.layout.schema import Keys
 Label = int | str  # A stored label: a number, or the name of the class.
 Example = Mapping[str, Feature]
 INDEX, NUMBER, TEXT, ONE_HOT = "index", "number", "text", "one_hot"  # Forms of a label.
-UNLABELED = -1  # TensorFlow Datasets writes it for images without a label.
+UNLABELED = -1  # TensorFlow Datasets writes this number for images without a label.
 NO_LABEL = f"it has no label ({UNLABELED})"
 CHANNELS = (1, 2, 3, 4)  # Gray, gray and alpha, RGB, RGBA.
 _WIDE = {2: "uint16", 4: "float32", 8: "float64"}  # Bytes per value -> type.
 
 
 class Unusable(Exception):
-    """A record cannot be used. The message follows `path: `."""
+    """A record cannot be used. The message says why, and is printed after `path: `."""
 
 
 class Unlabeled(Unusable):
@@ -60,7 +60,7 @@ class Form:
     Attributes:
         keys: Features with image, label and path.
         text: Feature with the class name, if labels are numbers. "": there is no such feature.
-        label: INDEX (int64), NUMBER (int64, or float without a fraction), TEXT or ONE_HOT.
+        label: How labels are stored: INDEX (int64), NUMBER (int64, or a float without a fraction), TEXT or ONE_HOT.
         length: Number of values of a ONE_HOT label.
         encoding: Character encoding of a TEXT label.
         unlabeled: The number that means "no label". None: there is no such number.
@@ -117,7 +117,7 @@ def check_number(label: int, form: Form) -> int:
 
 
 def class_name(value: bytes, form: Form) -> str:
-    """Return a class name that TensorFlow Datasets accepts: NFC, single spaces, none at the ends.
+    """Return a class name that TensorFlow Datasets accepts: Unicode NFC, with single spaces between words.
 
     Raises:
         Unlabeled: The text is empty.
@@ -213,7 +213,7 @@ def _size(example: Example, count: int, pixels: Pixels, key: str) -> tuple[int, 
 
 
 def square(count: int) -> list[int]:
-    """Return height, width and channels of a square gray or RGB image of `count` values; else []."""
+    """Return height, width and channels of a square gray or RGB image of `count` values; [] if none fits."""
     for channels in (1, 3):
         side = math.isqrt(count // channels)
         if count and side * side * channels == count:

@@ -1,6 +1,7 @@
-"""Index files of third-party TFRecords, or rewrite their records.
+"""Index files of third-party TFRecords without changing them, or rewrite their records.
 
-Each function processes one file as an independent job. Memory grows with the number of records in the file.
+`labels`, `scan` and `rewrite` each process one file, so that files can be processed in parallel. Memory grows with the
+number of records in the file.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _NO_EXAMPLE = "it is not a tf.train.Example"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file, and the shard that it becomes.
+    """A TFRecord file, and its place in the dataset as a shard.
 
     Attributes:
         path: Path of the file.
@@ -167,7 +168,7 @@ def labels(job: Job) -> Found:
 
 
 def scan(job: Job) -> Found:
-    """Index a file without changing it. The part of the index has the labels as they are stored."""
+    """Index a file without changing it. The index gets the labels as the records hold them."""
     columns, tally, config = _Columns(job), _Tally(job), ImageConfig(verify=job.verify)
     for number, data in enumerate(_read(job.shard)):
         record, row = tally.parse(number, data), None
@@ -250,7 +251,7 @@ class _Columns:
 
 
 def _left_out_row(data: bytes, place: str) -> tuple[Any, ...]:
-    """Return the row of a record that stays in its file but must not be read."""
+    """Return the index row of a record that cannot be used. It stays in the file, but readers skip it."""
     sha256 = hashlib.sha256(data).digest()
     return (index.LEFT_OUT, place, sha256, 0, "", 0, 0, sha256, "", "")
 
@@ -288,7 +289,7 @@ def _parse(data: bytes, form: Form, with_image: bool) -> _Record:
     label, path = forms.label_of(example, form), forms.path_of(example, form)
     image = forms.image_of(example, form) if with_image else b""
     if form.plain:
-        raise Unusable("its bytes have a form that our readers cannot parse; --rewrite writes such records again")
+        raise Unusable("its encoding is unusual, and the readers cannot parse it; --rewrite writes such records again")
     return _Record(label, path, image)
 
 

@@ -12,7 +12,7 @@ from tfrecord_tools.foreign import example_parser, tfrecord_files
 from tfrecord_tools.foreign.forms import Example
 
 FILES = 16  # The features are guessed from the records of this many files.
-_RECORDS = 64  # In all of these files together.
+_RECORDS = 64  # Number of records that are read from all these files together.
 
 
 def examples(shards: Sequence[tuple[Path, str]], origin: str, on_damage: Callable[[str], object]) -> Sequence[Example]:

@@ -216,7 +216,7 @@ def _frame(file: io.BufferedReader) -> bytes:
 
 
 def _start(path: Path, compressed: bool) -> bytes | None:
-    """Return a file's first bytes, as many as a frame's header; None if it cannot be decompressed."""
+    """Return the first `schema.HEADER_BYTES` bytes of a file; None if it cannot be decompressed."""
     try:
         with _open(path, compressed) as file:
             return file.read(schema.HEADER_BYTES)
@@ -266,7 +266,10 @@ def _list(directory: Path) -> list[Path]:
 
 
 def _pattern(name: str) -> str:
-    """Return the pattern of a group's names: `?` per digit of a shard's number, else `*` per number."""
+    """Return the pattern of the names in a group.
+
+    In names with `-NUMBER-of-TOTAL`, each digit of the number becomes `?`. In other names, each number becomes `*`.
+    """
     escaped = glob.escape(name)
     if _SHARD.search(name):
         return _SHARD.sub(lambda match: f"-{'?' * len(match[1])}-of-{match[2]}", escaped)

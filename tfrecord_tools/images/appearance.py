@@ -1,18 +1,21 @@
-"""Facts about the look of an image, from a gray thumbnail of 32 x 32 pixels, without a network.
+"""Measure how an image looks: brightness, contrast, sharpness and a hash for finding similar images.
 
-phash: Perceptual hash of 64 bits. Images that look alike have hashes that differ in few bits. The definition is that of
+The facts are computed from a gray thumbnail of 32 x 32 pixels. No neural network is used.
+
+phash: Perceptual hash of 64 bits. Images that look alike have hashes that differ in few bits. It is defined as in
     `ImageHash.phash`. The 8 x 8 lowest frequencies of the thumbnail are computed by the discrete cosine transform
     (DCT-II). A bit is 1 if its coefficient is above the median of the 64 (Zauner, "Implementation and Benchmarking of
-    Perceptual Image Hash Functions", 2010). The highest bit is the mean. The bits follow row by row, and each row has
-    one vertical frequency. The transform uses whole numbers, so all machines compute the same bits. 0: unknown, or the
-    image has so little contrast that its hash would mean nothing.
+    Perceptual Image Hash Functions", 2010). The highest bit is the coefficient of the mean. The other bits follow row
+    by row. Each row has one vertical frequency. The transform uses whole numbers, so all machines compute the same
+    bits. The hash is 0 if it is unknown, or if the contrast of the image is too small for a meaningful hash.
 brightness: Mean of the gray levels, 0..255.
 contrast: Standard deviation of the gray levels, 0..127.5.
 sharpness: Standard deviation of the Laplacian of the thumbnail, divided by `contrast`. 0: no details. Photographs have
-    0.3 to 2. It shows a blur that is wider than about 1/32 of the image.
-flat_share: Share of the most frequent of 16 equal bands of gray levels, 1/16..1.
-gray: Whether the file has one channel. A picture without color in a file of three channels counts as colored: to decode
-    the colors of a JPEG, even at 1/8 scale, would add 7 to 13 % to the time of preparing a photograph.
+    0.3 to 2. Only a blur that is wider than about 1/32 of the image lowers this number.
+flat_share: The gray levels are divided into 16 equal bands. This is the fraction of the pixels in the most frequent
+    band, 1/16..1.
+gray: Whether the file has one channel. A gray picture in a file with three channels counts as colored: decoding the
+    colors of a JPEG, even at 1/8 scale, would make the preparation of a photograph 7 to 13 % slower.
 
 Unknown numbers are NaN.
 """
@@ -37,21 +40,24 @@ FACTS = np.dtype(
     ]
 )  # fmt: skip
 UNKNOWN = (0, *(float("nan"),) * 4, False)  # The facts of an image that was not decoded.
-MIN_CONTRAST = 4.0  # Below, noise of the encoding decides the bits of the hash.
-_ROW_SUM, _COLUMN_SUM = 128, 256  # Sums of the weights. With 8 bits of levels, products are below 2^23.
+MIN_CONTRAST = 4.0  # Below this contrast, compression noise decides the bits of the hash.
+_ROW_SUM, _COLUMN_SUM = 128, 256  # Sums of the filter weights. With gray levels of 8 bits, products are below 2^23.
 _FREQUENCIES = 8
-_SCALE = 1 << 16  # The transform is exact in float64: 2 * 16 bits of scale, 8 of levels and 10 of sums are below 53.
+# The transform is exact in float64, which has 53 bits. It needs 2 * 16 bits for the scale, 8 for the gray levels and 10
+# for the sums.
+_SCALE = 1 << 16
 _MAX_KEPT = 1 << 16  # Pixels per image that wait for `facts`, to bound the memory.
 _BANDS = 16  # A band has 16 levels.
-_BLOCK = 32  # Images that are computed at once, which fit into the processor's cache.
+_BLOCK = 32  # Number of images that are processed at once. They fit into the processor's cache.
 
 
 class Thumbnail(NamedTuple):
-    """Gray levels from which `facts` computes the thumbnail, for many images at once.
+    """A small gray version of an image. `facts` scales it to 32 x 32 pixels.
 
     Attributes:
-        levels: u8[h w], a small version of the image.
-        size: Width and height of the image, if `levels` is a JPEG at a smaller scale; else those of `levels`.
+        levels: u8[h w], gray levels of the small version.
+        size: Width and height of the full image if `levels` is a JPEG that was decoded at a smaller scale. Otherwise
+            width and height of `levels`.
         gray: Whether the image has one channel.
     """
 
@@ -68,7 +74,7 @@ def of_jpeg(small: np.ndarray, size: tuple[int, int], gray: bool) -> Thumbnail:
         size: Width and height of the JPEG in pixels.
         gray: Whether the JPEG has one channel.
     """
-    # `facts` computes it later: right after the decoder, the processor's caches are full of other data.
+    # `facts` scales it later: directly after decoding, the processor's caches are full of other data.
     thumbnail = Thumbnail(small[:, :, 0], size, gray)
     return thumbnail if small.size <= _MAX_KEPT else Thumbnail(_shrunk(thumbnail), (SIDE, SIDE), gray)
 
@@ -85,9 +91,9 @@ def _shrunk(thumbnail: Thumbnail) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def _weights(height: int, width: int, full_width: int, full_height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of rows, f32[32 h], and of columns, f32[w 32], of a JPEG at a smaller scale.
+    """Return the filter weights of rows, f32[32 h], and columns, f32[w 32], to shrink a decoded image.
 
-    The decoder rounds sizes up: 441 pixels at 1/8 scale are 56, and the image covers 55.125 of them.
+    A JPEG decoder rounds sizes up: at 1/8 scale, 441 pixels become 56, but the image covers only 55.125 of the 56.
     """
     scale = max(1, round(8 * max(width, height) / max(full_width, full_height))) / 8
     rows = _triangles(height, min(height, full_height * scale), _ROW_SUM)
@@ -109,7 +115,7 @@ def _triangles(count: int, covered: float, total: int) -> np.ndarray:
 
 
 def of_image(image: Image.Image) -> Thumbnail:
-    """Return the thumbnail of an image of 8 bits or fewer; transparent pixels are laid on white."""
+    """Return the thumbnail of an image with at most 8 bits. Transparent pixels are drawn on white."""
     plain = recode.plain(image)
     small = plain.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return Thumbnail(np.asarray(small), (SIDE, SIDE), plain.mode == "L")
@@ -126,10 +132,10 @@ def facts(thumbnails: Sequence[Thumbnail]) -> np.ndarray:
 
 
 def facts_of(images: Sequence[bytes], shapes: Sequence[tuple[int, int]] | None = None) -> np.ndarray:
-    """Return the facts of stored images, for datasets without them in the index.
+    """Compute the facts of stored images, for datasets with an index that does not contain these facts.
 
     Args:
-        images: The bytes of n records' images: JPEG, PNG, or u8[h w 3] for raw pixels.
+        images: The stored bytes of n images: JPEG, PNG, or raw pixels u8[h w 3].
         shapes: Height and width of raw pixels; (0, 0) for encoded images. None: all images are encoded.
 
     Returns:
@@ -159,7 +165,7 @@ def _thumbnail(data: bytes, shape: tuple[int, int]) -> Thumbnail | None:
 
 
 def _compute(pixels: np.ndarray, result: np.ndarray) -> None:
-    """Fill in the facts of thumbnails, u8[n 32 32], except `gray`."""
+    """Compute the facts of the thumbnails `pixels`, u8[n 32 32], except `gray`. Write them to `result`."""
     count = len(pixels)
     levels = pixels.astype(np.float64)
     flat = levels.reshape(count, -1)
@@ -177,7 +183,7 @@ def _details(pixels: np.ndarray) -> np.ndarray:
     """Return the standard deviation of the Laplacian (4 neighbors, without the border), f64[n]."""
     levels = pixels.astype(np.int16).reshape(-1)
     laplacian = 4 * levels
-    for step in (1, SIDE):  # Contiguous arrays are three times as fast. Only the border gets wrong neighbors.
+    for step in (1, SIDE):  # On contiguous arrays, this is three times faster. Only the border gets wrong neighbors.
         laplacian[step:] -= levels[:-step]
         laplacian[:-step] -= levels[step:]
     inner = laplacian.reshape(-1, SIDE, SIDE)[:, 1:-1, 1:-1]

@@ -23,9 +23,9 @@ class Format:
 
     Attributes:
         name: Name with its article, as in "an AVIF image".
-        starts: First bytes of its files. Empty: `detect` has a rule for this format.
+        starts: The possible first bytes of a file in this format. Empty: `detect` has its own rule for this format.
         feature: Feature that Pillow must be built with, as in `PIL.features`. "": every Pillow reads this format.
-        extra: Extra of this package that is needed. "": none.
+        extra: Extra of this package that must be installed, as in `tfrecord-tools[heif]`. "": none is needed.
     """
 
     name: str
@@ -57,7 +57,9 @@ _HEIF_BRANDS = {
     b"jpeg", b"jpgs", b"j2ki", b"j2is", b"avci", b"avcs", b"evbi", b"vvic", b"vvis",
 }  # fmt: skip
 _PACKAGES = {"heif": "pillow-heif", "jxl": "pillow-jxl-plugin"}  # Extra -> package.
-_IDENTITY_MATRIX = b"nclx", 4  # Position in a `colr` box: 0 there means that an AVIF or HEIF image is stored as RGB.
+# Start of a `colr` box, and number of bytes between it and the number of the color matrix. Matrix 0: an AVIF or HEIF
+# image is stored as RGB.
+_IDENTITY_MATRIX = b"nclx", 4
 _UNREAD = re.compile(
     r"unsupported(?!.*palette)|not supported|not implemented|unimplemented|not configured"
     r"|unknown (pixel|data organization)",
@@ -69,11 +71,11 @@ _FALLBACKS = ("TGA", "DIB", "IM", "MSP", "SPIDER", "PCD", "PIXAR", "GBR", "IPTC"
 
 
 class UnreadError(Exception):
-    """An image that may be valid, but is not supported. The message follows `path: `."""
+    """An image that may be valid, but is not supported. The message is printed after `path: `."""
 
 
 def detect(data: bytes) -> str | None:
-    """Return the key in `FORMATS` of a file by its first bytes; None if it is of no supported format."""
+    """Detect the format of a file from its first bytes. Return a key of `FORMATS`; None: unsupported."""
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
@@ -93,12 +95,12 @@ def _detect_heif(data: bytes) -> str | None:
 
 
 def is_claimed(data: bytes) -> bool:
-    """Return whether a file has a known binary format; a JPEG inside it is then only a part of it."""
+    """Return whether a file has a known binary format. A JPEG inside such a file is only a part of it."""
     return detect(data) is not None or signatures.binary(data) is not None
 
 
 def name(data: bytes) -> str:
-    """Describe a file of an unsupported format from its content, with advice."""
+    """Return a message for a file in an unsupported format: what the file is, and what to do."""
     start = f"not an image (starts with {data[:16]!r})"
     kind = signatures.binary(data) or signatures.text(data)
     if kind is not None:
@@ -154,10 +156,10 @@ def opened(data: bytes, kind: str, check_size: Callable[[Size], object]) -> Imag
     check_size(image.size)
     if kind == "TIFF":
         levels.correct_tiff(image)
-    return _with_common_mode(image)
+    return with_common_mode(image)
 
 
-def _with_common_mode(image: Image.Image) -> Image.Image:
+def with_common_mode(image: Image.Image) -> Image.Image:
     """Convert rare modes of Pillow to common modes with the same values."""
     if image.format == "PPM" and image.mode == "I":  # 16 bits: Pillow scales the values to 0..65535.
         return Image.fromarray(np.asarray(image).astype(np.uint16))
@@ -204,11 +206,11 @@ def reconstructed_jpeg(data: bytes, check_size: Callable[[Size], object]) -> byt
 
 def _missing(kind: str) -> str:
     form = FORMATS[kind]
-    return f"{form.name}, which needs: pip install 'tfrecord-tools[{form.extra}]'. Or export it as JPEG or PNG"
+    return f"{form.name}. To read it, run pip install 'tfrecord-tools[{form.extra}]'. Or export it as JPEG or PNG"
 
 
 def is_lossy(data: bytes, kind: str) -> bool:
-    """Return whether a file is compressed with losses. Such files are stored as JPEG, others as PNG."""
+    """Return whether a file has lossy compression. Such files are stored as JPEG, others as PNG."""
     if kind in ("AVIF", "HEIF"):
         name, gap = _IDENTITY_MATRIX
         at = data.find(name)
@@ -228,7 +230,7 @@ def _is_lossy_jpeg2000(data: bytes) -> bool:
 
 
 def reason(error: BaseException, data: bytes = b"", kind: str | None = None) -> str:
-    """Return why an image cannot be decoded: it is damaged, or of a kind that its reader does not support."""
+    """Return why an image cannot be decoded: it is damaged, or its decoder does not support it."""
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     message = _ADDRESS.sub("", str(error)) or type(error).__name__
@@ -250,7 +252,7 @@ def reason(error: BaseException, data: bytes = b"", kind: str | None = None) -> 
 
 
 def versions() -> str:
-    """Return the versions of the image decoders; other versions may give other pixels."""
+    """Return the versions of the image decoders. Other versions may decode slightly different pixels."""
     parts = [f"Pillow {PIL.__version__}"]
     for package in _PACKAGES.values():
         try:

@@ -1,4 +1,4 @@
-"""Find content of an image that its record will not hold, and GPS positions."""
+"""Find what an image loses when it is stored (channels or pages), and whether it has a GPS position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_PAGES = 100  # Later pages are not inspected.
 
 
 def left_behind(image: Image.Image, data: bytes, chunks: Sequence[tuple[bytes, memoryview]]) -> list[str]:
-    """Return which of "bands" and "pages" the record of an image will not hold completely.
+    """Return what the record of an image will lack: "bands" (extra channels), "pages" (more pictures).
 
     Args:
         image: Opened image.
@@ -59,7 +59,7 @@ def _has_more_pages(image: Image.Image, data: bytes, chunks: Sequence[tuple[byte
 
 
 def _has_full_page(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Return whether there is another page that is not a reduced version of a page."""
+    """Return whether a later page is a picture of its own, not a smaller version of another page."""
     for number in range(1, _MAX_PAGES):
         try:
             image.seek(number)

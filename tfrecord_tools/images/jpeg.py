@@ -20,18 +20,19 @@ _METADATA = 0xE1  # EXIF and XMP.
 _INDEX, _SEVERAL = 0xE2, b"MPF\0"  # Segment with the positions of the other pictures in the file (CIPA DC-007).
 _FRAMES = (0xC0, 0xC1)  # Baseline and extended. Others are progressive, lossless or arithmetic.
 _ALL_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-_INTERVAL = 0xDD  # Segment with the number of units between two restart markers.
+_INTERVAL = 0xDD  # Segment with the number of units (MCUs) between two restart markers.
 _JPEG_LS = 0xF7
 _SEGMENT = struct.Struct(">BH")  # Marker, length.
 _LOSSLESS = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # Lossless or hierarchical.
 _FRAME = struct.Struct(">BHHB")  # Bits, height, width, components (JPEG standard, B.2.2).
 _RESTARTS = range(0xD0, 0xD8)
 _SEGMENTS = frozenset({*range(0xC0, 0xFF)} - {*_RESTARTS, 0xD8, END[1]})  # Markers with a length and content.
-_MAX_SCANS = 500  # A progressive file has about ten. Each takes a pass over all pixels (libjpeg-turbo's -maxscans).
+# A progressive file has about ten scans. Decoding one is a pass over all pixels. Compare -maxscans of libjpeg-turbo.
+_MAX_SCANS = 500
 _MAX_JUNK_BYTES = 1 << 16
 _PADDING = b"\0\r\n\t "
-_SMALL = 32  # Pixels per side of the smallest scale that is decoded, `appearance.SIDE`.
-_NOISE_BYTES = 24  # Per block of 8 x 8 values.
+_SMALL = 32  # Images are not decoded to fewer pixels per side. Equal to `appearance.SIDE`.
+_NOISE_BYTES = 24  # Bytes of noise per block of 8 x 8 values.
 
 
 class DamagedJpegError(Exception):
@@ -53,15 +54,15 @@ class Frame(NamedTuple):
 def check_markers(data: bytes) -> int:
     """Follow the markers to the end marker.
 
-    Pillow stops at the last row, but TensorFlow needs the end marker. It is missing if the end of the file was
-    overwritten, for example with zeros by an interrupted download.
+    Pillow stops at the last row, but TensorFlow needs the end marker. The end marker is missing if the end of the file
+    was overwritten, for example with zeros by an interrupted download.
 
     Returns:
         The position after the end marker.
 
     Raises:
-        RefusedJpegError: TensorFlow does not read this kind of JPEG, such as one with 12 bits, or the number of scans
-            is so large that the file is probably an attack.
+        RefusedJpegError: TensorFlow does not read this kind of JPEG, for example with 12 bits per sample. Or the file
+            has more than `_MAX_SCANS` scans, so it is probably an attack.
         DamagedJpegError: The end marker is missing.
     """
     position, scans = len(SIGNATURE) - 1, 0
@@ -73,9 +74,9 @@ def check_markers(data: bytes) -> int:
             position += int.from_bytes(data[position : position + 2], "big")
         scans += code == _SCAN
         if code in _LOSSLESS:
-            raise RefusedJpegError("a lossless JPEG, which hardly any decoder reads")
+            raise RefusedJpegError("a lossless JPEG, which few decoders support; save it as PNG")
         if code == _JPEG_LS:
-            raise RefusedJpegError("a JPEG-LS image, which hardly any decoder reads")
+            raise RefusedJpegError("a JPEG-LS image, which few decoders support; save it as PNG")
         if code in _ALL_FRAMES and not scans:
             _check_frame(data[marker.end() + 2 :][: _FRAME.size])
         if scans > _MAX_SCANS:
@@ -85,7 +86,7 @@ def check_markers(data: bytes) -> int:
 
 def _check_frame(header: bytes) -> None:
     if len(header) < _FRAME.size:
-        return  # The end marker is missing too, which is reported.
+        return  # The end marker is missing, too. `check_markers` reports that.
     bits, _, _, components = _FRAME.unpack(header)
     if bits != 8:
         raise RefusedJpegError(
@@ -105,16 +106,16 @@ def has_end(data: bytes) -> bool:
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """Return width and height of a JPEG in pixels if `plain_frame` finds them."""
+    """Return width and height of a JPEG in pixels; None if `plain_frame` returns None."""
     frame = plain_frame(data)
     return None if frame is None else (frame.width, frame.height)
 
 
 def plain_frame(data: bytes) -> Frame | None:
-    """Return the size, from the header, of a JPEG that can probably be stored unchanged.
+    """Read size and channels of a JPEG from its header, if it can probably be stored unchanged.
 
-    The result is None if Pillow must check the file, which takes longer: it may be damaged, CMYK, rotated by its
-    metadata, or have several pictures or scans. A result means that the file has one baseline scan of all components.
+    None means that Pillow must check the file, which takes longer. The file may be damaged, in CMYK, rotated by its
+    metadata, or have several pictures or scans. If the result is not None, one baseline scan has all components.
     """
     position, frame = len(SIGNATURE) - 1, None
     while data[position : position + 1] == b"\xff" and position + 4 + _FRAME.size <= len(data):
@@ -151,10 +152,10 @@ def repair(data: bytes) -> tuple[bytes, str]:
     try:
         end = check_markers(data)
         if start and data[end:].strip(_PADDING):
-            return original, ""  # Another file that contains a JPEG, such as a preview.
+            return original, ""  # This is another kind of file, with a JPEG inside it, for example as a preview.
     except RefusedJpegError:
         if start:
-            return original, ""  # Three bytes that only look like the start of a JPEG.
+            return original, ""  # The three bytes only look like the start of a JPEG.
         raise
     except DamagedJpegError:
         data = data.rstrip(b"\xff") + END  # 0xff at the end would make a wrong marker with the first byte of END.
@@ -191,8 +192,9 @@ def decoded_small(data: bytes, *, strict: bool = True) -> np.ndarray | None:
 def lost_share(data: bytes, *, details: bool) -> float:
     """Return the fraction of pixels without data in a JPEG with all its markers.
 
-    libjpeg fills such pixels with a color and only warns. They are found in two ways: restart markers are missing, or
-    the pixels change if noise is inserted where image data ends. If no data is missing, decoders skip the noise.
+    libjpeg fills such pixels with a color and only warns. This function finds them in two ways. First, restart markers
+    are missing. Second, noise is inserted where image data ends, and pixels change. If no data is missing, decoders
+    skip the noise, and no pixel changes.
 
     Args:
         data: A JPEG with an end marker.
@@ -217,7 +219,7 @@ def _pixels(data: bytes, details: bool) -> np.ndarray:
 
 
 def _with_noise(data: bytes) -> bytes:
-    """Insert noise wherever image data ends, long enough for the pixels of the whole image."""
+    """Insert noise wherever image data ends. The noise is enough data for all pixels of the image."""
     ends, coded = [], False
     for code, start, content in _markers(data):
         if coded:
@@ -234,11 +236,11 @@ def _with_noise(data: bytes) -> bytes:
 
 
 def _noise(count: int) -> bytes:
-    return np.random.default_rng(0).integers(0, 255, count, np.uint8).tobytes()  # Without 0xff, so without markers.
+    return np.random.default_rng(0).integers(0, 255, count, np.uint8).tobytes()  # No byte is 0xff: no markers.
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield code, position and content (b"" without a length) of the markers up to the end marker."""
+    """Yield code, position and content of all markers up to the end marker. Content may be b""."""
     position = len(SIGNATURE) - 1
     while marker := _MARKER.search(data, position):
         code, start, position = marker[1][0], marker.start(), marker.end()

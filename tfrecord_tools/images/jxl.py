@@ -1,7 +1,8 @@
 """JPEG XL: read the header, and decode pixels or the original JPEG with the extra `jxl`.
 
-Layout (ISO/IEC 18181-2): a bare codestream, or boxes of size u32, name and content, big-endian. The codestream is in
-one box (`jxlc`) or in several boxes (`jxlp`). The header of the codestream consists of bits, the lowest bit first.
+Layout (ISO/IEC 18181-2): a file is a bare codestream or a series of boxes. A box has a size (u32, big-endian), a name
+and content. The codestream is in one box (`jxlc`) or in several boxes (`jxlp`). The header of the codestream is read
+bit by bit, from the lowest bit of each byte.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def decode(data: bytes) -> Image.Image:
 
     Raises:
         ImportError: The extra is not installed.
-        DamagedJxlError: The image does not decode, or not to pixels with 8 or 16 bits.
+        DamagedJxlError: The image cannot be decoded, or its pixels do not have 8 or 16 bits.
     """
     is_jpeg, info, content = _decoded(data)
     if is_jpeg or info.mode not in _MODES:

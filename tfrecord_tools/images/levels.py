@@ -1,4 +1,7 @@
-"""Levels of more than 8 bits: read them from an image, and map them to 0..255."""
+"""Read pixel values with more than 8 bits, and map them to 0..255.
+
+A level is the value of a pixel in one channel.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ _MAX_LEVEL = 1e300  # The difference of two larger levels could overflow.
 _BLOCK = 1 << 20  # Number of values that are mapped at once, with 8 bytes of temporary memory each.
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags.
 _WHITE_IS_ZERO, _SIGNED = 0, 2
-_NATIVE = {  # libtiff returns values of compressed TIFFs in the machine's byte order. Pillow assumes the file's.
+# libtiff returns values of compressed TIFFs in the machine's byte order. Pillow assumes the byte order of the file.
+_NATIVE = {
     "I;16BS": "I;16NS", "I;32B": "I;32N", "I;32BS": "I;32NS", "F;32BF": "F;32NF", "F;64BF": "F;64NF",
 }  # fmt: skip
 _OTHER_BYTES = {  # Suffix of raw modes that keep the high bytes of 16 bits -> suffix that keeps the low bytes.
@@ -36,7 +40,8 @@ class Levels:
     Attributes:
         values: number[h w] gray levels or u16[h w 3] colors, as stored in the file.
         alpha: u8[h w], 0 where a pixel is transparent. None: no pixel is transparent.
-        bits: Black is 0 and white is 2**bits - 1. 0: the format does not define black and white.
+        bits: Number of bits of a level. Black is 0 and white is 2**bits - 1. If `bits` is 0, the format does not define
+            black and white.
         kind: Description of the levels, such as "signed 16-bit".
         inverted: Whether the lowest level is white.
     """
@@ -48,10 +53,10 @@ class Levels:
     inverted: bool = False
 
     def span(self) -> tuple[float, float]:
-        """Return the lowest and the highest level of the visible pixels with finite levels.
+        """Return the lowest and the highest finite level. Transparent pixels are ignored, if others exist.
 
         Raises:
-            UnknownRangeError: No level is a finite number.
+            UnknownRangeError: Every level is NaN or infinite.
         """
         values = self.values
         if self.alpha is not None and self.alpha.any():
@@ -59,11 +64,11 @@ class Levels:
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if not values.size:
-            raise UnknownRangeError("no level of the image is a finite number")
+            raise UnknownRangeError("every pixel value of the image is NaN or infinite")
         return float(values.min()), float(values.max())
 
     def span_of_16_bits(self) -> tuple[float, float]:
-        """Return `span`, scaled so that white is 65535: files of 12 and of 16 bits can be compared."""
+        """Return `span`, scaled so that white is 65535. Files with 12 and 16 bits can then be compared."""
         low, high = self.span()
         scale = 2 ** (16 - self.bits) if self.bits else 1
         return low * scale, high * scale
@@ -178,7 +183,7 @@ def _color(image: Image.Image, reopen: Callable[[], Image.Image]) -> Levels:
     image.load()
     high = np.asarray(image)
     low = _low_bytes(reopen, high.shape)
-    if low is None:  # Pillow computes the colors, from CMYK or from premultiplied alpha.
+    if low is None:  # Pillow itself must compute the colors, from CMYK or from premultiplied alpha.
         rgba = np.asarray(image.convert("RGBA"))
         return Levels(values=rgba[:, :, :3].astype(np.uint16) * 257, alpha=rgba[:, :, 3], bits=16, kind="16-bit")
     values = high[:, :, :3].astype(np.uint16) << 8 | low[:, :, :3]
@@ -220,8 +225,8 @@ def _high_bits(levels: Levels) -> np.ndarray:
     if not levels.bits:
         low, high = (written(level) for level in levels.span())
         raise UnknownRangeError(
-            f"the file does not say which of its {levels.kind} levels are black and white (its levels are {low} to"
-            f" {high}); run tfrecord_tools.convert with --depth_range=LO,HI (the levels of black and white) or"
+            f"the file does not say which of its {levels.kind} values is black and which is white (its values are {low}"
+            f" to {high}); run tfrecord_tools.convert with --depth_range=LO,HI (the values of black and white) or"
             " --depth_range=auto"
         )
     return (levels.values >> (levels.bits - 8)).astype(np.uint8)

@@ -43,7 +43,7 @@ class Header:
     interlace: int
 
     def passes(self) -> Iterator[tuple[int, int]]:
-        """Yield (rows, bytes per row including the filter byte) of each pass of the pixels."""
+        """Yield (rows, bytes per row with the filter byte) of each interlacing pass, usually one."""
         for x, y, dx, dy in _ADAM7 if self.interlace else ((0, 0, 1, 1),):
             columns, rows = -(-(self.width - x) // dx), -(-(self.height - y) // dy)
             if columns > 0 < rows:
@@ -70,12 +70,12 @@ def check(chunks: Sequence[Chunk], header: Header) -> None:
     """Check the order of the chunks, the palette, the size of the pixel data, and the filters of the rows.
 
     Raises:
-        DamagedPngError: One of these is wrong.
+        DamagedPngError: One of these checks fails.
     """
     _check_order([kind for kind, _ in chunks], header)
     palette = next((content for kind, content in chunks if kind == b"PLTE"), b"abc")
     if len(palette) % 3 or not 3 <= len(palette) <= 768:
-        raise DamagedPngError(f"the PNG's palette has {len(palette):,} bytes")
+        raise DamagedPngError(f"the PNG's palette has {len(palette):,} bytes, not a multiple of 3 from 3 to 768")
     passes = list(header.passes())
     expected = sum(rows * stride for rows, stride in passes)
     starts = _row_starts(passes)
@@ -94,7 +94,7 @@ def check(chunks: Sequence[Chunk], header: Header) -> None:
 def without_extras(chunks: Sequence[Chunk], *, orientation: bool) -> bytes:
     """Return a PNG with only the chunks that its pixels depend on.
 
-    Pillow rejects valid PNGs because of chunks without influence on the pixels, such as a color profile above 1 MiB.
+    Pillow rejects some valid PNGs because of chunks that do not affect the pixels, such as a color profile above 1 MiB.
 
     Args:
         chunks: All chunks of the PNG.

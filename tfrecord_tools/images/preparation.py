@@ -9,7 +9,7 @@
 | PNG with transparent pixels | drawn on white, PNG |
 | PNG and TIFF of 16 bits | the high byte of each value, or mapped by `depth_range`, PNG |
 | TIFF with 32-bit or floating-point levels | mapped by `depth_range`, PNG |
-| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, as its format |
+| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, stored as its format |
 | GIF, BMP, TIFF, PNM | PNG |
 | WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if the file is lossless |
 | JPEG XL with an original JPEG inside | that JPEG, byte for byte |
@@ -46,7 +46,7 @@ _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
 
 class BadImage(Exception):
-    """A file that cannot become a record. The message is printed after `path: `."""
+    """A file that cannot be stored as a record. The message is printed after `path: `."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,13 +115,13 @@ def _normalized_range(text: str) -> str:
         return levels.normalized_range(text)
     except ValueError as error:
         raise UserError(
-            f"--depth_range={text}: must be LO,HI or auto. LO becomes black, HI becomes white; LO must be smaller. With"
-            " auto, they are the lowest and highest level of each image. Example: --depth_range=0,4095."
+            f"--depth_range={text}: must be LO,HI or auto. LO becomes black, HI becomes white. LO must be smaller than"
+            " HI. With auto, they are the lowest and highest pixel value of each image. Example: --depth_range=0,4095."
         ) from error
 
 
 def config_of(config: ImageConfig) -> ImageConfig:
-    """Return only the fields of `ImageConfig`. Workers cannot import a subclass in `__main__`."""
+    """Return a plain `ImageConfig`. Worker processes cannot import a subclass that `__main__` defines."""
     return ImageConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ImageConfig)})
 
 
@@ -138,9 +138,10 @@ class Prepared:
         changes: Changes to the file, from `CHANGES` and in that order. Empty: the bytes of the file are stored.
         repaired: Defects that were repaired. "": none.
         findings: Traits that the user should know, such as GPS positions: keys of `findings.FINDINGS`, in its order.
-        levels: Lowest and highest level of an image with more than 8 bits; (0, 0) for others. Without `depth_range`,
-            both are scaled to 0..65,535.
-        thumbnail: See `appearance`. None: it was not asked for, or the image was not decoded.
+        levels: Lowest and highest pixel value of an image with more than 8 bits; (0, 0) for others. Without
+            `depth_range`, both are scaled to 0..65,535.
+        thumbnail: Small gray version of the stored image, see `appearance`. None: it was not requested, or the image
+            was not decoded.
     """
 
     data: bytes
@@ -156,7 +157,7 @@ class Prepared:
 
 
 def prepare(data: bytes, config: ImageConfig = ImageConfig(), *, look: bool = False) -> Prepared:
-    """Verify an image and return it as it is stored. Equal bytes and configs give equal results.
+    """Verify an image, and convert it for storage. Equal bytes and configs give equal results.
 
     A JPEG that is stored unchanged is decoded at 1/8 scale. This reads all stored data but skips most of the
     computation, so it is fast and still finds damage. For a PNG, all pixels are decompressed and all checksums are
@@ -167,7 +168,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig(), *, look: bool = Fa
         data: Bytes of the file.
         config: How to verify and store it.
         look: Whether to make a thumbnail of the stored image, from which `appearance` computes brightness, hash and
-            more. This needs full verification.
+            more. No thumbnail is made with `verify="header"`.
 
     Raises:
         BadImage: The file is not an image, not of a supported type, damaged, or too large.
@@ -338,7 +339,7 @@ def _steps(image: Image.Image, data: bytes, kind: str, header: png.Header | None
     stored = _stored_type(data, kind, config)
     deep = header is not None and header.bits > 8
     converted = stored != kind or image.mode == "CMYK" or deep or not recode.is_opaque(image)
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     size = image.size[::-1] if orientation in _SIDEWAYS else image.size
     target = recode.target_size(size, config.resize, config.resize_mode, config.upscale) if config.resize else size
     return _Steps(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
@@ -404,7 +405,7 @@ def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
     return "JPEG" if formats.is_lossy(data, kind) else "PNG"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 (upright) if it is missing or cannot be read."""
     if image.format == "TIFF" or not image.info.keys() & _METADATA:  # Pillow rotates TIFFs itself.
         return 1

@@ -37,7 +37,7 @@ def scale_transparency(image: Image.Image, bits: int) -> None:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """Return an image of 8 bits in mode L or RGB, transparent pixels laid on white."""
+    """Return an image of 8 bits in mode L or RGB. Transparent pixels are drawn on white."""
     if image.has_transparency_data:
         background = Image.new("RGBA", image.size, (_BACKGROUND,) * 4)
         image = Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")

@@ -1,4 +1,4 @@
-"""Repair broken images: JPEGs that are cut or follow junk, GIFs that are cut, WebPs with wrong sizes."""
+"""Repair broken images: cut JPEGs and GIFs, JPEGs after junk bytes, WebPs with wrong sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def repaired(
 
     Args:
         data: Bytes of the file.
-        kind: Type of the file. Only JPEG, GIF and WEBP are repaired, and None: a file that does not start as an image.
+        kind: Type of the file. JPEG, GIF and WEBP can be repaired. None: the file does not start like an image, but may
+            contain a JPEG after other bytes.
         check_size: Called with width and height before anything is decoded. It may raise an exception.
 
     Returns:
@@ -75,10 +76,10 @@ def _lost_by_cut(data: bytes, check_size: Callable[[tuple[int, int]], object]) -
 
 
 def _repaired_gif(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> tuple[bytes, float]:
-    """Return the GIF and 0; if its first picture is cut, a PNG of it and the fraction of lost rows.
+    """Return the GIF and 0. If its first picture is cut off, return a PNG and the fraction of lost rows.
 
     Raises:
-        OSError: The GIF is cut and interlaced, so rows are missing everywhere.
+        OSError: The GIF is cut off and interlaced, so rows are missing everywhere.
     """
     interlaced = False
     try:
@@ -107,7 +108,7 @@ def _decodes_webp(data: bytes, check_size: Callable[[tuple[int, int]], object]) 
 
 
 def _lost_rows(data: bytes, kind: str, check_size: Callable[[tuple[int, int]], object]) -> float:
-    """Return the fraction of rows at the bottom with a single color, which decoders use for missing data."""
+    """Return the fraction of bottom rows in one single color. Decoders fill missing rows in this way."""
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
         check_size(image.size)
         image.draft("L", (1, 1))

@@ -1,7 +1,7 @@
-"""Name unsupported files from their first bytes, with advice how to get an image from them.
+"""Identify unsupported files by their first bytes, and advise how to get an image from them.
 
-The table lists formats that real folders hold next to images. General libraries return media types, but a message
-needs the common name of the format and the next step.
+`_TABLE` lists formats that are often found in folders of images. General libraries return media types, but an error
+message needs the common name of the format and the next step.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Kind:
 
 
 def _kinds(advice: str, *rows: tuple[Any, ...], is_image: bool = False) -> list[tuple[Kind, tuple[_Magic, ...]]]:
-    """Return (kind, magic) for each start in the rows (name, *starts). Plain bytes are at position 0."""
+    """Return (kind, magic) for each start of each row (name, *starts). Bytes alone are at position 0."""
     return [
         (Kind(name, advice, is_image), ((0, start),) if isinstance(start, bytes) else start)
         for name, *starts in rows

@@ -24,8 +24,8 @@ _PADDING = b"\0\r\n\t "
 def stripped(data: bytes, kind: str) -> bytes:
     """Return a valid JPEG or PNG without its metadata; the same object if there is no metadata.
 
-    EXIF, XMP, Photoshop's block with IPTC fields, and everything after the end of the image are removed, since other
-    pictures and videos there have their own metadata. Color profiles, comments and pixels stay unchanged.
+    EXIF, XMP and Photoshop's block with IPTC fields are removed. Everything after the end of the image is removed, too:
+    it may be another picture or a video with its own metadata. Color profiles, comments and pixels stay unchanged.
     """
     parts = {"JPEG": _jpeg_parts, "PNG": _png_parts}[kind](data)
     rest = b"".join(parts)

@@ -30,7 +30,7 @@ _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_voi
 
 
 def read_directory(data: bytes, offset: int | None = None) -> Directory:
-    """Read a directory, by default the first; damaged entries are left out."""
+    """Read the directory at `offset` (None: the first directory). Damaged entries are left out."""
     order = ">" if data.startswith(b"MM") else "<"
     big = data[2:4] in (b"+\0", b"\0+")
     pointer, counted, size = ("Q", "Q", 20) if big else ("I", "H", 12)
@@ -55,7 +55,10 @@ def read_directory(data: bytes, offset: int | None = None) -> Directory:
 
 
 def is_raw(data: bytes) -> bool:
-    """Return whether it is a raw photograph (DNG, NEF, ARW, PEF ...); its first picture is only a preview."""
+    """Return whether a TIFF is a raw photograph (DNG, NEF, ARW, PEF …).
+
+    The first picture in such a file is only a preview.
+    """
     first = read_directory(data)
     others = (read_directory(data, offset) for offset in first.get(_SUB_DIRECTORIES, ()))
     return (

@@ -1,7 +1,7 @@
 """Read the chunks of a WebP file: whether it is lossy, and whether wrong sizes can be repaired.
 
-Layout (WebP container specification): `RIFF`, size u32, `WEBP`, then chunks of name, size u32, content, and a byte of
-padding after an odd size; little-endian.
+Layout (WebP container specification): `RIFF`, size u32, `WEBP`, then chunks. A chunk is a name, size u32, content, and
+one byte of padding if the size is odd. Numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _FRAME, _FRAME_HEADER_BYTES = b"ANMF", 16  # A picture of an animation: header, 
 
 
 def is_lossy(data: bytes) -> bool:
-    """Return whether the first picture is compressed with losses."""
+    """Return whether the first picture has lossy compression."""
     position = 12
     while position + 8 <= len(data):
         name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
@@ -22,7 +22,7 @@ def is_lossy(data: bytes) -> bool:
 
 
 def rebuilt(data: bytes) -> bytes:
-    """Correct the sizes of a file with one chunk; return other files and files that were cut unchanged.
+    """Correct the sizes in a file with one chunk. Other files and cut files are returned unchanged.
 
     Decoders of animations, such as Pillow's, need correct sizes. Decoders of single pictures, such as TensorFlow's,
     read until they have all pixels.

@@ -28,7 +28,7 @@ class ClassEntry(_Class, total=False):
 
 
 class SplitEntry(TypedDict):
-    """A split: the number of its records, without those left out, and of its files."""
+    """A split: its number of records, without those left out of the dataset, and its number of files."""
 
     records: int
     shards: int
@@ -86,14 +86,14 @@ class _Verified(TypedDict):
 
 
 class Shown(TypedDict):
-    """An image with an extreme value of a fact about its look."""
+    """An image with an extreme value, for example of brightness."""
 
     path: str
     value: float
 
 
 class Look(TypedDict):
-    """Counts of the look of the images (`images.appearance`), and kind -> the most extreme images."""
+    """Numbers of images by their look (`images.appearance`), and kind -> the most extreme images."""
 
     unknown: int
     gray: int
@@ -104,7 +104,7 @@ class Look(TypedDict):
 
 
 class Images(_Verified, total=False):
-    """The stored images; adopted datasets have only `verified`. Counts are by name."""
+    """The stored images. Adopted datasets have only `verified`. Each dict is name -> number of images."""
 
     source_types: dict[str, int]
     types: dict[str, int]
@@ -148,7 +148,7 @@ class DecisionEntry(TypedDict):
 
 
 class DecidedCounts(TypedDict):
-    """Numbers of images by decision, and of decisions about images that the source does not have."""
+    """Numbers of images by decision. `absent`: decisions about images that the source does not have."""
 
     relabeled: int
     dropped: int
@@ -273,7 +273,9 @@ def dataset_name(source: str) -> str:
 
 def partial_of(out: Path) -> Path:
     """Return the directory in which a conversion to `out` keeps its unfinished files."""
-    named = out if out.name not in ("", "..") else out.resolve()  # "." has no name to add to.
+    named = (
+        out if out.name not in ("", "..") else out.resolve()
+    )  # The path "." has no name to which a suffix can be added.
     return named.parent / f"{named.name}.partial"
 
 

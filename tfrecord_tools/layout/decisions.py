@@ -1,4 +1,4 @@
-"""A person's decisions about single images: give it another label, leave it out, or confirm its label.
+"""A person's decisions about single images: change or confirm the label, or leave the image out.
 
 A decision names an image by the SHA-256 of its source file's bytes. Renamed and moved files keep their decision, and
 copies of the same bytes share it. The table decisions.csv has the columns `COLUMNS`; a dataset has its decisions in
@@ -54,10 +54,10 @@ class Decision:
 
     Attributes:
         sha256: SHA-256 of the source file's bytes, 64 hexadecimal digits in lower case.
-        decision: "label" gives the image another label, "drop" leaves it out, "keep" says that it is right. "none"
-            takes an earlier decision back. It is never stored.
+        decision: "label" gives the image another label, "drop" leaves it out, "keep" confirms its label. "none" takes
+            an earlier decision back, and is never stored.
         label: Name of the new class; "" unless `decision` is "label".
-        path: Path of the image when the decision was made, for messages only; may be "".
+        path: Path of the image when the decision was made. It may be "". It is used only in messages.
     """
 
     sha256: str
@@ -70,7 +70,7 @@ class Decision:
         return f"label {self.label!r}" if self.decision == "label" else self.decision
 
     def contradicts(self, other: Decision) -> bool:
-        """Whether both decisions are about one image and differ."""
+        """Return whether two decisions about the same image differ."""
         return (self.decision, self.label) != (other.decision, other.label)
 
     def label_in(self, label_of: Mapping[str, int], old: int) -> int:
@@ -99,13 +99,13 @@ class Decisions:
 
     Attributes:
         in_effect: sha256 -> decision, without those that are "none".
-        layers: A flag with its value, such as "--decisions=FILE", and the decisions in this file: sha256 -> decision.
-            They include "none". Later layers replace earlier ones.
-        new_class: How a user makes a new class, for messages.
+        layers: Pairs of a flag with its value, such as "--decisions=FILE", and the decisions in this file: sha256 ->
+            decision. They include "none". Later pairs replace earlier ones.
+        new_class: Advice for messages: how a user adds a class.
         stored: Number of decisions of the existing dataset.
         replaced: How many of the stored decisions were replaced.
         withdrawn: How many of the stored decisions were taken back.
-        replaced_rows: Number of rows of --relabel with a decision that a later layer replaced or took back.
+        replaced_rows: Number of rows of --relabel with a decision that a later file replaced or took back.
         idle: Number of "none" decisions that change nothing, because the image had no decision.
     """
 
@@ -184,8 +184,8 @@ class Effect:
         found: Hashes of the images of the source that a decision names.
         relabeled: (label in the source, label of the decision) -> number of images.
         dropped: Number of images that are left out.
-        kept: Number of images that are right as they are.
-        unchanged: Number of images that have the label of their decision already.
+        kept: Number of images with the decision "keep".
+        unchanged: Number of images that already had the label of their decision.
     """
 
     decisions: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
@@ -317,9 +317,9 @@ def combined(
     """Combine decisions. Later ones replace earlier ones about the same images, or take them back.
 
     Args:
-        stored: sha256 -> decision of the existing dataset. These are the earliest.
-        layers: Each flag with its value, and the decisions of its file.
-        new_class: How a user makes a new class.
+        stored: sha256 -> decision of the existing dataset. All other decisions are later.
+        layers: As in `Decisions`.
+        new_class: As in `Decisions`.
     """
     later, replaced_rows, idle = dict[str, Decision](), 0, 0
     for _, layer in layers:
@@ -373,8 +373,8 @@ def check_labels(
         decisions: The decisions.
         class_names: The classes of the dataset.
         where: The flag with its value, or the dataset that holds the decisions.
-        correction: How a user corrects a decision.
-        new_class: How a user makes a new class.
+        correction: Advice for the message: how a user corrects a decision.
+        new_class: Advice for the message: how a user adds a class.
 
     Raises:
         UserError: A label is not a class. The message names similar classes.
@@ -495,6 +495,6 @@ def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Dec
     if not decisions:
         raise UserError(
             f"{where}: no row has a decision. The column decision must have {_LISTED} in the rows of images that you"
-            " looked at. Fill it in."
+            " looked at. Fill in this column."
         )
     return decisions

@@ -76,5 +76,7 @@ def digest_of_index(
     for start, stop in itertools.pairwise(starts):
         split = SPLITS[splits[start]]
         ranges.append(Shard(split, int(keys[start] & 0xFFFFFFFF), shards[split], start, stop))
-    paths = (path for chunk in table.column("path").chunks for path in chunk.to_pylist())  # Not all in memory.
+    paths = (
+        path for chunk in table.column("path").chunks for path in chunk.to_pylist()
+    )  # Chunk by chunk, to save memory.
     return digest_of(config, class_names, ranges, rejected, columns, paths)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 KINDS = {"copies": "within a split", "leaks": "in several splits", "conflicts": "with different labels"}
-HARMS = {  # Effect of each kind on a training, for the console and the card. Copies in one split do no harm.
+HARMS = {  # Harm of each kind to the training, for the console and the card. Copies in one split do no harm.
     "conflicts": "the network is trained on contradictory labels",
     "leaks": "the model is evaluated on images that it was trained on, so the scores are too good",
 }
@@ -24,7 +24,7 @@ class Duplicates:
     Attributes:
         counts: Kind -> number of files. "conflicts": identical files with different labels. "leaks": same label,
             different splits. "copies": same label and split.
-        files: Number of all these files.
+        files: Number of files of all kinds.
         examples: Kind -> up to 100 groups of identical files, each a list of file numbers.
     """
 
@@ -69,12 +69,15 @@ def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np.ndarray:
-    """Return bool[n], true for files to drop: all identical files but one, or all if their labels differ.
+    """Return which files to drop, bool[n].
+
+    One of several identical files is kept. If their labels differ, none of them is kept.
 
     Args:
         first: Result of `first_of`.
         labels: i32[n].
-        preference: Number of each file, [n]. The file with the smallest number is kept; if equal, the first one.
+        preference: A number for each file, [n]. The identical file with the smallest number is kept. If several have
+            the smallest number, the first of them is kept.
     """
     order = np.lexsort((np.arange(len(first)), preference, first))
     remaining = np.zeros(len(first), bool)
@@ -92,7 +95,7 @@ def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
     roots = np.arange(len(names))  # For each group: the smallest group known to be connected with it.
     while True:
         least = np.full(len(first), len(names))
-        np.minimum.at(least, first, roots[groups])  # For each content: its smallest group.
+        np.minimum.at(least, first, roots[groups])  # For each set of identical files: its smallest group.
         linked = roots.copy()
         np.minimum.at(linked, roots[groups], least[first])
         while (linked != linked[linked]).any():  # Each pass halves the length of the chains.

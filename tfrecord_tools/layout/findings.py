@@ -1,4 +1,4 @@
-"""Findings about single images: what a record loses of its image, or holds and perhaps should not.
+"""Findings about single images: losses, such as transparency, and risks, such as stored GPS positions.
 
 The console, convert.json, the card and the index use this table.
 """
@@ -17,7 +17,7 @@ class Trait:
         level: "check" if training may suffer, "note" if the result is usually right.
         text: Text after the number of images. The fields {have} and {are} agree with that number.
         advice: Advice for the user, without a period.
-        lost: Loss of each image, as in changed.csv. "": nothing is lost.
+        lost: Text in changed.csv about the loss of each image. "": nothing is lost.
     """
 
     level: str
@@ -47,10 +47,10 @@ FINDINGS = {
     ),
     "transparent": Trait(
         level="check",
-        text="{have} transparent pixels (alpha), which are laid on white",
+        text="{have} transparent pixels (alpha), which are placed on a white background",
         advice="if that hides something, or if the fourth band is not transparency, save the files as RGB before the"
         " conversion",
-        lost="transparent pixels laid on white",
+        lost="transparent pixels placed on a white background",
     ),
     "one_color": Trait(
         level="check",

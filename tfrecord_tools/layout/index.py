@@ -17,7 +17,7 @@ Columns:
     changes: string, changes to the image, separated by commas: repaired, turned, converted, resized, stripped. Empty if
         the bytes of the source file are stored unchanged.
     findings: string, names of `findings.FINDINGS`, separated by commas.
-    lowest, highest: float32, levels of an image with more than 8 bits; 0 for others.
+    lowest, highest: float32, lowest and highest pixel value of an image with more than 8 bits. 0: other images.
     phash: uint64, perceptual hash of the stored image. 0: unknown.
     brightness, contrast, sharpness, flat_share: float32; gray: bool. See `images.appearance`. NaN and null: unknown.
 
@@ -49,7 +49,7 @@ _REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "sou
 
 
 def write_part(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write the rows of one shard atomically; the columns from `findings` on have defaults."""
+    """Write the rows of one shard atomically. The columns from `findings` to `gray` have defaults."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -68,7 +68,9 @@ def place(shard: str, offset: int) -> str:
 def join_parts(
     parts: Sequence[Path], path: Path, change: Callable[[int, pa.Table], pa.Table] = lambda number, table: table
 ) -> None:
-    """Join the parts of all shards into the index, one row group each, with the memory of one shard.
+    """Join the parts of all shards into the index: one row group per shard.
+
+    Only the rows of one shard are in memory at a time.
 
     Args:
         parts: Files of the parts, in the order of the shards.
@@ -104,12 +106,12 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
         return _with_look(table, columns).select(list(columns))
     except (OSError, pa.ArrowException) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}). The copy of the dataset is not complete. Copy or convert it again."
+            f"{path}: cannot be read ({error}). The dataset is incomplete or damaged. Copy or convert it again."
         ) from error
 
 
 def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Add those of the named columns of `LOOK` that a table lacks, as unknown."""
+    """Add the columns in both `columns` and `LOOK` that the table lacks, with unknown values."""
     import pyarrow as pa
 
     for name in columns:
@@ -120,7 +122,7 @@ def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _unknown(name: str, count: int) -> Any:
-    """Return unknown values of a column of `LOOK`. `pa.table` takes them; `pa.array` would import pandas."""
+    """Return unknown values of a column of `LOOK`, for `pa.table`: `pa.array` would import pandas."""
     if name == "gray":
         return [None] * count
     return np.zeros(count, np.uint64) if name == "phash" else np.full(count, np.nan, np.float32)
@@ -128,7 +130,7 @@ def _unknown(name: str, count: int) -> Any:
 
 def hashes(table: pa.Table, name: str) -> np.ndarray:
     """Return a column of hashes as u8[n 32]."""
-    chunks = table.column(name).chunks  # Arrow's buffers are used, since Python objects take three times the memory.
+    chunks = table.column(name).chunks  # Python objects would take three times the memory of Arrow's buffers.
     parts = [
         np.frombuffer(c.buffers()[1], np.uint8)[32 * c.offset : 32 * (c.offset + len(c))] for c in chunks if len(c)
     ]
@@ -160,7 +162,7 @@ def read_group(path: Path, number: int, columns: Sequence[str] | None = None) ->
 
 @functools.lru_cache(maxsize=1)
 def _footer(path: Path, *version: int) -> pq.FileMetaData:
-    """Read the footer once: it grows with the number of shards, so reading it for each would be quadratic."""
+    """Read the footer only once, because its size grows with the number of shards."""
     import pyarrow.parquet as pq
 
     return pq.read_metadata(path)

@@ -38,10 +38,10 @@ _IMAGE_FEATURE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """The content of these files for a converted or adopted dataset.
+    """The facts about a converted or adopted dataset that `write` stores.
 
     Attributes:
-        name: Name of the dataset, as in `Plan`.
+        name: Name of the dataset: the start of the file names of its shards.
         class_names: Class names. A label is an index into this tuple.
         config: The settings that the output depends on.
         digest: Digest in hexadecimal.
@@ -78,7 +78,7 @@ def write(directory: Path, described: Description, report: Report) -> None:
         "features.json": _json(_features(described)),
         "dataset_info.json": _json(_dataset_info(described)),
         labels_file(described.keys): "".join(f"{name}\n" for name in stored_names(described)),
-        CONVERT_JSON: _json({**summary(described), **report}),  # Last: its presence marks a complete dataset.
+        CONVERT_JSON: _json({**summary(described), **report}),  # Written last: this file marks a complete dataset.
     }
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
@@ -127,7 +127,7 @@ def summary(described: Description) -> ConvertJson:
 
     versions: Versions = {
         "tfrecord_tools": tfrecord_tools.__version__,
-        "pillow": PIL.__version__,  # Whether an image is valid depends on it.
+        "pillow": PIL.__version__,  # Pillow decides which images are valid.
         "pyarrow": importlib.metadata.version("pyarrow"),  # The bytes of the index depend on it.
     }
     return cast(ConvertJson, {**first, "versions": versions})
@@ -139,7 +139,7 @@ def labels_file(keys: Keys) -> str:
 
 
 def stored_names(described: Description) -> list[str]:
-    """Return a name for each stored label; labels below the first class are `(unused N)`."""
+    """Return a name for each stored label. Labels below that of the first class are `(unused N)`."""
     return [f"(unused {label})" for label in range(described.keys.label_offset)] + list(described.class_names)
 
 

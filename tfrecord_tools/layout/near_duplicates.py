@@ -1,11 +1,11 @@
 """Find near-duplicates: images with perceptual hashes that differ in few bits (`images.appearance`).
 
 All pairs are found without comparing each hash with each other hash. The 64 bits are divided into four bands of 16
-bits. If two hashes differ in at most d bits, then in at least one band b they differ in at most r[b] bits, where the
-numbers r[b] + 1 add up to d + 1 (Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing",
-2012). So two hashes are compared only if they differ in at most r[b] bits of some band b.
+bits. Each band b has a limit r[b]. The sum of all r[b] + 1 is d + 1, where d is the allowed distance. Then two hashes
+that differ in at most d bits differ in at most r[b] bits of at least one band b (Norouzi, Punjani and Fleet, "Fast
+Search in Hamming Space with Multi-Index Hashing", 2012). Only pairs that are within the limit of a band are compared.
 
-Equal hashes are found first and count as one. So a million copies of one picture are one hash, not 10^12 pairs.
+Equal hashes are found first and count as one: a million copies of one picture are one hash, not 10^12 pairs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-UNKNOWN = 0  # Stands for a missing hash. It is near to no hash.
+UNKNOWN = 0  # Stands for a missing hash. It is not near any hash.
 MAX_DISTANCE = 16
 DEFAULT_DISTANCE = 6  # Chosen by `benchmarks.near_duplicates`.
 _BANDS = 4
 _BAND_BITS = 16
 _BLOCK = 1 << 20  # Hashes that are compared at once; each takes about 50 bytes.
 _JOINED = 1 << 22  # Pairs that are collected before groups are joined.
-_WINDOW = 256  # Hashes with the same band that a hash is compared with, if pairs are limited. Random hashes have fewer.
+_WINDOW = 256  # If pairs are limited: number of hashes with the same band that a hash is compared with. See `pairs`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Groups:
     """Groups of hashes that are connected by pairs.
 
     Attributes:
-        keys: i64[n], the position of the first hash of the same group. A hash that is near to no other is its own
-            group.
+        keys: i64[n], the position of the first hash of the same group. A hash that is not near any other is its
+            own group.
         chains: bool[n], whether the group of the hash is a chain: not all of its hashes are near to each other.
     """
 
@@ -42,15 +42,17 @@ class Groups:
 def pairs(hashes: np.ndarray, distance: int, most: int | None = None) -> np.ndarray:
     """Find the hashes that differ in at most `distance` bits.
 
-    Time and memory for 10^6 random hashes are in the benchmark `near_duplicates`. Both also grow with the number of
-    pairs, which is quadratic in the size of a crowd of look-alikes, such as drawings on white.
+    The benchmark `near_duplicates` shows time and memory for 10^6 random hashes. Both also grow with the number of
+    pairs. A large group of similar images, such as drawings on white, has about as many pairs as the square of its
+    size.
 
     Args:
-        hashes: u64[n]. `UNKNOWN` is near to no hash.
+        hashes: u64[n]. `UNKNOWN` is not near any hash.
         distance: Number of bits, 0..`MAX_DISTANCE`.
-        most: Bounds time and memory. A hash then gets at most this number of pairs with hashes after it in an inner
-            order, and is compared with at most 256 hashes for each pattern of a band. Only crowds lose pairs, and
-            nearly always stay connected. None: all pairs.
+        most: Limit for time and memory. Each pair counts for one of its two hashes, and a hash gets at most this number
+            of pairs. A hash is compared with at most 256 hashes for each bit pattern of a band; random hashes have
+            fewer. Only large groups of similar images lose pairs, and they nearly always stay connected. None: all
+            pairs.
 
     Returns:
         i64[m 2], positions i < j of near hashes, sorted. Each hash is paired with the next equal one. Only the first
@@ -64,7 +66,7 @@ def pairs(hashes: np.ndarray, distance: int, most: int | None = None) -> np.ndar
 
 
 def groups(hashes: np.ndarray, distance: int) -> Groups:
-    """Join all hashes that are connected by pairs, in blocks; see `pairs` for the arguments."""
+    """Group all hashes that are connected by pairs; see `pairs` for the arguments."""
     values, first, inverse = _distinct(hashes)
     roots, degrees, waiting = np.arange(len(values)), np.zeros(len(values), np.int64), []
     for block in _blocks(values, distance):
@@ -90,19 +92,24 @@ def joined(roots: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
     """Add pairs to groups.
 
     Args:
-        roots: i64[n], for each position, any position of the same group. `arange(n)`: no two are in one group.
+        roots: i64[n], for each position, any position of the same group. `arange(n)`: each one is its own group.
         blocks: Pairs of positions, i64[m 2] each.
 
     Returns:
         i64[n], the first member of the group of each position.
     """
-    from scipy.sparse import coo_array, csgraph  # Takes 0.1 s to import.
-
     count = len(roots)
-    edges = np.concatenate([np.stack([np.arange(count), roots], axis=1), *blocks]).T
-    graph = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(count, count))
-    labels = csgraph.connected_components(graph, directed=False)[1]
-    return np.asarray(np.unique(labels, return_index=True)[1][labels])
+    left, right = np.concatenate([np.stack([np.arange(count), roots], axis=1), *blocks]).T
+    firsts = np.arange(count)
+    # The first members of connected groups take the smaller number, until no pair connects two groups. scipy's
+    # `connected_components` is not used, because its import takes 0.2 s of each conversion.
+    while (apart := firsts[left] != firsts[right]).any():
+        left, right = left[apart], right[apart]
+        ends = np.sort(np.stack([firsts[left], firsts[right]]), axis=0)
+        np.minimum.at(firsts, ends[1], ends[0])
+        while ((earlier := firsts[firsts]) != firsts).any():
+            firsts = earlier
+    return firsts
 
 
 def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -119,7 +126,7 @@ def _bits(numbers: np.ndarray) -> np.ndarray:
 
 
 def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distinct known hashes, their first positions, and each position's hash (-1: unknown)."""
+    """Return the distinct known hashes, their first positions, and each position's index (-1: unknown)."""
     values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     inverse = inverse.reshape(-1)
     unknown = int(len(values) > 0 and values[0] == UNKNOWN)  # 0 is the smallest hash.
@@ -135,7 +142,7 @@ def _equal(hashes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
 
 
 def _blocks(values: np.ndarray, distance: int, most: int | None = None) -> Iterator[np.ndarray]:
-    """Yield pairs of near hashes once, as positions in `values`, i64[m 2]; `values` are distinct."""
+    """Yield each pair of near hashes once, in blocks i64[m 2] of positions in the distinct `values`."""
     if not 0 <= distance <= MAX_DISTANCE:
         raise ValueError(f"the distance must be from 0 to {MAX_DISTANCE} bits, not {distance}")
     bands = _bands(values)
@@ -195,7 +202,7 @@ def _candidates(
         keys: i64[n], ascending.
         starts: Key -> position of the first hash with at least this key.
         mask: The bits that differ.
-        limits: i64[n], number of pairs in which a position may be the smaller one.
+        limits: i64[n], largest number of pairs in which a position is the smaller of the two.
     """
     other = keys ^ mask
     # Each pair is found at its smaller position.

@@ -125,7 +125,10 @@ def _masked_crc(data: bytes) -> bytes:
 
 
 def _before(key: bytes, kind: int, value_bytes: int) -> bytes:
-    """Return the bytes before the one value of an entry of the map `Features.feature` (key 1, value 2)."""
+    """Return the bytes before the only value in an entry of the map `Features.feature`.
+
+    In such an entry, field 1 is the key and field 2 the value.
+    """
     value = _head(1, value_bytes)
     values = _head(kind, len(value) + value_bytes) + value
     entry = _head(1, len(key)) + key + _head(2, len(values) + value_bytes) + values
@@ -148,7 +151,7 @@ def _field_bytes(content_bytes: np.ndarray | np.int64) -> np.ndarray:
 def _value(feature: memoryview, kind: int) -> memoryview:
     """Return the one value of a feature; for numbers, all values, packed as protobuf libraries write them."""
     if not feature or feature[0] != kind << 3 | 2:
-        raise ValueError("a feature has another type")
+        raise ValueError("a feature has the wrong type")
     return _only(_only(feature))
 
 

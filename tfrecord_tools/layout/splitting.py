@@ -23,10 +23,10 @@ def choose_splits(
     """Choose a split for every image, stratified by class.
 
     Images with the same key form one unit and stay together. A split gets round(n * fraction) of the n units of a
-    class. With a fraction above 0, it gets at least one unit if the class has enough: two units for validation, and
-    three for validation and test. Units are assigned in the order of a hash of their keys: first to validation, then to
-    test, then to train. If a class has only one unit, the unit goes to train. Every class has an image in train, unless
-    all of its images are `fixed` to other splits.
+    class. If its fraction is above 0 and the class is large enough, the split gets at least one unit. Two units are
+    enough for one split besides train, and three for validation and test. Units are assigned in the order of a hash of
+    their keys: first to validation, then to test, then to train. If a class has only one unit, the unit goes to train.
+    Every class has an image in train, unless all of its images are `fixed` to other splits.
 
     Args:
         keys: u64[n], from `split_keys`.

@@ -1,7 +1,7 @@
 """Read the fields of a protobuf message without a schema (protobuf.dev/programming-guides/encoding).
 
-`contents` is the fastest and reads messages as this package writes them. `fields` reads messages of any origin. `span`
-finds the parts of a message without copying them.
+`contents` is the fastest. It reads messages that have only length-delimited fields, as this package writes them.
+`fields` reads messages of any origin. `span` finds the parts of a message without copying them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def contents(message: memoryview) -> list[memoryview]:
 
 
 def fields(message: bytes, allowed: Mapping[int, Collection[int]]) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of each field; the content of a number is its encoded bytes.
+    """Yield number and content of each field. A numeric value stays encoded.
 
     Args:
         message: Serialized message.

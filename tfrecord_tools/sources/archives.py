@@ -64,7 +64,7 @@ class Zip:
 
     def read(self, path: str, span: np.void) -> Content:
         offset, size = int(span["offset"]), int(span["size"])
-        limit = min(size, MAX_FILE_BYTES) + 1  # If there is one byte more, it is damaged or a zip bomb.
+        limit = min(size, MAX_FILE_BYTES) + 1  # A member with more bytes is damaged or a zip bomb.
         with open(self.file, "rb") as file:
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
             header = files.read_at(file.fileno(), _ZIP_HEADER.size, offset)
@@ -129,22 +129,22 @@ def _decoded(file: str, name: bytes, encoding: str | None) -> str:
     except UnicodeDecodeError as error:
         if encoding:
             raise UserError(
-                f"--zip_encoding={encoding}: the name {name!r} in {file} is not in this encoding ({error.reason})."
+                f"--zip_encoding={encoding}: the file name {name!r} in {file} is not in this encoding ({error.reason})."
                 f" {_readings(name)}"
             ) from None
         raise UserError(
-            f"--src={file}: the name {name!r} is not in UTF-8, and the archive does not name its encoding. Pass"
-            f" --zip_encoding=NAME. {_readings(name)}"
+            f"--src={file}: the file name {name!r} is not in UTF-8, and the archive does not say which encoding it has."
+            f" {_readings(name)}"
         ) from None
 
 
 def _readings(name: bytes) -> str:
-    """Return how a name reads in the usual encodings of old archives, for a message."""
+    """Return the end of a message: the name in the usual encodings of old archives, and what to do."""
     shown = []
     for encoding in ("cp949", "cp932", "gbk", "big5", "cp1251", "cp850", "cp437"):
         with contextlib.suppress(UnicodeDecodeError):
             shown.append(f"{encoding} {name.decode(encoding)!r}")
-    return f"Possible names: {', '.join(shown)}. Pass the encoding of the right one."
+    return f"The name in common encodings is: {', '.join(shown)}. Pass the right encoding as --zip_encoding."
 
 
 def _zip_members(file: str) -> list[zipfile.ZipInfo]:
@@ -179,14 +179,14 @@ def list_tar(file: str, archive: tarfile.TarFile) -> Listing:
 
 
 def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield all members. tarfile alone treats a damaged header as the end of the archive.
+    """Yield all members. Detect damaged headers, which tarfile takes for the end of the archive.
 
     Raises:
         UserError: The archive is damaged or cut off.
     """
     try:
         for member in archive:
-            vars(archive)["members"] = []  # tarfile keeps all members otherwise, 1 kB each.
+            vars(archive)["members"] = []  # Otherwise, tarfile keeps all members in memory, 1 kB each.
             yield member
     except tarfile.TarError as error:
         raise UserError(f"--src={file}: the tar archive is damaged: {error}. {REMEDY}") from error
@@ -201,7 +201,7 @@ def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInf
 def _listing(store: Store, file: str, spans: _Spans, rejected: list[Rejected]) -> Listing:
     """Make a sorted listing.
 
-    A directory that contains everything is cut from the paths, unless it has the name of a split.
+    If one directory contains all files, its name is removed from the paths, unless it is the name of a split.
     """
     names = sorted(spans, key=lambda path: path.split("/"))
     tops = {path.partition("/")[0] for path in [*names, *(r.path for r in rejected)]}
@@ -220,6 +220,6 @@ def _listing(store: Store, file: str, spans: _Spans, rejected: list[Rejected]) -
 
 
 def _member_path(name: str) -> str:
-    """Return the path of a member without `./`. "" for hidden files and system files."""
+    """Return the path of a member without `./`, or "" for hidden files and system files."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return "" if any(map(is_litter, parts)) else "/".join(parts)

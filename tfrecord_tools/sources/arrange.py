@@ -1,4 +1,8 @@
-"""Give every file of a listing its class and split, leave files out, and reject files."""
+"""Find the class and the split of every file in a listing.
+
+Some files are left out: a note reports their number. Files that should be records but cannot be are rejected: each is
+reported with a reason.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,11 @@ from tfrecord_tools.sources import folder_names, folder_rules, folder_tree
 from tfrecord_tools.sources.base import Listing, ReadError
 from tfrecord_tools.sources.folder_rules import Layout
 
-_SNIFFED_FILES = 4  # Files to open per directory, if no file name ends like an image name.
-_SNIFFED_BYTES = 1 << 25  # Larger files are not opened for this.
+_SNIFFED_FILES = 4  # Number of files that are opened in a directory without image endings, to look for images.
+_SNIFFED_BYTES = 1 << 25  # Larger files are not opened to look for images.
 _MAX_SHOWN = 6  # Names in a note.
 _TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
-# Files with these endings describe the images beside them. They are not images.
+# Files with these endings describe images in the same directory. They are not images.
 _BESIDE_ENDINGS = frozenset(
     {"txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "md", "rst", "ini", "cfg", "log", "db", "url"}
 )
@@ -38,7 +42,7 @@ class Arranged:
     Attributes:
         labels: Class names. None: the file is left out or rejected.
         splits: Indices into `SPLITS`, or `TO_BE_SPLIT`.
-        rejected: Files that cannot become records, as far as this is known without opening them.
+        rejected: Files that cannot become records. Damage inside a file is found later, when it is read.
         notes: Notes for the user.
     """
 
@@ -115,7 +119,7 @@ def glob(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(f"{regex}{re.escape(pattern[position:])}(?:/.*)?", re.DOTALL)
     except re.error as error:
-        raise UserError(f"--exclude={given}: is not a pattern of paths: {error}. Write [[] for a bracket.") from error
+        raise UserError(f"--exclude={given}: is not a valid pattern: {error}. To match a [, write [[].") from error
 
 
 def _one_of(characters: str) -> str:
@@ -165,12 +169,13 @@ def arrange(
         listing: The files.
         src: The source, for messages.
         classes: The names in --classes. None: all classes.
-        known_classes: Names of classes that a model knows. They decide as those in --classes do, but leave nothing out.
+        known_classes: Names of classes that a model knows. A directory with such a name is a class, as with --classes.
+            Files of other classes are not left out.
         label_regex: Regular expression that finds the class in a path. None: directories or names decide.
         splits: The values of --split, from `given_splits`.
 
     Raises:
-        UserError: Two meanings are possible; the message names the flags that decide.
+        UserError: The directories have two possible meanings. The message names the flags to choose one.
     """
     if listing.labels is not None:
         return _tables(listing, src, label_regex, splits)
@@ -203,7 +208,7 @@ def by_regex(pattern: str) -> Callable[[str], str | None]:
 def _tables(listing: Listing, src: str, label_regex: str | None, splits: Sequence[tuple[str, str]]) -> Arranged:
     if label_regex:
         raise UserError(
-            "--label_regex and a CSV of pixels cannot be combined: each line contains its class. Remove the flag."
+            "--label_regex and a CSV of pixels cannot be combined: each line contains its class. Remove --label_regex."
         )
     names = sorted({_file(path, listing) for path in listing.paths})
     layout = folder_rules.read_tables(names, src, splits)
@@ -237,7 +242,7 @@ class _Files:
         self._with_images = {""} | {directory[:end] for directory in self._images for end in _ends(directory)}
 
     def without_unlabeled(self, layout: Layout, named_class: Callable[[str], str | None]) -> Layout:
-        """Leave out splits without labeled images, if other splits have some."""
+        """Leave out splits without labeled images, if another split has labeled images."""
         labeled: dict[int, bool] = {}
         for directory, numbers in self._images.items():
             split = layout.meaning(directory).split
@@ -302,7 +307,7 @@ class _Files:
         labels: Collection[str | None],
         classes: Collection[str] | None,
     ) -> Iterator[tuple[Rejected, str]]:
-        """Yield the rejected files, with the reason to leave each out. "": it stays in the list."""
+        """Yield rejected files, each with the reason to leave it out. "": it is reported as rejected."""
         for rejected in self._listing.rejected:
             directory = rejected.path.rpartition("/")[0]
             meaning = layout.meaning(directory)
@@ -314,7 +319,7 @@ class _Files:
                 yield rejected, ""
 
     def _image_candidates(self, directory: str, numbers: list[int]) -> list[int]:
-        """Return the files of a class that may be images: all except texts and tables beside images."""
+        """Return the files of a class that may be images. Texts and tables beside images are not."""
         images = self._images.get(directory, ())
         if len(images) in (0, len(numbers)):
             return numbers
@@ -326,9 +331,10 @@ class _Files:
 
 
 def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Return directory -> the files in it that are images, by the endings of their names.
+    """Return directory -> numbers of the files in it that have an image ending.
 
-    If no name in a directory ends like an image name, some files are opened. If one is an image, all files count.
+    If no file in a directory has an image ending, some files are opened. If one of them is an image, all files in the
+    directory count as images.
     """
     images = {}
     known: dict[str, bool] = {}  # Ending of a name -> whether it is an image ending.
@@ -357,7 +363,7 @@ def _is_image(listing: Listing, number: int) -> bool:
     try:
         data = listing.store.read(listing.paths[number], listing.spans[number]).data
     except (OSError, ReadError):
-        return True  # It will be reported as a file that cannot be read.
+        return True  # The conversion will report that the file cannot be read.
     return formats.detect(data) is not None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tfrecord_tools.images import preparation
 from tfrecord_tools.layout.dataset_files import Rejected
 
-MAX_FILE_BYTES = preparation.MAX_IMAGE_BYTES  # An example cannot hold more, so reading stops here.
+MAX_FILE_BYTES = preparation.MAX_IMAGE_BYTES  # A record cannot store a larger image, so reading stops at this size.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
 SPAN = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4")])
 NOT_UTF8 = "the name is not valid UTF-8: rename it"
@@ -79,16 +79,16 @@ class Listing:
     Attributes:
         store: Reads the files.
         paths: Paths with `/` as separator, valid UTF-8.
-        spans: Store-specific data that locates each file. Archives and CSVs of pixels: `SPAN`[n], the position in the
-            file that holds them. Object stores: `object_store.OBJECT`[n]. Parquet files: `parquet_images.ROW`[n].
+        spans: Data that the store needs to read each file. Archives and CSVs of pixels: `SPAN`[n], its position in the
+            archive or CSV. Object stores: `object_store.OBJECT`[n]. Parquet files: `parquet_images.ROW`[n].
             Directories: unused zeros.
         sizes: i64[n] in bytes.
         mtimes_ns: i64[n] in nanoseconds since the epoch.
-        rejected: Files that cannot become records, as far as this is known without opening them.
+        rejected: Files that cannot become records. Damage inside a file is found later, when it is read.
         labels: Class names, if the store itself has them (a CSV of pixels). None: it has none.
         notes: How the store was read, for the user.
-        top: The directory that contains everything in an archive, with a trailing `/`. The paths do not include it. ""
-            if the archive has no such directory.
+        top: The one directory that contains all files of an archive, with a trailing `/`. `paths` do not include it.
+            "": there is no such directory.
     """
 
     store: Store

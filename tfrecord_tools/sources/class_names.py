@@ -1,4 +1,4 @@
-"""Make the class table of a source: the spelling, the order and checks of the class names."""
+"""Make the list of class names of a source: unify their spelling, sort and check them."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def class_table(
         wanted: The names in --classes, in label order. None: all names, sorted.
         src: The source, for messages.
         rejected: The rejected files, for messages.
-        listing: The files of the source. Tables among them are named in messages, since they may hold the labels.
+        listing: The files of the source. Error messages name tables among them, since a table may contain the labels.
         may_be_empty: Classes in `wanted` that need no file.
-        least: Least number of classes.
+        least: Minimum number of classes.
 
     Raises:
         UserError: There are no images, too few classes, or names that cannot be stored.
@@ -86,14 +86,15 @@ def class_table(
         if name not in counts and name not in may_be_empty:
             near = difflib.get_close_matches(name, counts, n=3) or sorted(counts)[:_NAMES_SHOWN]
             raise UserError(
-                f"--classes: {name!r} is not a class with files in {src}. There are classes such as {', '.join(near)}."
+                f"--classes: {src} has no files of the class {name!r}. Classes with files are, for example,"
+                f" {', '.join(near)}. Correct the name, or remove it."
             )
     _check_distinct(names)
     if len(names) < least:
         inner = os.path.join(src, names[0])
         message = f"--src={src}: there is only one class, {names[0]!r}. A classifier needs at least two."
         if os.path.isdir(inner):
-            message += f" Expected {EXAMPLES}. Did you mean --src={inner}, or a directory above?"
+            message += f" Expected {EXAMPLES}. Did you mean --src={inner}, or a directory above {src}?"
         tables = arrange.tables_beside(listing)
         raise UserError(f"{message} {_table_hint(src, tables)}" if tables else message)
     return names
@@ -123,7 +124,7 @@ def _table_hint(src: str, tables: Sequence[str]) -> str:
 
 
 def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:
-    """Return a sort key. If all names are numbers, they are sorted as numbers: 10 after 9."""
+    """Return a sort key. If all names are numbers, they are sorted as numbers: 9 before 10."""
     if all(name.isascii() and name.isdigit() for name in names):
         return lambda name: (int(name), name)
     return str
@@ -138,7 +139,7 @@ def _check_name(src: str, name: str) -> None:
         raise UserError(
             f"{src}: the class name {name!r} must not be empty, begin or end with a space, or contain control"
             " characters: TensorFlow Datasets cannot store it. Rename the directory, leave it out with --exclude, or"
-            " give the labels with --manifest."
+            " pass a table of the labels as --manifest."
         )
 
 
@@ -150,7 +151,7 @@ def _check_distinct(names: Sequence[str]) -> None:
                 "is listed twice in --classes" if other == name else f"differs from {other!r} only by capital letters"
             )
             raise UserError(
-                f"the class name {name!r} {problem}. Class names must be unique. Leave one out with --exclude, or give"
-                " the labels in a table with --manifest."
+                f"the class name {name!r} {problem}. Class names must be unique. Leave one out with --exclude, or pass"
+                " a table of the labels as --manifest."
             )
         seen[name.casefold()] = name

@@ -54,7 +54,7 @@ def list_directory(root: str, strict: bool) -> Listing:
 
     Args:
         root: The directory.
-        strict: A subdirectory that cannot be listed raises a UserError. If False, it is rejected.
+        strict: If True, a subdirectory that cannot be listed raises a `UserError`. If False, it is rejected.
     """
     columns = _Columns()
     _walk(root, "", frozenset(), columns, strict)
@@ -68,9 +68,9 @@ def stat_files(root: str, paths: list[str]) -> Listing:
         try:
             columns.add(path, os.stat(os.path.join(root, path)))
         except OSError as error:
-            columns.reject(path, f"named by the manifest, but not found: {error.strerror}")
+            columns.reject(path, f"listed in the manifest, but not found: {error.strerror}")
         except ValueError as error:
-            columns.reject(path, f"named by the manifest, but not a valid file name: {error}")
+            columns.reject(path, f"listed in the manifest, but not a valid file name: {error}")
     return columns.listing(Directory(root))
 
 

@@ -1,4 +1,4 @@
-"""Find image endings, kinds of files and classes in the names of directories and files."""
+"""Recognize image endings, kinds of files and classes in the names of directories and files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ IMAGE_ENDINGS = frozenset(
         "orf", "rw2", "raf", "exr", "hdr",
     }
 )  # fmt: skip
-# Directories with these names are beside the images of a class or dataset, and hold something else.
+# Directories with these names lie beside the images of a class or dataset. They contain something else, such as masks.
 BESIDE_IMAGES = frozenset(
     {
         "mask", "masks", "label", "labels", "annotation", "annotations", "ann", "anns", "segmentation", "segmentations",
         "gt", "groundtruth", "overlay", "overlays", "thumb", "thumbs", "thumbnail", "thumbnails", "depth", "edges",
     }
 )  # fmt: skip
-# Directories with these names describe a kind of file. They are not classes, and every class may have one.
+# These names of directories describe a kind of file. The directories are not classes. Every class may contain one.
 KINDS = BESIDE_IMAGES | {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "pic", "pics", "frames", "jpg", "jpeg",
     "jpegs", "png", "pngs", "jpegimages", "original", "originals", "raw", "rgb", "color", "data",
 }  # fmt: skip
-# Words in the file names that cameras and programs give. They do not describe the picture.
+# Words in file names that cameras and programs choose. They do not describe the picture.
 _DEVICES = frozenset(
     {
         "img", "image", "images", "pic", "picture", "photo", "dsc", "dscn", "dscf", "pxl", "mvi", "gopr", "vid",
@@ -43,7 +43,7 @@ _MIN_SHARE_NAMED = 0.9
 
 
 def classes_in_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return class -> a path with it, if nearly all files have names such as cat.0.jpg. Otherwise {}."""
+    """Return class -> path of one of its files, if nearly all names are like cat.0.jpg. Otherwise {}."""
     path_of: dict[str, str] = {}
     count = 0
     for path in paths:

@@ -1,7 +1,7 @@
-"""The rules for directories: which ones are splits, classes, or left out.
+"""Decide which directories of a source are splits, which are classes, and which are left out.
 
-Nothing is guessed if two meanings are possible: `read` stops and names the flags that decide. docs/folders.md shows
-each rule with an example.
+If a directory has two possible meanings, `read` does not guess. It raises an error that names the flags to choose a
+meaning. docs/folders.md shows each rule with an example.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _MAX_LISTED = 20  # Names in the value of a flag.
 
 @dataclasses.dataclass(frozen=True)
 class Root:
-    """A directory that holds class directories, or the images of one class.
+    """A directory that contains class directories, images of one class, or files named after classes.
 
     Attributes:
         split: Index into `SPLITS`, or `TO_BE_SPLIT`.
-        label: The class of all its images. None: the directories in it are the classes.
-        by_name: The classes are in the names of its files.
-        left_out: Why its images are left out, for a note. "": they are used.
+        label: The class of all images in the directory. None: the directories in it are the classes, or `by_name`.
+        by_name: Whether the names of the files contain the classes.
+        left_out: Why the images are left out, for a note. "": they are used.
     """
 
     split: int
@@ -55,7 +55,7 @@ class Meaning:
         split: Index into `SPLITS`, or `TO_BE_SPLIT`.
         label: The class of the files. None: the file names give it (`by_name`), or there is none (`reason`,
             `left_out`).
-        by_name: The classes are in the names of the files.
+        by_name: Whether the names of the files contain the classes.
         reason: Why the files have no class. "": they have one.
         left_out: Why the files are left out, for a note. "": they are used.
     """
@@ -76,9 +76,9 @@ class Layout:
     """The meaning of all directories of a source.
 
     Attributes:
-        roots: Path of a directory -> its role. For a file below several of them, the innermost directory counts.
+        roots: Path of a directory -> its role. For a file below several roots, the innermost root counts.
         notes: Notes for the user.
-        outside: The meaning of files that are not below any of the roots.
+        outside: The meaning of files that are not below a root.
     """
 
     roots: Mapping[str, Root]
@@ -112,12 +112,12 @@ def read(
     Args:
         top: The tree of the directories with images.
         src: The source, for messages.
-        classes: The names in --classes. They decide where several meanings are possible. None: the flag is not set.
+        classes: The names in --classes. They decide if several meanings are possible. None: the flag is not set.
         splits: The values of --split as (split, path of a directory). Empty: the names of the directories decide.
         tables: Paths of tables that may contain the labels. They lie beside the directories.
 
     Raises:
-        UserError: Two meanings are possible, or a directory in --split does not exist.
+        UserError: The directories have two possible meanings, or a directory in --split does not exist.
     """
     return _Reader(src, frozenset(classes or ()), tables).read(top, splits)
 
@@ -145,7 +145,7 @@ def read_tables(names: Sequence[str], src: str, splits: Sequence[tuple[str, str]
 
 
 class _Reader:
-    """The rules. They share the name of the source, the wanted classes and the list of notes."""
+    """Applies the rules. All methods use the name of the source, the wanted classes and the list of notes."""
 
     def __init__(self, src: str, classes: frozenset[str], tables: Sequence[str] = ()):
         self._src = src
@@ -221,7 +221,7 @@ class _Reader:
         return list(directories.values())
 
     def _unwrapped(self, node: Node) -> Node:
-        """While a directory holds only one directory and no image, go into it."""
+        """While a directory contains one directory and nothing else, go into it. Return the last one."""
         skipped = []
         while len(node.children) == 1 and not node.images:
             (child,) = node.children.values()
@@ -250,9 +250,9 @@ class _Reader:
         return self._split_roots([(split_named(child.name) or "", child) for child in node.children.values()])
 
     def _refuse_mixture(self, node: Node) -> None:
-        """Refuse splits with other directories beside them.
+        """Refuse directories with the names of splits beside directories with other names.
 
-        One of these may be a split with an unknown name, or "train" may be a class.
+        Another directory may be a split with an unknown name, or "train" may be a class.
         """
         others = [child for child in node.children.values() if not split_named(child.name)]
         if not others:
@@ -303,7 +303,8 @@ class _Reader:
     def _unwrapped_split(self, node: Node, split_dirs: Sequence[tuple[str, Node]]) -> Node:
         """Go down through a directory that contains a whole split: train/images/cats, test/unknown/1.jpg.
 
-        The only class of a split is kept: validation/cats/1.jpg beside train/cats and train/dogs.
+        A directory is not skipped if it is the only class of a split: validation/cats/1.jpg, with train/cats and
+        train/dogs.
         """
         known = {*self._classes}
         for _, other in split_dirs:
@@ -322,7 +323,7 @@ class _Reader:
         if split == "train":
             raise UserError(
                 f"{self._src}: {outer.path} has no class directories, but other splits have them. Expected {EXAMPLES}."
-                f" Leave it out with {_exclude_flags([outer])}, or give the labels in a table with --manifest."
+                f" Leave it out with {_exclude_flags([outer])}, or pass a table of the labels as --manifest."
             )
         return Root(SPLITS.index(split), left_out=f"{outer.path} has no labels, since it has no class directories")
 
@@ -342,7 +343,7 @@ class _Reader:
         return roots
 
     def _named_by_class(self, nodes: Sequence[Node]) -> bool:
-        """Whether the names of the files contain several classes. Adds a note if so."""
+        """Return whether the names of the files contain several classes. If so, add a note."""
         named_paths = [item for node in nodes for item in classes_in_names(node.images).items()]
         if len({name for name, _ in named_paths}) < 2:
             return False
@@ -355,7 +356,7 @@ class _Reader:
         return True
 
     def _class_roots(self, split_dirs: Sequence[tuple[int, Node]]) -> dict[str, Root]:
-        """Return the roots of directories with class directories in them, one root per split."""
+        """Return the roots for class directories: usually one root per split, the directory above the classes."""
         classes: dict[str, list[Node]] = {}
         for _, node in split_dirs:
             for child in node.children.values():
@@ -398,7 +399,7 @@ class _Reader:
                 )
 
     def _refuse_copies(self, nodes: Sequence[Node]) -> None:
-        """Refuse a directory beside the classes that contains the same names: it may be a copy of the classes."""
+        """Refuse a directory with the same names in it as beside it: it may be a copy of the classes."""
         names = {node.name for node in nodes}
         for node in nodes:
             if inner := sorted({*node.names} & (names - {node.name})):
@@ -432,7 +433,10 @@ class _Reader:
         )
 
     def _splits_in_classes(self, classes: Mapping[str, Sequence[Node]]) -> dict[str, Root]:
-        """Return the roots of class/split/image, if every class contains splits and nothing else."""
+        """Return the roots of a layout class/split/image. {}: it is another layout.
+
+        Every class must contain splits and nothing else.
+        """
         nodes = [node for same in classes.values() for node in same]
         with_splits = [node for node in nodes if any(map(split_named, node.names))]
         if not with_splits or len(nodes) < 2:
@@ -460,7 +464,7 @@ class _Reader:
         }
 
     def _refuse_shared(self, below: Mapping[str, Sequence[str]], classes: Collection[str]) -> None:
-        """Refuse directories that contain the same names: the upper or the lower ones may be classes.
+        """Refuse directories that contain directories with equal names: either level may be the classes.
 
         Args:
             below: Path of a directory without images directly in it -> the names of the directories in it.
@@ -470,7 +474,7 @@ class _Reader:
         times = Counter(pairs)
         shared = sorted(name for name in times if times[name] > 1)
         if 2 * sum(times[name] for name in shared) < len(pairs) or not shared or len(times) < 2:
-            return  # A dataset needs two classes, so a single shared name cannot be the classes.
+            return  # A dataset needs two classes, so a single shared name cannot be the only class.
         tops = [path for path, names in below.items() if not {*shared}.isdisjoint(names)]
         by_name = [without_split(path.rpartition("/")[2])[1] for path in tops]
         splits = [split or "train" for split in by_name] if any(by_name) else ["train", "validation"]
@@ -541,7 +545,7 @@ def _literal(path: str) -> str:
 
 
 def _classes_flag(names: Iterable[str]) -> str:
-    """Return --classes with these names, ready to copy. With many names, it describes the flag instead."""
+    """Return --classes with these names, ready to copy. With many names, describe the flag instead."""
     names = sorted(names)
     return as_flag("classes", names) if len(names) <= _MAX_LISTED else f"--classes with all {len(names):,} names"
 

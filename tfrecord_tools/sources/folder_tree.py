@@ -53,12 +53,12 @@ def find(top: Node, path: str) -> Node | None:
 
 
 def names_below(nodes: Sequence[Node]) -> list[str]:
-    """Return the names of the directories below. Directories such as images and masks are skipped."""
+    """Return the names of the directories in `nodes`. It looks through directories such as images."""
     return [child.name for node in nodes for top in tops_of(node) for child in top.children.values()]
 
 
 def tops_of(node: Node) -> list[Node]:
-    """Return the directory itself, or its children if all of them are named after a kind of file."""
+    """Return the directory itself. If all its children are named after a kind of file, return them."""
     kinds = [child for child in node.children.values() if plain(child.name) in KINDS]
     if kinds and len(kinds) == len(node.children):
         return [top for child in kinds for top in tops_of(child)]
@@ -66,7 +66,7 @@ def tops_of(node: Node) -> list[Node]:
 
 
 def only_directory(node: Node) -> Node:
-    """Return the first directory, at or below this one, that has images or several directories in it."""
+    """Go down while a directory contains one directory and no images. Return the last directory."""
     while len(node.children) == 1 and not node.images:
         (node,) = node.children.values()
     return node

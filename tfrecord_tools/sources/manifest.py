@@ -41,7 +41,7 @@ _PIXELS = "A CSV of pixels is not a manifest: pass it as --src."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The rows of a manifest that have a label, sorted by the parts of their paths.
+    """The rows of a manifest that have a label. Rows are sorted by the parts of their paths.
 
     Attributes:
         paths: Distinct paths with `/` as separator, relative to the source of the images. Paths outside of the source
@@ -67,12 +67,12 @@ class Reading:
 
     Attributes:
         columns: Role (path, label, split or group) -> name of its column. The columns "split" and "group" may be
-            missing. If another name is set for this role, that column must exist.
+            missing. If the column of such a role has another name here, it must exist.
         also: Role -> a second name that its column may have.
-        label_columns: One column per class, instead of one column of labels. Empty: there is one column of labels.
+        label_columns: Columns of 0 and 1, one per class. Empty: one column contains the labels.
         classes: Known class names. They are used as they are, even if they look like numbers or lists.
-        encoding: The encoding of a CSV. None: the one of its byte order mark, else UTF-8.
-        flag: The flag with the path of the file, for messages.
+        encoding: The encoding of a CSV. None: the one of its byte order mark, or UTF-8 if there is none.
+        flag: Name of the flag that gives the path of the file, for messages.
         exact: Require exactly these column names, and a label in every row.
     """
 
@@ -164,13 +164,13 @@ def find_columns(
         path: Path of the table, for messages.
         table: The table.
         reading: The names of the columns.
-        given: Roles that do not need a column.
+        given: Roles for which no column is searched.
 
     Returns:
         Role -> name of its column, and notes on columns that were found by a usual name.
 
     Raises:
-        UserError: A required column is missing, or several columns may be meant.
+        UserError: A required column is missing, or several columns fit.
     """
     columns, notes = {}, []
     for name, column in reading.columns.items():
@@ -227,7 +227,7 @@ def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | Non
 
 
 def _holds_images(table: pa.Table, column: str) -> bool:
-    """Whether the first values of a column end like names of images."""
+    """Whether the first values of a column have image endings, such as .jpg."""
     if table.column_names.count(column) != 1:
         return False
     values = [value for value in tables.texts(table.slice(0, _PROBED_ROWS), column) if value]

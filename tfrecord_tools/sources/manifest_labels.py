@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d{1,6})?|[+-
 _INTEGER = re.compile(r"[+-]?\d+")
 _NAN = "nan"
 _ALWAYS = ("|", ";", "\n")  # These never occur in class names.
-_OFTEN = (",", "/", "+", "&", " ")  # In some class names: `Bird, other`, `T-shirt/top`, `Apple Braeburn`.
+_OFTEN = (",", "/", "+", "&", " ")  # Some class names contain these: `Bird, other`, `T-shirt/top`, `Apple Braeburn`.
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "0,0": False, "1,0": True}
 _CLASSES_LISTED = 20
@@ -33,13 +33,13 @@ ONE_LABEL = "Every image must have exactly one label."
 
 
 def read(path: str, table: pa.Table, column: str, delimiter: str, classes: Collection[str]) -> list[str]:
-    """Return the class name of each row. "" for a row without a label.
+    """Return the class name of each row, or "" for a row without a label.
 
     Args:
         path: Path of the table, for messages.
         table: The table.
         column: The column of labels.
-        delimiter: The delimiter of the table. Unless it is a comma, 1,5 is a number.
+        delimiter: The delimiter of the table. If it is not a comma, a label such as 1,5 is a number with a fraction.
         classes: Known class names. They are used as they are, even if they look like numbers or lists.
 
     Raises:
@@ -136,7 +136,7 @@ def _ones(table: pa.Table, column: str) -> list[bool] | None:
 
 
 def _numbers(labels: Collection[str], decimal: str) -> dict[str, Decimal]:
-    """Return the value of each label if all are numbers or missing. Otherwise {}."""
+    """Return label -> its value, if all labels are numbers or missing. Otherwise {}."""
     given = {label for label in labels if label.casefold() != _NAN}
     if not all(_NUMBER.fullmatch(label) and ("," not in label or "," in decimal) for label in given):
         return {}
@@ -169,7 +169,7 @@ def _is_whole(value: Decimal) -> bool:
 
 
 def _classes_hint(names: Collection[str]) -> str:
-    """Return how to use the labels as they are written."""
+    """Return advice: which flag makes every label a class, as it is written."""
     flag = as_flag("classes", sorted(names)) if len(names) <= _CLASSES_LISTED else "--classes=NAME,NAME,…"
     return f" If every value is the name of a class, list all classes: {flag}"
 
@@ -186,7 +186,7 @@ def _members(value: Any) -> list[str]:
 
 
 def _listed(label: str, labels: Collection[str]) -> list[str] | None:
-    """Return the items of a label that is a list as Python, JSON or numpy print it. None: no list."""
+    """Return the items of a label that is a list, printed by Python, JSON or numpy. None: no list."""
     if len(label) < 2 or _BRACKETS.get(label[0]) != label[-1]:
         return None
     try:
@@ -207,7 +207,7 @@ def _listed(label: str, labels: Collection[str]) -> list[str] | None:
 
 
 def _only_ones(path: str, column: str, lists: Sequence[Sequence[str]]) -> list[str]:
-    """Return the only label of each row, "" for a row without labels. Refuses several labels per row."""
+    """Return the label of each row, or "" for a row without labels. Refuse rows with several labels."""
     several = [row for row, members in enumerate(lists) if len(members) > 1]
     if several:
         members = named([repr(member) for member in lists[several[0]]], 5)
@@ -228,7 +228,7 @@ def _several(labels: Collection[str]) -> list[str]:
 
 
 def _combined(labels: Collection[str], separator: str) -> list[str]:
-    """Return the labels that are combinations, and not just names that contain the separator.
+    """Return the labels that combine several labels, and not just names that contain the separator.
 
     A label is a combination if all its parts are labels themselves, or if the same parts occur in many combinations.
     """
@@ -243,8 +243,8 @@ def _combined(labels: Collection[str], separator: str) -> list[str]:
 def _parts_repeat(parts: Sequence[Sequence[str]], separator: str) -> bool:
     """Whether there are fewer parts than labels, and the labels are not a hierarchy such as `Apple/scab`.
 
-    Names of several words often share a word. With spaces as separator, every part must therefore occur at least twice,
-    unless all parts are numbers.
+    Names of several words often share a word. If the separator is a space, every part must therefore occur at least
+    twice, unless all parts are numbers.
     """
     counts = collections.Counter(part for of_label in parts for part in of_label if part.casefold() != _NAN)
     if separator == " " and counts and all(map(_INTEGER.fullmatch, counts)):
@@ -254,7 +254,7 @@ def _parts_repeat(parts: Sequence[Sequence[str]], separator: str) -> bool:
 
 
 def _is_hierarchy(parts: Sequence[Sequence[str]]) -> bool:
-    """Whether all labels have the same number of parts, and every part has always the same position."""
+    """Whether all labels have the same number of parts, and every part is always in the same position."""
     if len({len(of_label) for of_label in parts}) != 1:
         return False
     levels = [set(names) for names in zip(*parts)]

@@ -2,8 +2,8 @@
 
 A row matches the file with exactly its path. If there is none, more and more differences are ignored: first
 separators (`\\` and `/`), prefixes (`C:`) and Unicode forms; then also capital letters; then the ending; then leading
-zeros of numbers. If there is still no match, the file with the longest common end of the path is used. A row
-that matches several files is an error.
+zeros of numbers. If there is still no match, the row matches the file that shares the longest end of the path with it.
+A row that matches several files is an error.
 """
 
 from __future__ import annotations
@@ -152,21 +152,21 @@ _FOLDS: tuple[Fold, ...] = (_as_written, str.casefold, _without_ending, _without
 class _Files:
     """The files of a source, indexed by the parts of their paths.
 
-    A table and a source may have millions of entries. Keys are therefore sorted once per fold, and each row is a binary
-    search.
+    A table and a source may have millions of entries. Keys are therefore sorted once for each function in `_FOLDS`, and
+    each row is found by binary search.
     """
 
     def __init__(self, names: Sequence[str]):
         self._names = names
 
     def at(self, fold: Fold, key: str) -> list[int]:
-        """Return the files with exactly this path, at most two."""
+        """Return at most two files with exactly this key."""
         keys, numbers = self._sorted(fold)
         start = bisect.bisect_left(keys, key)
         return [numbers[i] for i in range(start, min(start + 2, len(keys))) if key and keys[i] == key]
 
     def below(self, fold: Fold, key: str) -> list[int]:
-        """Return the files that share the longest end of the path with this one, at most two.
+        """Return at most two of the files that share the longest end of the path with this key.
 
         If the directory in the row exists, only files in or below it match. If the row names a split, files of other
         splits do not match.
@@ -197,7 +197,7 @@ class _Files:
 
     @functools.cached_property
     def _directories(self) -> frozenset[str]:
-        """All directories, with all ends of their paths, reversed and in lower case like the keys."""
+        """All neighboring parts of directory paths (b/c of a/b/c/d), reversed and in lower case like keys."""
         directories = set()
         for directory in {name.rpartition("/")[0] for name in self._names}:
             names = [part.casefold() for part in parts(directory)]
@@ -207,7 +207,7 @@ class _Files:
 
 
 def _common(key: str, other: str) -> str:
-    """Return the parts at the start that two keys have in common."""
+    """Return the parts that are equal at the start of two keys."""
     if key.partition("/")[0] != other.partition("/")[0]:
         return ""
     same = 0
@@ -248,7 +248,7 @@ def _notes(rows: Sequence[str], names: Sequence[str], numbers: np.ndarray) -> It
         )
     rest = counts.total() - sum(count for _, count in counts.most_common(_DIFFERENCES_SHOWN))
     if rest:
-        yield f"{rest:,} more rows name files with other differences"
+        yield f"{rest:,} more rows differ from the names of their files in other ways"
 
 
 def _difference(row: str, name: str) -> str:

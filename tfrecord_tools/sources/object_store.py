@@ -19,7 +19,7 @@ from tfrecord_tools.sources.base import MAX_FILE_BYTES, Content, Listing, ReadEr
 
 OBJECT = np.dtype(
     [("size", "<i8"), ("mtime_ns", "<i8")]
-)  # From the listing: asking again would be a second request per image.
+)  # Both come from the listing. To ask for them again would take a second request per image.
 _EXTRAS = {"s3": "'tfrecord-tools[s3]'", "s3a": "'tfrecord-tools[s3]'", "gs": "gcsfs", "gcs": "gcsfs"}
 _MTIMES = (
     "LastModified",
@@ -31,7 +31,7 @@ _MTIMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """A store: the objects below a URL. Every process opens a connection of its own."""
+    """A store: the objects below a URL. Every process opens its own connection."""
 
     url: str
 
@@ -40,8 +40,8 @@ class Objects:
 
         Raises:
             ReadError: The object was deleted, or access to it is denied.
-            UserError: The store cannot be reached, or the credentials expired. This stops the command: otherwise all
-                remaining images would be rejected.
+            UserError: The store cannot be reached, or the credentials expired. This error stops the command. Otherwise
+                all remaining images would be rejected.
         """
         system, root = _opened(self.url, os.getpid())
         size = int(span["size"])
@@ -117,7 +117,7 @@ def opened(url: str) -> tuple[Any, str]:
         import fsspec.core
 
         for name in ("botocore", "aiobotocore"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # They log where they found credentials.
+            logging.getLogger(name).setLevel(logging.WARNING)  # They would log where they found credentials.
         system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise UserError(f"{url}: a package is missing ({error}): pip install {package}") from error
@@ -148,7 +148,7 @@ def explained(url: str) -> Iterator[None]:
         raise UserError(f"{url}: {error}. Check the name of the bucket.") from error
     except PermissionError as error:
         raise UserError(
-            f"{url}: access is denied ({error}). Set valid credentials that may list and read it. For S3, set"
+            f"{url}: access is denied ({error}). Set credentials that are allowed to list and read it. For S3, set"
             " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
         ) from error
     except Exception as error:  # Every store raises its own errors.

@@ -1,7 +1,7 @@
 """Read images from a column of Parquet files, the format of datasets on Hugging Face.
 
-An image is a struct of `bytes` and `path`, or a binary value. If `bytes` is missing, `path` names a file beside the
-table. The metadata of the table may contain the names of the classes for the numbers in the label column.
+An image is a struct of `bytes` and `path`, or a binary value. If `bytes` is missing, `path` names a file, relative to
+the directory of the table. The metadata of the table may contain the class names for the numbers in the label column.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Column:
 class ParquetImages:
     """A store: the images in the rows of Parquet files of one directory.
 
-    Rows are read fastest in the order of `ROW`. To read any other row, all rows before it in its row group are read as
-    well.
+    Reading is fast if rows are read in their order in the file. To read another row, all rows before it in its row
+    group are read, too.
     """
 
     root: str
@@ -158,7 +158,7 @@ def _batches(file: str, column: Column, group: int) -> Iterator[pa.RecordBatch]:
     """Return an iterator over the rows of a row group, in batches."""
     import pyarrow.parquet as pq
 
-    # Not a generator function: an unfinished generator would be closed at the exit of Python, after its modules.
+    # This is not a generator function: Python would close an unfinished generator at exit, after it unloaded modules.
     names = [f"{column.name}.bytes", f"{column.name}.path"][: 1 + column.path] if column.struct else [column.name]
     opened = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
     if group >= opened.num_row_groups:
@@ -175,9 +175,10 @@ def is_one(path: str) -> bool:
 
 
 def files_of(src: str) -> list[str]:
-    """Return the Parquet files with images: `src` itself, or the files in it. Otherwise [].
+    """Return the paths of Parquet files with images: `src` itself, or the files in the directory `src`.
 
-    All subdirectories of the directory must contain Parquet files.
+    A directory must contain either Parquet files or subdirectories with Parquet files, not both. Otherwise, the result
+    is [].
 
     Raises:
         UserError: The files are in several directories that are not splits.
@@ -226,7 +227,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def _begins_with_parquet(directory: str) -> bool:
-    """Whether one of the first entries is a Parquet file. A directory may have millions of images."""
+    """Whether one of the first entries is a Parquet file. The rest may be millions of images."""
     try:
         with os.scandir(directory) as entries:
             return any(entry.name.lower().endswith(_ENDING) for entry in itertools.islice(entries, _PROBED_ENTRIES))
@@ -235,7 +236,7 @@ def _begins_with_parquet(directory: str) -> bool:
 
 
 def split_of(file: str) -> str | None:
-    """Return the split in the name of a file, or else the split of its directory. None: unknown."""
+    """Return the split in the name of a file. If it has none, return that of its directory, or None."""
     stem = _SHARD.sub("", os.path.splitext(os.path.basename(file))[0])
     words = {split_named(word) for word in [stem, *re.split(r"[-_.]", stem)]} - {None}
     return words.pop() if len(words) == 1 else split_named(os.path.basename(os.path.dirname(file)))
@@ -306,7 +307,7 @@ def features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Return column of class numbers -> the names of its classes."""
+    """Return name of a column -> its class names, for the columns that contain numbers of classes."""
     return {
         name: [str(label) for label in feature["names"]]
         for name, feature in features(schema).items()

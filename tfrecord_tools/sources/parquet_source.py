@@ -33,7 +33,7 @@ class ParquetSource:
         labels: Class names.
         splits: Splits as written in a column or in the names of the files. None: unknown.
         groups: Groups as written. None: there is no such column.
-        class_names: The class names that occur, in the order of the metadata. None: there are no metadata.
+        class_names: The class names that occur, in the order of the metadata. None: the metadata do not name classes.
         notes: How the files were read, for the user.
     """
 
@@ -54,7 +54,7 @@ def read(src: str, reading: Reading, exclude: Sequence[str] = ()) -> ParquetSour
         exclude: Patterns of files to leave out.
 
     Raises:
-        UserError: A file cannot be read, a pattern matches nothing, or several columns may be meant.
+        UserError: A file cannot be read, a pattern matches nothing, or several columns fit.
     """
     import pyarrow as pa
 
@@ -131,7 +131,7 @@ def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[
     """Return the column of images, and a note if other columns of images are not used.
 
     Raises:
-        UserError: Several columns may be meant, or a file does not have the column.
+        UserError: Several columns fit, or a file does not have the column.
     """
     columns = {column.name: column for column in parquet_images.image_columns(files[0])}
     given = reading.columns["path"]
@@ -176,7 +176,7 @@ def _table(src: str, files: Sequence[str]) -> pa.Table:
 
 
 def _may_be_label(field: pa.Field) -> bool:
-    """Whether a column contains neither bytes nor lists of numbers such as embeddings."""
+    """Whether a column may contain labels: it has no bytes and no lists of numbers such as embeddings."""
     import pyarrow as pa
 
     kind = field.type.value_type if pa.types.is_list(field.type) else field.type
@@ -194,7 +194,7 @@ def _class_names(files: Sequence[str]) -> dict[str, list[str]]:
 def _with_label_column(
     src: str, table: pa.Table, names: dict[str, list[str]], reading: Reading
 ) -> tuple[Reading, list[str]]:
-    """Use the column of labels in the metadata, if no column is given and none is called label."""
+    """Use the label column that the metadata describe, if no flag names one and none is called label."""
     described = [name for name in names if name in table.column_names]
     if reading.label_columns or reading.columns["label"] != "label" or "label" in table.column_names or not described:
         return reading, []
@@ -240,7 +240,7 @@ def _left_out(
     columns: dict[str, str],
     unnamed: Collection[int],
 ) -> Iterator[str]:
-    """Yield a note on the rows without a label, with their number per split."""
+    """Yield a note about the rows without a label, with the number of such rows in each split."""
     missing = [row for row, label in enumerate(labels) if not label and row not in unnamed]
     if missing:
         counts = collections.Counter(splits[row] for row in missing) if splits else {}

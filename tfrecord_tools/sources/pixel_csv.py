@@ -1,9 +1,9 @@
 """Read and write CSVs of pixels, with one image per line.
 
 A line has the class name and all values 0..255, row by row, channel last. The header that `to_csv` writes names each
-value by row x column, from 1, and so gives the shape: `label,1x1,1x2,…,28x28` for gray,
-`label,1x1r,1x1g,1x1b,…,64x64b` for color. Headers of other programs only count the values: `label,pixel0,…,pixel783`.
-Such images must be square, in gray or, with three values per pixel, in RGB.
+value by row x column, from 1. So it gives the shape: `label,1x1,1x2,…,28x28` for gray, `label,1x1r,1x1g,1x1b,…,64x64b`
+for color. Headers of other programs only number the values: `label,pixel0,…,pixel783`. Such images must be square. They
+are gray, or RGB with three values per pixel.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Header:
         shape: Height, width, channels.
         label: Number of the column of class names, from 0. None: there is none.
         first: Number of the first column of pixels, from 0.
-        columns: Number of columns. 0: one more than the pixels.
+        columns: Number of columns. 0: the columns of pixels and one of class names.
         delimiter: The character between the columns.
-        counted: The columns are only numbered, so the shape is a guess.
+        counted: Whether the columns are only numbered. The shape is then a guess.
     """
 
     shape: tuple[int, int, int]
@@ -103,7 +103,7 @@ def is_one(path: str) -> bool:
 
 
 def files_in(directory: str, names: Sequence[str]) -> list[str]:
-    """Return the CSVs of pixels in a directory. [] if it has anything else than tables and texts."""
+    """Return the CSVs of pixels in a directory. [] if it contains more than tables and texts."""
     csvs = []
     for name in names:
         if is_one(os.path.join(directory, name)):
@@ -172,7 +172,7 @@ def _counted(line: bytes) -> tuple[list[str], int, int, str] | None:
             break
         count += 1
     others = [name for column, name in enumerate(names) if name and not first <= column < first + count]
-    # Numbers only may be a row without a header. Numbers beside an identifier may be classes.
+    # A line of numbers may be a row of a table without a header. Numbers beside an identifier may be classes.
     clear = prefix or any(name.casefold() in _LABELS for name in others)
     usual = clear and all(name.casefold() in _LABELS | _IDS for name in others)
     return (names, first, count, delimiter) if count >= _MIN_COUNTED and usual else None
@@ -230,7 +230,7 @@ def to_png(text: bytes, header: Header) -> bytes:
     """Convert a line to a PNG.
 
     Raises:
-        ValueError: The line has another number of values than the header, or a value outside of 0..255.
+        ValueError: The number of values differs from the header, or a value is not in 0..255.
     """
     shape, fields = header.shape, _values(text, header)
     if len(fields) != header.size:

@@ -17,7 +17,7 @@ from tfrecord_tools.sources.base import SPAN, Content, Listing, ReadError
 
 @dataclasses.dataclass(frozen=True)
 class PixelCsv:
-    """A store: the rows of pixel values in CSV files of one directory, each read as a PNG."""
+    """A store: the lines of CSVs of pixels in one directory. Each line is read as a PNG."""
 
     root: str
     headers: dict[str, pixel_csv.Header]  # By file name.

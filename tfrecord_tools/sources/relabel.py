@@ -1,4 +1,4 @@
-"""Read the table of --relabel: new labels of single images, which are named by their paths."""
+"""Read the table of --relabel. Each row gives a new label to one image, by the path of the image."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read(table: str, src: str, paths: Sequence[str], classes: Collection[str]) -
 
 
 def _refuse_decisions(table: str) -> None:
-    """Refuse a decisions file: its rows without a label mean something."""
+    """Refuse a decisions file: there, a row without a label may be a decision to drop an image."""
     if tables.is_table(table):
         contents, _ = tables.read(table, known=decisions.COLUMNS)
         if {"sha256", "decision"} <= set(contents.column_names) and any(tables.texts(contents, "decision")):

@@ -34,7 +34,7 @@ from tfrecord_tools.sources.directory import stat_files
 from tfrecord_tools.sources.folder_rules import EXAMPLES, TO_BE_SPLIT
 from tfrecord_tools.sources.manifest import COLUMNS, Reading
 
-_URL_MISSING = "a URL, and the source has no file with its name: download the images first"
+_URL_MISSING = "this is a URL, and the source has no file with this name: download the images first"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ class ScanConfig:
         exclude: Patterns of paths to leave out, relative to `src`. `*` matches any part of a name, `**` any
             directories. A pattern that matches a directory leaves out everything in it. Patterns also apply to images
             in a manifest.
-        zip_encoding: Encoding of the file names in an archive, if the archive does not say it, for example "cp949".
+        zip_encoding: Encoding of the file names in an archive, for example "cp949". It is used if the archive does not
+            say its encoding. None: UTF-8.
         manifest: A CSV or Parquet file with the paths and classes of the images in `src`.
         path_column: The column of paths in a manifest, or the column of images in Parquet files of images.
         label_column: The column of class names.
@@ -157,14 +158,14 @@ class Sources:
         store: Reads the images.
         class_names: Class names in label order.
         paths: Paths relative to the source, with `/` as separator, valid UTF-8.
-        spans: Where each file lies in an archive; see `base.Listing`.
+        spans: Data that the store needs to read each file; see `base.Listing`.
         labels: i32[n], indices into `class_names`.
         splits: i8[n], indices into `SPLITS`, or `TO_BE_SPLIT`.
         groups: u64[n], hashes of the groups. `NO_GROUP`: the image has no group.
         sizes: i64[n] in bytes.
         mtimes_ns: i64[n] in nanoseconds since the epoch.
         has_splits: Whether the source gives the split of every image.
-        rejected: Files that cannot become records, as far as this is known without opening them.
+        rejected: Files that cannot become records. Damage inside a file is found later, when it is read.
         left_out: Class that is not in `ScanConfig.classes` -> its number of files.
         notes: How the source was read, for the user.
     """
@@ -197,11 +198,11 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
 
     Args:
         config: The source.
-        known_classes: Names of classes that a model knows. A directory with such a name is a class, also where it could
-            be something else. Other classes are listed, too. With known classes, a source may have only one class.
+        known_classes: Names of classes that a model knows. A directory with such a name is a class, even if it could
+            have another meaning. Other classes are not left out. With known classes, one class is enough.
 
     Raises:
-        UserError: The source does not exist, has no images or fewer than two classes, its layout has two
+        UserError: The source does not exist, or has no images or too few classes. Or its directories have two possible
             meanings, or a class name cannot be stored.
     """
     least = 1 if known_classes else 2
@@ -330,7 +331,7 @@ def _select(
     """Select the files of a listing that are in a manifest. `reasons`: path -> why the file was not found."""
     names = [*listing.paths, *(r.path for r in listing.rejected)]
     matches = manifest_paths.match(path, rows.paths, names, rows.lines)
-    not_in_archive = "named by the manifest, but not in the archive"
+    not_in_archive = "listed in the manifest, but not in the archive"
     rejected = []
     numbers: dict[int, int] = {}
     for row, number in enumerate(matches.numbers.tolist()):
@@ -351,13 +352,14 @@ def _scan_parquet(config: ScanConfig, least_classes: int) -> Sources:
     """Scan Parquet files that contain images."""
     if config.label_regex:
         raise UserError(
-            "--label_regex and Parquet files of images cannot be combined: a column gives the labels. Remove the flag."
+            "--label_regex and Parquet files of images cannot be combined: a column gives the labels. Remove"
+            " --label_regex."
         )
     if config.split:
         raise UserError(
             f"--split={config.split[0]} and Parquet files of images cannot be combined: the splits come from the names"
-            " of the files, such as train.parquet and test.parquet, or from a column. Remove --split. Then rename the"
-            " files, or pass --split_column."
+            " of the files, such as train.parquet and test.parquet, or from a column. Remove --split. To change the"
+            " splits, rename the files, or pass --split_column."
         )
     source = parquet_source.read(config.src, config.reading(), config.exclude or ())
     splits = _table_splits(source.splits, config.src, config.split_column)
@@ -436,7 +438,7 @@ def _split_of(name: str, path: str, column: str) -> int:
 
 
 def _groups(pattern: str, paths: Sequence[str]) -> list[str]:
-    """Return the group of each path. "" for a path without a group.
+    """Return the group of each path, or "" for a path without a group.
 
     Raises:
         UserError: No path matches.
@@ -449,7 +451,7 @@ def _groups(pattern: str, paths: Sequence[str]) -> list[str]:
 
 
 def _hashes(groups: Sequence[str]) -> np.ndarray:
-    """Return u64[n], a hash of each group, equal on every machine; `NO_GROUP` for ""."""
+    """Return u64[n], a hash of each group. It is equal on every machine. `NO_GROUP`: the group is ""."""
     hashes = {group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "little") for group in set(groups)}
     return np.array([hashes[group] if group else NO_GROUP for group in groups], np.uint64)
 

@@ -33,11 +33,11 @@ def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -
 
     Args:
         src: Path of the directory, the archive or the CSV.
-        strict: A subdirectory that cannot be listed raises a UserError. If False, it is rejected.
-        zip_encoding: Encoding of the names in an archive that does not name its encoding. None: UTF-8.
+        strict: If True, a subdirectory that cannot be listed raises a `UserError`. If False, it is rejected.
+        zip_encoding: Encoding of the file names in an archive, if the archive does not say it. None: UTF-8.
 
     Raises:
-        UserError: `src` does not exist, or is something else.
+        UserError: `src` does not exist, or is not a directory, an archive or a CSV of pixels.
     """
     if os.path.isdir(src):
         if names := pixel_csv.files_in(src, [entry.name for entry in entries(src, "")]):
@@ -49,7 +49,7 @@ def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -
     try:
         archive = tarfile.open(src, "r:", encoding=zip_encoding or "utf-8")  # noqa: SIM115  Closed below.
     except tarfile.TarError as error:
-        if not zipfile.is_zipfile(src):  # Checked second: True also for a tar archive with a zip in it.
+        if not zipfile.is_zipfile(src):  # Checked second, since a tar archive that contains a zip also passes.
             raise UserError(f"--src={src}: {_why_not(src, error)}") from error
         return archives.list_zip(src, zip_encoding)
     with archive:
@@ -68,6 +68,6 @@ def _why_not(src: str, error: Exception) -> str:
     if start.startswith(archives.ZIP_SIGNATURE):
         return f"the zip archive is incomplete: the directory at its end is missing. {archives.REMEDY}"
     return (
-        f"not a directory, a zip or tar archive ({error}), or a CSV of pixels (header label,1x1,1x2,…). It begins"
-        f" with {start!r}."
+        f"must be a directory, a zip or tar archive, or a CSV of pixels (header label,1x1,1x2,…). It begins with"
+        f" {start!r} ({error})."
     )

@@ -1,1 +1,1 @@
-"""Models for TensorFlow Serving, LiteRT and ONNX, and the check of what was written."""
+"""Export models for TensorFlow Serving, LiteRT and ONNX, and check the written files."""

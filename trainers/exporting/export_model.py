@@ -49,13 +49,13 @@ class ModelExportConfig:
         tfrecords: A dataset directory with images to calibrate "int8" and to compare the models. If None, the models
             are compared on generated images.
         samples: Largest number of records for calibration and for comparison, at least 1.
-        tolerance: Largest allowed difference of a probability, 0..1; for "int8", largest allowed share of images that
-            get another class. If None, the value in `TOLERANCES`.
+        tolerance: Largest allowed difference of a probability, 0..1. For "int8", it is the largest allowed share of
+            images that get another class. If None, the value in `TOLERANCES`.
         out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
         overwrite: Whether to replace an existing export.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
-        custom_objects: As in `model_file.load`.
+        threshold: For two-class models: the second class is chosen if its probability is at least this number, between
+            0 and 1. If None, the threshold of the model.
+        custom_objects: Modules and files that register the custom layers of the model.
     """
 
     run: str
@@ -72,7 +72,7 @@ class ModelExportConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError(
-                "--run is missing: the model to export. Pass the run directory or .keras file of a trainer."
+                "--run is missing. Pass the run directory of a trainer or the .keras file of the model to export."
             )
         for name, allowed in (("format", tuple(FORMATS)), ("quantize", QUANTIZE)):
             if getattr(self, name) not in allowed:
@@ -103,10 +103,10 @@ class Check:
     """A comparison of the exported model with the Keras model.
 
     Attributes:
-        images: Description of the images on which both were run.
+        images: Description of the images that both models classified.
         count: Number of images.
-        range: Largest difference of a class's probability between two images. If it is near 0, the model gives nearly
-            the same answer for all images, so the comparison shows little.
+        range: Largest difference of the probability of a class between two of these images, in the Keras model. If it
+            is near 0, the model gives nearly the same answer for all images. The comparison then shows little.
         difference: Largest difference of any probability of any image.
         other_answers: Share of images that get another class.
         tolerance: As in `ModelExportConfig`.
@@ -132,14 +132,14 @@ class Check:
         if self.quantized:
             return (
                 f"{1 - self.other_answers:.2%} of {images} get the same class as from the Keras model (at least"
-                f" {1 - self.tolerance:.2%} is required). Probabilities differ by up to {self.difference:.2g}, since"
-                " int8 has 256 steps for all values of a layer. Use the class, and do not choose a threshold from these"
-                " probabilities"
+                f" {1 - self.tolerance:.2%} is required). Probabilities differ by up to {self.difference:.2g}, because"
+                " int8 stores all values of a layer in 256 steps. Use the predicted class, and do not choose a"
+                " threshold from these probabilities"
             )
         return (
             f"the probabilities of {images} differ from the Keras model's by at most {self.difference:.2g}"
             f" ({self.tolerance:.2g} is allowed). Between these images, the probability of a class"
-            f" differs by up to {self.range:.2g}. {self.other_answers:.2%} get another class"
+            f" differs by up to {self.range:.2g}. {self.other_answers:.2%} of the images get another class"
         )
 
 
@@ -236,7 +236,7 @@ def _as_user_error(to: str) -> Iterator[None]:
     """Turn errors of converters and runtimes, except OSError, into UserError, and ignore their warnings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # They warn about deprecated functions of each other.
+            warnings.simplefilter("ignore")  # The converters use deprecated functions of each other.
             yield
     except OSError:
         raise
@@ -247,8 +247,9 @@ def _as_user_error(to: str) -> Iterator[None]:
 
 
 def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, list[bytes]]:
-    """Read the first images of the first split that has records. `convert` has
-    shuffled the records; in adopted datasets, the order is that of the files.
+    """Read the first images of the first split that has records.
+
+    `convert` has shuffled the records. An adopted dataset keeps the order of its files.
 
     Returns:
         A description of the images and their encoded bytes.
@@ -267,7 +268,7 @@ def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[s
     encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(
-            f"--tfrecords={data.directory}: {split} has no valid record. Copy or convert the dataset again."
+            f"--tfrecords={data.directory}: split {split!r} has no valid record. Copy or convert the dataset again."
         )
     if data.raw_size is not None:
         encoded = [writers.as_png(image, data.raw_size) for image in encoded]

@@ -1,7 +1,7 @@
-"""Metadata of a LiteRT file, with which MediaPipe Tasks and ML Kit show class names.
+"""Add metadata to a LiteRT file, from which MediaPipe Tasks and ML Kit read the class names.
 
-The metadata describe the input as RGB pixels. They are a flatbuffer in a buffer of the model. The order of the fields
-of its tables, and the numbers of its constants, are those of `metadata_schema.fbs` (file identifier M001, version
+The metadata describe the input as RGB pixels. They are a flatbuffer, which is stored in one of the model's buffers.
+The tables have the fields, in their order, and the constants of `metadata_schema.fbs` (file identifier M001, version
 1.1.0) in https://github.com/tensorflow/tflite-support. The class names are a file in a zip archive that is appended to
 the model, so `unzip model.tflite` extracts them.
 """
@@ -20,7 +20,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tfrecord_tools.decoding.geometry import FILL, Geometry
 from trainers.models.model_file import ModelInfo
 
-_LABELS = "labels.txt"  # As the file beside the model.
+_LABELS = "labels.txt"  # Same name as the file next to the model.
 _NAME = "TFLITE_METADATA"
 _MODEL_IDENTIFIER, _METADATA_IDENTIFIER = b"TFL3", b"M001"
 _PARSER_VERSION = "1.0.0"  # Readers of this version know all fields that are written here.
@@ -95,14 +95,16 @@ def metadata(info: ModelInfo) -> bytes:
 
 
 def _fitting(geometry: Geometry) -> str:
-    """Return sentences that say how an image is fitted into the input."""
+    """Return sentences that say how an image is resized to the input."""
     if geometry.fit == "pad":
-        return f"Shrink the image to the size of this tensor with its aspect, and fill the rest with the gray {FILL}."
+        return (
+            f"Resize the image to fit into this tensor with its aspect ratio, and fill the rest with the gray {FILL}."
+        )
     if geometry.fit == "stretch":
         return "Stretch the whole image to the size of this tensor."
     return (
-        "Cut the center of the image: the largest part with the aspect of this tensor, and of it a part with"
-        f" {geometry.crop:g} times its sides. Resize it to the size of this tensor."
+        "Crop the center of the image: the largest region with the aspect ratio of this tensor. Crop it again to"
+        f" {geometry.crop:g} times its height and width. Resize the result to the size of this tensor."
     )
 
 

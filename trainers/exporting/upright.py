@@ -1,4 +1,7 @@
-"""Turn decoded JPEGs upright by EXIF, with TensorFlow operations, for graphs without Python."""
+"""Turn decoded JPEGs upright by their EXIF orientation, with TensorFlow operations only.
+
+An exported graph cannot call Python.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,15 @@ _SEARCHED = 1 << 18  # EXIF is searched in this number of bytes at the start of 
 _START_OF_SCAN, _END, _APP1, _FILL = 0xDA, 0xD9, 0xE1, 0xFF  # Markers of a JPEG.
 _EXIF = tuple(b"Exif\0\0")
 _LITTLE_ENDIAN = ord("I")
-_ORIENTATION, _LONG = 0x0112, 4  # EXIF 2.32: the tag, and a type of its value. Other types have two bytes or fewer.
+_ORIENTATION, _LONG = 0x0112, 4  # EXIF 2.32: a tag, and the type with 4 bytes. Other types are read as 2 bytes.
 _ENTRY_BYTES = 12
 
 
 def decoded(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Decode a file to the input of a network, turned upright by its EXIF orientation.
 
-    The used part and its resizing are symmetric. So the small result is turned instead of the large image.
+    The small result is turned, which is faster than to turn the large image. Both give the same pixels, except that a
+    JPEG that is decoded at 1/2, 1/4 or 1/8 differs by up to 5 of 255 levels.
 
     Args:
         encoded: string[], the file. Files that are not JPEGs are not turned.
@@ -31,11 +35,14 @@ def decoded(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """
     number = orientation(encoded)
     swapped = dataclasses.replace(geometry, height=geometry.width, width=geometry.height)
+    rows, columns = _is_in(number, 3, 4, 7, 8), _is_in(number, 2, 3, 6, 7)  # Whether they are reversed.
     pixels = tf.cond(
-        number < 5, lambda: decode_pixels(encoded, geometry), lambda: _transposed(decode_pixels(encoded, swapped))
+        number < 5,
+        lambda: decode_pixels(encoded, geometry, mirrored=tf.stack([rows, columns])),
+        lambda: _transposed(decode_pixels(encoded, swapped, mirrored=tf.stack([columns, rows]))),
     )
-    pixels = tf.cond(_is_in(number, 2, 3, 6, 7), lambda: pixels[:, ::-1], lambda: pixels)
-    return tf.cond(_is_in(number, 3, 4, 7, 8), lambda: pixels[::-1], lambda: pixels)
+    pixels = tf.cond(columns, lambda: pixels[:, ::-1], lambda: pixels)
+    return tf.cond(rows, lambda: pixels[::-1], lambda: pixels)
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
@@ -80,7 +87,7 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
     count = tf.minimum(short(directory), size // _ENTRY_BYTES)
     entries = directory + 2 + _ENTRY_BYTES * tf.range(count)
     values = tf.where(short(entries + 2) == _LONG, long(entries + 8), short(entries + 8))
-    value = tf.reduce_max(tf.where(short(entries) == _ORIENTATION, values, 0))  # Without entries, the lowest i32.
+    value = tf.reduce_max(tf.where(short(entries) == _ORIENTATION, values, 0))  # Without entries: the lowest i32.
     return tf.where(found & (value >= 1) & (value <= 8), value, 1)
 
 

@@ -144,8 +144,8 @@ def _table(data: Dataset, rows: Sequence[np.ndarray], splits: Sequence[str]) -> 
 def _joined(features: Sequence[Features], directory: Path) -> np.ndarray:
     """Return the features of the valid records of all splits, f32[n c].
 
-    Several splits are copied to a file in `directory` that is deleted at once, and its disk space is free again when
-    the array is gone. A million records of 1,280 features have 5 GB.
+    The features of several splits are copied to a file in `directory`, because a million records with 1,280 features
+    have 5 GB. The file is deleted at once, but its disk space is free again only when the array is no longer used.
 
     Raises:
         OSError: The disk is full.
@@ -156,7 +156,7 @@ def _joined(features: Sequence[Features], directory: Path) -> np.ndarray:
     with tempfile.NamedTemporaryFile(dir=directory, prefix="joined-", suffix=".tmp") as file:
         # Disk space is reserved now. Otherwise, a full disk would cause a bus error while the rows are copied.
         files.allocate(file.file, count * width * np.dtype(np.float32).itemsize)
-        joined = np.memmap(file.file, np.float32, "r+", shape=(count, width))  # It keeps the deleted file.
+        joined = np.memmap(file.file, np.float32, "r+", shape=(count, width))  # It keeps the data of the deleted file.
     start = 0
     for own in features:
         for first in range(0, len(own.valid), _BLOCK):

@@ -35,8 +35,8 @@ def as_dataset(csv: str, tfrecords: str | None, log: Callable[[str], object] = p
     files = [path for path in sorted(source.iterdir()) if pixel_csv.is_one(str(path))]
     if not files:
         raise UserError(
-            f"--csv={csv}: has no CSV of pixels in the format of tfrecord_tools.to_csv. For images, pass the --out of"
-            " tfrecord_tools.convert as --tfrecords."
+            f"--csv={csv}: has no CSV of pixels in the format of tfrecord_tools.to_csv. To train on images, convert"
+            " them with python -m tfrecord_tools.convert, and pass its --out as --tfrecords."
         )
     if not source.name:
         raise UserError(f"--csv={csv}: is the root directory, and records cannot be written next to it. Move the CSVs.")

@@ -37,7 +37,7 @@ class Extraction:
         source: The flag that names the network, with its value.
         compute: Function u8[b h w 3] -> f32[b c].
         width: Number of features, c.
-        key: JSON values of everything, besides the records, that the features depend on.
+        key: JSON values that determine the features together with the records, such as the weights.
         geometry: How images become the input of the network.
         batch_size: Images in a call of `compute`.
     """
@@ -53,7 +53,7 @@ class Extraction:
         """Return the features of records. Those in `directory` are used again.
 
         Raises:
-            UserError: A feature is not a finite number, or as in `features_cache.load_or_extract`.
+            UserError: A feature is not a finite number, or a reason in `features_cache.load_or_extract`.
         """
         features = features_cache.load_or_extract(
             records,
@@ -90,20 +90,20 @@ def of_recipe(
     """Return the extraction of a recipe's backbone.
 
     Args:
-        extractor: First model of `networks.split`, in the form in which it computes the features.
+        extractor: First model of `networks.split`. It computes the features.
         data: The dataset.
         recipe: The recipe.
-        seed: Seed of the random weights, if the backbone has no others.
+        seed: Seed of random weights. Only used if the backbone has random weights.
         device: The device on which the features are computed.
         flag: Name of the flag that chooses the backbone, for errors.
-        inherited: Whether the weights are those of another run.
+        inherited: Whether the weights come from another run.
 
     Raises:
         UserError: The backbone has weights that are not finite.
     """
     weights = sha256(extractor.get_weights()) if inherited else ""
     key = features_key(data, recipe, seed, device, flag, weights)
-    if not recipe.model.is_known:  # A function or a preset may give it other weights each time.
+    if not recipe.model.is_known:  # A function or a preset may return other weights each time.
         key["values"] = sha256(extractor.get_weights())
     source = f"--{flag}={recipe.model.backbone}"
     return _extraction(source, extractor, key, recipe.geometry, device)
@@ -120,8 +120,7 @@ def of_run(run: str, data: Dataset, device: Device, flag: str, custom_objects: S
         custom_objects: As in `model_file.load`.
 
     Raises:
-        UserError: There is no model, it has no layer that can be split from its head, or it has weights that are not
-            finite.
+        UserError: There is no model, its head cannot be found, or it has weights that are not finite.
     """
     path = model_file.find(run, flag)
     model, info = model_file.load(path, custom_objects=custom_objects)

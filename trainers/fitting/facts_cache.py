@@ -1,4 +1,7 @@
-"""Facts about the look of images without facts in their index: computed once, in a file on disk."""
+"""Compute facts about images, such as their brightness, and keep them in a file on disk.
+
+The facts are only needed for images without facts in their index. They are computed once.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,13 @@ _BLOCK = 16  # Images that a thread reads at once.
 
 
 def load_or_compute(records: Records, digest: str, directory: Path, log: Callable[[str], object] = print) -> np.ndarray:
-    """Open the facts of records, or compute them.
+    """Read the facts of records from disk, or compute them.
 
     Args:
         records: The records.
         digest: Digest of their dataset.
-        directory: Directory for features. The facts have their own subdirectory, with a key as in `features_cache`.
+        directory: Directory for features. The facts have their own subdirectory, which is named by a key as in
+            `features_cache`.
         log: Receives a line for the user.
 
     Returns:
@@ -49,7 +53,7 @@ def load_or_compute(records: Records, digest: str, directory: Path, log: Callabl
 
 
 def _computed(records: Records, folder: Path, log: Callable[[str], object]) -> np.ndarray:
-    """Compute facts, and keep them unless a record is corrupt: it may be repaired."""
+    """Compute facts, and save them if no record is corrupt. A corrupt record may be repaired later."""
     facts = _compute(records)
     if not records.corrupt:
         with files.atomic(folder / _VALUES) as file:

@@ -1,4 +1,4 @@
-"""Features of images, computed once: an array on disk per split, with one row per record."""
+"""Compute features of images once, and keep them on disk: an array per split, a row per record."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Features:
 
     Attributes:
         values: f32[n c], one row per record in the order of the index, mapped from disk. For a fold, a `Gathered`,
-            which has only rows and a shape.
+            which can only be indexed with rows and has a shape.
         labels: i64[n].
         valid: i64[k], the rows of valid records, at least one. Rows of corrupt records are zeros.
-        seconds: Time in which the features were computed, perhaps by an earlier process.
+        seconds: Time that the computation of the features took, perhaps in an earlier process.
     """
 
     values: np.ndarray
@@ -173,13 +173,15 @@ def load_or_extract(
     batch_size: int,
     log: Callable[[str], object] = print,
 ) -> Features:
-    """Open the features of records, and compute those that are missing. Continues after a kill.
+    """Read the features of records from disk, and compute those that are missing.
+
+    A computation that was killed continues where it stopped.
 
     Args:
         records: The records of a split.
         extractor: Function u8[b h w 3] -> f32[b c].
         width: Number of features, c.
-        key: JSON values of everything, besides the records, that the features depend on.
+        key: JSON values that determine the features together with the records, such as the network.
         directory: Directory for features. Each key has its own subdirectory.
         geometry: How images become the input of the network.
         batch_size: Images in a call of `extractor`.
@@ -199,12 +201,12 @@ def load_or_extract(
 
 
 def key_of(records: Records, key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the key of values that depend on records and on `key`. All values must be JSON values."""
+    """Return `key` with the records added. All values must be JSON values."""
     return {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
 
 
 def folder_of(directory: Path, key: Mapping[str, Any]) -> Path:
-    """Return the subdirectory of a key of `key_of`."""
+    """Return the subdirectory for a key that `key_of` has returned."""
     return directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -279,9 +281,10 @@ def _extract(
 def _compute(
     extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (record numbers i64[b], features f32[b c]) of batches, and compute some batches at once.
+    """Yield (record numbers i64[b], features f32[b c]) of batches. Some batches are computed at once.
 
-    Smaller batches are filled up: oneDNN, cuDNN or XLA would compile each new size, which takes a second or more.
+    Smaller batches are filled up to the full size, because oneDNN, cuDNN or XLA would compile each new size, which
+    takes a second or more.
     """
     waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
     with ThreadPoolExecutor(_AT_ONCE) as pool:

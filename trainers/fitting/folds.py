@@ -1,8 +1,8 @@
-"""Folds for cross-validation: their records, and the file that lists them. Does not need TensorFlow.
+"""Assign records to folds for cross-validation, and write and read the file of folds.
 
-The file is a CSV, or Parquet, with the columns split, record and fold: a record is named by its split and by its number
-in this split, as in predictions.csv. A training with --fold=2 validates on the records of fold 2, and trains on all
-other records of the file.
+The file is a CSV or Parquet file with the columns split, record and fold. The column record is the number of the record
+in its split, as in predictions.csv. A training with --fold=2 validates on the records of fold 2, and trains on all
+other records of the file. This module does not need TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from trainers.auditing import folding
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SPLITS = ("train", "validation")  # The test split is never used, so that it can judge the model that was chosen.
+SPLITS = ("train", "validation")  # The test split is kept for the final evaluation of the chosen model.
 FEWEST = 2
 _NEEDED = ("split", "record", "fold")
-_PAIRS_OF_HASH = 32  # Near-duplicates for each record. White backgrounds may give thousands.
+_PAIRS_OF_HASH = 32  # Most near-duplicates of a record. With white backgrounds, there may be thousands.
 _HASH_BITS = 64
 
 
@@ -37,8 +37,8 @@ class Folds:
     Attributes:
         records: The records, the training split first.
         folds: i64[n], number of the fold of each record, from 1.
-        units: i64[n], equal for records that stay together, from 0. If the file does not list them, each record is a
-            unit.
+        units: i64[n], the unit of each record, from 0. A unit is a set of records that must stay in one fold, such as
+            copies of an image. If the file has no units, each record is a unit of its own.
     """
 
     records: Records
@@ -57,7 +57,7 @@ class Folds:
 
 
 def splits_of(data: Dataset) -> tuple[str, ...]:
-    """Return the splits of a dataset with records for cross-validation."""
+    """Return those of `SPLITS` that have records in a dataset."""
     return tuple(split for split in SPLITS if data.splits.get(split))
 
 
@@ -66,18 +66,18 @@ def assign(
 ) -> tuple[Folds, list[str]]:
     """Assign the records of the training and validation split to folds.
 
-    Copies, records of a group and near-duplicates stay in one fold. Each fold has the same share of each class, up to
-    one such unit. The folds depend only on the images and the arguments.
+    Copies of an image, records of a group and near-duplicates form a unit. A unit stays in one fold. Each fold has the
+    same share of each class, up to one unit. The folds depend only on the images and the arguments.
 
     Args:
         data: The dataset.
         count: Number of folds, at least 2.
         seed: Another seed gives other folds.
-        directory: Directory for features. The hashes of images without hashes in the index are kept there.
+        directory: Directory for features. Hashes that are not in the index are computed and saved there.
         log: Receives the lines for the user.
 
     Returns:
-        The folds, and notes for the user about units and classes that do not fit into them.
+        The folds, and lines for the user about units that are too large and classes that some folds do not have.
 
     Raises:
         UserError: There are no records, or fewer units than folds.
@@ -94,9 +94,9 @@ def assign(
     names, units = np.unique(keys, return_inverse=True)
     if len(names) < count:
         raise UserError(
-            f"--folds={count}: the {words.number(len(records), 'record')} of {records.split} belong to"
-            f" {words.number(len(names), 'group')}, and each fold needs at least one. Pass --folds={len(names)} or"
-            " less, or convert more images."
+            f"--folds={count}: the {words.number(len(records), 'record')} of {records.split} form"
+            f" {words.number(len(names), 'group')} of images that must stay together. Each fold needs at least one"
+            f" group. Pass --folds={len(names)} or less, or convert more images."
         )
     folds = Folds(records=records, folds=folding.assign(keys, records.labels, count, seed) + 1, units=units.reshape(-1))
     return folds, list(_notes(data, folds, count, is_cut))
@@ -105,7 +105,10 @@ def assign(
 def _keys(
     data: Dataset, records: Records, most: int, directory: Path, log: Callable[[str], object]
 ) -> tuple[np.ndarray, bool]:
-    """Return u64[n], equal for records that stay together, and whether a chain of near-duplicates was cut."""
+    """Return a key for each record, u64[n], and whether a chain of near-duplicates was cut.
+
+    Records with the same key must stay in one fold.
+    """
     table = records.indexed("source_sha256", "group")
     given = splitting.split_keys(index.hashes(table, "source_sha256"), table.column("group").to_numpy())
     hashes = _hashes(data, records, directory, log)
@@ -128,7 +131,7 @@ def _hashes(data: Dataset, records: Records, directory: Path, log: Callable[[str
         from trainers.fitting import facts_cache  # Imported late, because it loads TensorFlow.
 
         splits = np.array(records.places[0])
-        for split in records.splits:  # As in an audit, which has then computed them already.
+        for split in records.splits:  # An audit saves its hashes per split. They are used again.
             own = np.flatnonzero(missing & (splits == split))
             if len(own):
                 chosen = data.records(split).select(own - np.flatnonzero(splits == split)[0])
@@ -152,7 +155,10 @@ def _notes(data: Dataset, folds: Folds, count: int, is_cut: bool) -> Iterator[st
     for label, name in enumerate(data.class_names):
         present = len(np.unique(folds.folds[labels == label]))
         if present == 1:
-            yield f"all images of class {name!r} are in one fold. The model of this fold is trained without the class."
+            yield (
+                f"all images of class {name!r} are in one fold. The model that is validated on this fold is trained"
+                " without the class."
+            )
         elif 0 < present < count:
             yield f"class {name!r} has images in {present:,} of {count:,} folds. The other folds do not measure it."
 
@@ -167,7 +173,10 @@ def write(path: Path, folds: Folds, class_names: Sequence[str]) -> None:
 
 
 def is_table(path: str) -> bool:
-    """Return whether a file of record numbers is a table of folds: one of its columns is "fold"."""
+    """Return whether a file is a table of folds, and not a list of record numbers.
+
+    A table of folds has a column "fold".
+    """
     try:
         if path.endswith(".parquet"):
             return "fold" in index.columns(Path(path))
@@ -195,7 +204,7 @@ def read(path: str, data: Dataset) -> Folds:
     foreign = sorted(set(splits) - set(splits_of(data)))
     if foreign:
         raise UserError(
-            f"{given}: {foreign[0]!r} is not a split for cross-validation. It must be one of"
+            f"{given}: {foreign[0]!r} is not a split for cross-validation. Allowed splits:"
             f" {', '.join(splits_of(data))}. The test split is kept for the final evaluation."
         )
     records = data.records(*[split for split in SPLITS if split in set(splits)])

@@ -36,9 +36,9 @@ class Splits:
         validation: Records to validate on.
         validation_name: Description of the validation records.
         validation_share: Validation records that this worker evaluates during training.
-        whole: The whole splits from which a fold takes its records, in the order of the splits. The features of these
-            are computed once for all folds. (): the training is not one of a fold.
-        doubts: The open issues of the dataset's audit. None: it has no audit.
+        whole: With --fold, all records of the splits that have folds, one entry per split. The features of these
+            records are computed once for all folds. (): there is no --fold.
+        doubts: The open issues of the dataset's audit. None: the dataset has no audit.
     """
 
     train: Records
@@ -52,8 +52,8 @@ class Splits:
 def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
     """Return the training records and validation records of a dataset.
 
-    With --fold, they come from a file of folds. Without a validation split, some of the training images are held out.
-    They are the same with and without --drop_issues.
+    With --fold, the records come from a file of folds. Without a validation split, some of the training images are held
+    out. The held-out images are the same with and without --drop_issues.
 
     Raises:
         UserError: There is only one class, there are too few images for training or validation, or --audit is not an
@@ -98,7 +98,10 @@ def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], ob
 
 
 def _of_splits(data: Dataset, config: TrainConfig, log: Callable[[str], object]) -> tuple[Records, Records, str]:
-    """Return the training split, the validation split or held-out images, and a description of the latter."""
+    """Return the records to train on, the records to validate on, and a description of the latter.
+
+    Without a validation split, these are held-out images of the training split.
+    """
     if not data.splits.get("train"):
         raise UserError(
             f"--tfrecords={data.directory}: has no training images; its splits are {dict(data.splits)}. Convert images"
@@ -169,7 +172,7 @@ def _splits(
     for split_name, count in counts.items():
         absent = [names[label] for label in np.flatnonzero(count == 0)]
         if absent:
-            log(f"no {split_name} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
+            log(f"classes without {split_name} images ({len(absent):,} of {len(names):,}): {named(absent)}")
     index, workers = shard
     if len(validation) < workers:
         raise UserError(
@@ -203,7 +206,7 @@ def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
 def cached(
     records: Records, recipe: Recipe, config: TrainConfig, log: Callable[[str], object] = print
 ) -> dataset.Cache | None:
-    """Return the decoded images if they are to be kept in memory, else None."""
+    """Return the decoded images if `config` keeps them in memory. None: images are decoded in each epoch."""
     if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
         return None
     budget = config.cache_mb * 1_000_000
@@ -282,7 +285,7 @@ def class_weights(records: Records, recipe: Recipe, class_names: Sequence[str]) 
     With "balanced", it is records / (classes * records of the class), as in scikit-learn.
 
     Raises:
-        UserError: A class has no weight, or a weight is for another class.
+        UserError: A class has no weight, or a weight is for a class that does not exist.
     """
     given = recipe.class_weights
     if given == "none":
@@ -312,8 +315,8 @@ def weighing(
 ) -> Callable[[Any, tf.Tensor], tuple[Any, ...]]:
     """Make the last step of the input: (images, targets) -> (images, smoothed targets[, weights]).
 
-    The weight of an image is that of its class. A blended image has the weighted mean: each class counts by its share
-    of the image.
+    The weight of an image is the weight of its class. For an image that MixUp or CutMix has blended, the weight is the
+    mean over its classes, weighted by their shares of the image.
     """
     of_class = class_weights(records, recipe, class_names)
 
@@ -328,7 +331,7 @@ def weighing(
 
 
 def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> np.ndarray:
-    """Return the record numbers i64[b] of a training batch, with those that replace corrupt records."""
+    """Return the record numbers i64[b] of a training batch, after the replacement of corrupt records."""
     stream = dataset.train_stream(
         records,
         batch_size=recipe.batch_size,
@@ -342,6 +345,6 @@ def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: i
 
 
 def describe_records(records: Records, numbers: np.ndarray) -> str:
-    """List records with their paths, for errors that these images may have caused."""
+    """List records with their paths, for errors that their images may have caused."""
     paths = records.paths
     return ", ".join(f"{number} ({paths[number]})" for number in numbers.tolist())

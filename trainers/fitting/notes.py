@@ -1,4 +1,4 @@
-"""Notes about settings that probably do not suit the classes or the shapes of the images."""
+"""Warn about settings that probably do not suit the classes or the shapes of the images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tfrecord_tools.errors import named as listed
 from tfrecord_tools.records import Dataset, Records
 from trainers.recipes import Recipe
 
-_LEAST_KEPT = 0.66  # Share of the area that an image should keep. In a square, a photograph of 3:2 keeps two thirds.
-_MANY = 0.1  # Share of the images that must keep less.
+_LEAST_KEPT = 0.66  # Share of the area that an image should keep. A 3:2 photograph keeps two thirds in a square.
+_MANY = 0.1  # The note is given if a larger share of the images keeps less.
 _FLIPS = ("horizontal_flip", "vertical_flip")
 
 
@@ -42,22 +42,23 @@ def lines(recipe: Recipe, data: Dataset, train: Records) -> list[str]:
     found = []
     if mirrored := may_be_mirrored(values, data.class_names):
         found.append(
-            f"note: --augment={named.name_of(recipe.augment)} mirrors images, but names suggest that this changes the"
-            f" class: {listed(mirrored.names)}. If it does, pass {mirrored.flag}"
+            f"note: --augment={named.name_of(recipe.augment)} mirrors images, but class names suggest that this changes"
+            f" the class: {listed(mirrored.names)}. If it does, pass {mirrored.flag}"
         )
     if recipe.fit is None and (share := share_cut(train, recipe.geometry)) > _MANY:
         found.append(
-            f"note: {share:.0%} of the images lose more than a third of their area, because they are cut to the shape"
-            " of the input: --fit=pad or --fit=stretch keeps it"
+            f"note: {share:.0%} of the images lose more than a third of their area, because they are cropped to the"
+            " shape of the input. To keep the whole image, pass --fit=pad or --fit=stretch"
         )
     return found
 
 
 def may_be_mirrored(augment: Mapping[str, Any], class_names: Sequence[str]) -> Mirrored | None:
-    """Return the classes that an augmentation may exchange by mirroring. None: there are none.
+    """Return the classes that an augmentation may exchange by mirroring, or None if there are none.
 
     Args:
-        augment: The values of an `AugmentConfig`, as in settings.json; those of a function have other names.
+        augment: The values of an `AugmentConfig`, as in settings.json. The values of a function have other names, so
+            None is returned.
         class_names: The names of all classes.
     """
     on = {name: False for name in _FLIPS if augment.get(name)}
@@ -71,7 +72,7 @@ def may_be_mirrored(augment: Mapping[str, Any], class_names: Sequence[str]) -> M
 def share_cut(records: Records, geometry: Geometry) -> float:
     """Return the share of the images that keep less than `_LEAST_KEPT` of their area.
 
-    Only what their shape costs is counted, since --crop cuts away the same share of every image.
+    Only the loss that comes from the shape is counted, because --crop cuts the same share off every image.
     """
     height, width = records.sizes.astype(np.float64).T
     if geometry.fit != "crop" or not (height > 0).any():

@@ -1,4 +1,4 @@
-"""The finished run that a training starts from: its files, its network, and the end of its training.
+"""The finished run from which a training starts: its model, its settings, and its final state.
 
 TensorFlow is imported when a model is loaded, so that wrong flags are reported without waiting for it.
 """
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 _EXPORTED_NAMES = ("saved_model.pb", "model.tflite", "model.onnx")
 _EXPORTED_SUFFIXES = (".tflite", ".onnx", ".pb")
-# Names in `flags` of settings.json: fields of `TrainConfig`, and hashes of the files that two other fields name.
+# Names in `flags` of settings.json. `_OF_CONFIG` has fields of `TrainConfig`. `_HASHES` has the hashes of the files of
+# --records and --audit.
 _OF_CONFIG = ("seed", "deterministic", "precision", "order", "block", "drop_issues")
 _HASHES = ("records_sha256", "issues_sha256")
-_TRAIN_ANEW = "To train with other settings, pass --init_from={run} instead, which takes only the weights"
+_TRAIN_ANEW = "To start a new training with the weights of this run, pass --init_from={run} instead"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Parent:
         model: The model.
         info: The description of the model.
         settings: The content of settings.json of its run. {} if there is no such file.
-        state: The end of its training, from which another one goes on. None: only the weights are used.
+        state: The final state of its training, which --more_epochs continues. None: only the weights are used.
         more_epochs: Further epochs of the last phase. 0 if `state` is None.
     """
 
@@ -57,7 +58,7 @@ class Parent:
 
     @property
     def name(self) -> str:
-        """The path for users: the run directory or, without settings, the model file."""
+        """The path in messages: the run directory, or the model file if its run has no settings.json."""
         return str(self.path.parent if self.settings else self.path)
 
     @property
@@ -105,15 +106,31 @@ def find(run: str, flag: str = "init_from") -> Path:
             f" its {run_directory.MODEL}."
         )
     model = model_file.find(run, flag)
+    check_finished(model, run, flag)
+    return model
+
+
+def check_finished(model: Path, run: str, flag: str) -> None:
+    """Check that the training of a model file is finished.
+
+    A training that was killed just before its end may have saved its model.
+
+    Args:
+        model: The model file.
+        run: Value of the flag, for errors.
+        flag: Name of the flag, for errors.
+
+    Raises:
+        UserError: It is unfinished.
+    """
     if _settings_of(model) and run_directory.read_metrics(model.parent) is None:
         raise UserError(
             f"--{flag}={run}: the training is unfinished. Run its command again to finish it, then repeat this command."
         )
-    return model
 
 
 def _settings_of(path: Path) -> Settings:
-    """Return the settings of the run of a model file; {} if the file is not that of a run directory."""
+    """Return the settings of the run to which a model file belongs; {} if it is not in a run directory."""
     return run_directory.read_settings(path.parent) if path.name == run_directory.MODEL else Settings()
 
 
@@ -127,7 +144,7 @@ def _network_fields(settings: Settings) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(ModelConfig)} - {"weights", "batch_norm_momentum"}
     network = {name: value for name, value in fields.items() if name in names}
     if network.get("custom_objects"):
-        network["custom_objects"] = tuple(network["custom_objects"])  # A file has lists instead of tuples.
+        network["custom_objects"] = tuple(network["custom_objects"])  # JSON has lists instead of tuples.
     return network
 
 
@@ -137,7 +154,7 @@ def trainer_of(run: Path) -> str:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """Return the values of `TrainConfig` with which a run was trained, as far as its settings have them."""
+    """Return the values of `TrainConfig` with which a run was trained, if its settings have them."""
     settings = run_directory.read_settings(run)
     flags = settings.get("flags", {})
     values = {name: flags[name] for name in _OF_CONFIG if name in flags}
@@ -146,7 +163,7 @@ def config_of(run: Path) -> dict[str, Any]:
 
 
 def flags_of(run: Path) -> dict[str, Any]:
-    """Return the flags of a run that are not those of `TrainConfig`, as `training.train` takes them."""
+    """Return the flags of a run that are not fields of `TrainConfig`, in the form for `training.train`."""
     flags = run_directory.read_settings(run).get("flags", {})
     return {name: value for name, value in flags.items() if name not in (*_OF_CONFIG, *_HASHES)}
 
@@ -165,13 +182,13 @@ def recipe_of(run: Path) -> Recipe:
         return Recipe(model=model, phases=phases, augment=augment, **stored)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"--run={run}: {run_directory.SETTINGS} has no recipe of this version ({error})."
+            f"--run={run}: {run_directory.SETTINGS} is from another version of this package ({error})."
             f" {_TRAIN_ANEW.format(run=run)}."
         ) from error
 
 
 def _augment_of(stored: Mapping[str, Any]) -> Augment:
-    """Return the augmentation with these settings, as in `named.settings_of`."""
+    """Return the augmentation for settings that `named.settings_of` has returned."""
     if "function" in stored:
         return str(stored["function"])
     values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in stored.items()}
@@ -186,7 +203,7 @@ def load(config: TrainConfig, recipe: Recipe) -> Parent | None:
         recipe: The recipe of the training, which names the code of custom layers.
 
     Raises:
-        UserError: There is no such run, it is unfinished, or its end is not known.
+        UserError: There is no such run, it is unfinished, or its final state was not saved.
     """
     if config.init_from is None:
         return None
@@ -205,12 +222,12 @@ def load(config: TrainConfig, recipe: Recipe) -> Parent | None:
 
 
 def _end_of(run: Path) -> State:
-    """Return the end of a finished training."""
+    """Return the final state of a finished training."""
     path = run / run_directory.OPTIMIZER
     if not path.is_file():
         raise UserError(
-            f"--more_epochs: {path} does not exist, so the training cannot go on exactly. An earlier version of this"
-            f" package did not write it, or it was deleted. {_TRAIN_ANEW.format(run=run)}."
+            f"--more_epochs: {path} does not exist, so the training cannot be continued exactly. The file was"
+            f" deleted, or an earlier version of this package trained the run. {_TRAIN_ANEW.format(run=run)}."
         )
     from trainers import checkpoint  # Imported here, since it imports Keras.
 
@@ -224,7 +241,7 @@ def continued(
 
     Args:
         recipe: The recipe of the run.
-        settings: The settings of the run, as this process would record them.
+        settings: The settings that this process would record for the run.
         parent: The finished run.
         log: Receives a line if versions or the device differ, since the last bits may then differ.
 
@@ -237,14 +254,14 @@ def continued(
     longer = dataclasses.replace(last, epochs=parent.state.position.epoch + parent.more_epochs)
     recipe = dataclasses.replace(recipe, phases=(*before, longer))
     flags, stored = dict(settings["flags"]), dict(settings["recipe"])
-    if "epochs" in flags:  # A program may record other flags.
+    if "epochs" in flags:  # A Python program may record other flags.
         flags["epochs"] = {phase.name: phase.epochs for phase in recipe.phases}
     stored["phases"] = [dataclasses.asdict(phase) for phase in recipe.phases]
     return recipe, {**settings, "flags": flags, "recipe": stored}
 
 
 def _check_same(parent: Parent, settings: Settings, log: Callable[[str], object]) -> None:
-    """Raise UserError if a training that goes on has other settings than the finished one."""
+    """Raise UserError if a continued training has other settings than the finished one."""
     run = parent.path.parent
     changes = run_directory.differences(run, settings, ("flags", "recipe", "weights", "dataset"))
     if any(change.startswith("dataset.digest ") for change in changes):
@@ -254,8 +271,9 @@ def _check_same(parent: Parent, settings: Settings, log: Callable[[str], object]
         changes = [f"it was trained in {precisions[0]}, and this training would be in {precisions[1]}"]
     if changes:
         raise UserError(
-            f"--more_epochs={parent.more_epochs}: a run goes on with its own settings, but {'; '.join(changes)}. Leave"
-            f" out all flags except --run and --more_epochs, or pass the same values. {_TRAIN_ANEW.format(run=run)}."
+            f"--more_epochs={parent.more_epochs}: a run can only continue with the same settings, but"
+            f" {'; '.join(changes)}. Leave out all flags except --run and --more_epochs, or pass the same values."
+            f" {_TRAIN_ANEW.format(run=run)}."
         )
     if changes := run_directory.differences(run, settings, ("environment",)):
         log(f"note: {run} was trained in another environment, so the last bits may differ: {'; '.join(changes)}")

@@ -52,10 +52,10 @@ def features_key(
     Args:
         data: The dataset.
         recipe: The recipe.
-        seed: Seed of the random weights, if the backbone has no others.
+        seed: Seed of random weights. Only used if the backbone has random weights.
         device: The device on which the features are computed.
         flag: Name of the flag that chooses the backbone, for errors.
-        weights: Hash of the network's weights, if they are those of another run. "": the recipe says what they are.
+        weights: Hash of the network's weights, if they come from another run. "": the recipe names the weights.
     """
     model = recipe.model
     initial: Any = seed if model.weights == backbones.NONE else model.weights
@@ -73,7 +73,7 @@ def features_key(
 
 def _values(recipe: Recipe) -> dict[str, Any]:
     """Return the values of a recipe as they are used, so that equal trainings have equal values."""
-    values = dataclasses.asdict(dataclasses.replace(recipe, augment="none"))  # A function may not be copied.
+    values = dataclasses.asdict(dataclasses.replace(recipe, augment="none"))  # `asdict` cannot copy every function.
     del values["fit"]
     geometry = {name: value for name, value in recipe.geometry.stored().items() if name != "image_size"}
     return values | geometry | {"augment": named.settings_of(recipe.augment)}
@@ -110,7 +110,7 @@ def _weights(recipe: Recipe, flag: str | None = None, parent: Parent | None = No
     model = recipe.model
     name, own_flag = model.network
     is_file = model.weights not in (backbones.IMAGENET, backbones.NONE, backbones.OWN)
-    if is_file and parent and parent.state:  # A run that goes on does not read the weights file again.
+    if is_file and parent and parent.state:  # A continued run does not read the weights file again.
         of_file = {key: one for key, one in parent.settings.get("weights", {}).items() if key == "sha256"}
     else:
         of_file = {"sha256": backbones.sha256(model.weights)} if is_file else {}

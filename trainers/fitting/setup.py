@@ -37,9 +37,9 @@ class Training:
         device: The device or devices that compute the steps.
         classifier: The model.
         info: The description that is saved with the model.
-        steps: Batches per epoch, for phases that do not set it: as many as contain each training image once.
+        steps: Batches per epoch, for phases that do not set this number. They contain each training image about once.
         weights: Description of the weights with which the training starts.
-        start: The end of another training, which this training goes on from. None: it starts from the beginning.
+        start: The final state of another run, from which this training continues. None: it starts at step 0.
     """
 
     trainer: str
@@ -72,8 +72,8 @@ def prepare(
     """Build the model and try out each phase.
 
     Raises:
-        UserError: Keras rejects the model, its weights or an optimizer, a phase trains no layer, or the parent has
-            another network.
+        UserError: Keras rejects the model, its weights or an optimizer. Or a phase trains no layer, or the parent run
+            has another network.
     """
     with device.scope():
         if parent is None:
@@ -112,8 +112,8 @@ def _inherited(parent: Parent, data: Dataset, recipe: Recipe) -> tuple[Classifie
         sides = [sizes.text(size) for size in (parent.info.image_size, recipe.model.size)]
         raise UserError(
             f"--init_from={parent.name}: its network is {parent.network} at {sides[0]} px, and this training makes"
-            f" {networks.describe(recipe.model)} at {sides[1]} px: {error}. Both must be the same. Leave out the flags"
-            " of the network, or train without --init_from."
+            f" {networks.describe(recipe.model)} at {sides[1]} px: {error}. Both networks must be the same. Leave out"
+            " the flags of the network, or train without --init_from."
         ) from error
     return classifier, f"of {parent.name}" + (f" without the head, which is new because {new_head}" if new_head else "")
 
@@ -194,7 +194,8 @@ def _check_compiled(recipe: Recipe, compiled: Compiled, device: Device) -> None:
     if device.replicas > 1 and clipping:
         raise UserError(
             f"{source}: with {device.replicas} devices, Keras clips the gradients of each device before it adds them"
-            f" up, which differs from one device. Pass --strategy=none, or compile the model without {clipping}."
+            f" up. The result would differ from that of one device. Pass --strategy=none, or compile the model without"
+            f" {clipping}."
         )
 
 
@@ -203,7 +204,8 @@ def _check_replicas(recipe: Recipe, replicas: int) -> None:
     if clipping:
         raise UserError(
             f"--optimizer_kwargs={clipping[0]}: with {replicas} devices, Keras clips the gradients of each device"
-            " before it adds them up, which differs from one device. Pass --strategy=none, or remove it."
+            " before it adds them up. The result would differ from that of one device. Pass --strategy=none, or remove"
+            f" {clipping[0]}."
         )
     if recipe.batch_size % replicas:
         raise UserError(

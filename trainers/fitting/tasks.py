@@ -73,7 +73,7 @@ def _features_task(training: Training, throughput: Throughput, log: Callable[[st
     eval_batches = _with_targets(validation.in_order(recipe.batch_size, device.cluster.shard), training.class_count)
     return Task(
         model=_on_devices(head, device),
-        set_trainable=lambda rule: None,  # The head has no other layers.
+        set_trainable=lambda rule: None,  # All layers of the head are trained in every phase.
         batches=lambda step: device.distributed(
             throughput.measured(_feature_batches(training, train, step)), recipe.batch_size
         ),

@@ -1,4 +1,4 @@
-"""Measure the speed of a training, and the share of its time that it waits for its input."""
+"""Measure the speed of a training, and the share of the time in which it waits for its input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Throughput(keras.callbacks.Callback):
         self._begin()
 
     def measured(self, data: tf.data.Dataset) -> tf.data.Dataset:
-        """Return the dataset with a measurement of the time for which its elements are waited for.
+        """Return the dataset, and measure the time that the training waits for its elements.
 
         The measurement takes about 0.1 ms per step.
         """

@@ -1,4 +1,4 @@
-"""Cut the head off a classifier: find the layer with the features in the graph of a Keras model."""
+"""Cut the head off a classifier: find the layer that returns the features in a Keras model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PROBABILITIES = ("sigmoid", "softmax", "hardsigmoid", "logsigmoid", "logsoftmax
 _KEEPING = ("Cast", "ExpandDims", "Flatten", "GetItem", "Identity", "Reshape", "Squeeze")
 # Layers that keep logits logits.
 _AFFINE = ("BatchNormalization", "Dropout", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Rescaling")
-_GATES = ("Multiply", "Dot", "Einsum", "Matmul")  # Their inputs may be weights of others, between 0 and 1.
+_GATES = ("Multiply", "Dot", "Einsum", "Matmul")  # One input may be factors from 0 to 1 for another one.
 
 
 def at_layer(model: keras.Model, name: str, source: str) -> keras.Model:
-    """Return the part of a model up to a layer, which may be inside of a functional model in it.
+    """Return the part of a model up to a layer. The layer may be inside a nested functional model.
 
     Args:
         model: The model.
@@ -43,8 +43,8 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
     """Return the part of a model in front of its head, or the model itself if it has no head.
 
     A head is a Dense layer with sigmoid or softmax at the end, with the Dropout in front of it. The activation may also
-    be a layer or an operation of its own. Layers that only change shape or type may follow. The head may be inside of a
-    functional model at the end.
+    be a layer or an operation of its own. Layers that only change shape or type may follow. The head may be inside a
+    functional model that is the last layer.
 
     Args:
         model: The model, with one output.
@@ -54,7 +54,7 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
         UserError: It is not clear what the head is.
     """
     tensor = model.outputs[0]
-    while _keeps(_layer(tensor)):  # Also the second of two probabilities, as `describe_model` takes it.
+    while _keeps(_layer(tensor)):  # `describe_model` adds one to choose one of two outputs.
         tensor = _input(tensor)
     layer = _layer(tensor)
     if _is_graph(layer):
@@ -68,8 +68,8 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
             return _before(model, tensor)
         if activation == "linear":
             raise UserError(
-                f"{source}: its last layer {layer.name} is a Dense without an activation. It may be a head (logits), or"
-                f" belong to the features. {_choices(tensor)}"
+                f"{source}: its last layer {layer.name} is a Dense layer without an activation. It may be a head"
+                f" that returns logits, or a part of the features. {_choices(tensor)}"
             )
         return model
     if activation in _PROBABILITIES:
@@ -79,8 +79,8 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
         dense = _layer(tensor)
         if not isinstance(dense, keras.layers.Dense):
             raise UserError(
-                f"{source}: its last layer {layer.name} is a {activation}, but {dense.name} in front of it is not a"
-                f" Dense, so its head is not known. {_choices(model.outputs[0])}"
+                f"{source}: its last layer {layer.name} is a {activation}, but {dense.name} before it is not a Dense"
+                f" layer, so the head cannot be found. {_choices(model.outputs[0])}"
             )
         return _before(model, tensor)
     if (name := _last_probabilities(tensor)) is not None:
@@ -103,7 +103,10 @@ def has_activation(model: keras.Model) -> bool:
 
 
 def _last_layer(model: keras.Model, passed: Sequence[str] = ()) -> Any:
-    """Return the last layer or operation that changes values and is not one of `passed`, also in nested models."""
+    """Return the last layer or operation that changes values and is not one of `passed`.
+
+    It may be inside a nested model.
+    """
     tensor = model.outputs[0]
     while True:
         layer = _layer(tensor)
@@ -134,20 +137,20 @@ def _last_probabilities(tensor: Any) -> str | None:
 
 
 def _choices(tensor: Any) -> str:
-    """Return what to pass for the outputs of the last layer or of the layer in front of it."""
+    """Return advice: the flags for the outputs of the last layer, and of the layer before it."""
     tensor = _of_layer(tensor)
     last = _layer(tensor).name
     if not _node(tensor).input_tensors:
         return f"Pass --backbone_kwargs=\"layer='{last}'\" to use its outputs as features."
     before = _layer(_of_layer(_input(tensor))).name
     return (
-        f"Pass --backbone_kwargs=\"layer='{last}'\" to use its outputs as features, or \"layer='{before}'\" for those"
-        " of the layer in front of it."
+        f"To use its outputs as features, pass --backbone_kwargs=\"layer='{last}'\". To use those of the layer before"
+        f" it, pass --backbone_kwargs=\"layer='{before}'\"."
     )
 
 
 def _of_layer(tensor: Any) -> Any:
-    """Return the last output of a layer in front of a symbolic tensor. Operations have no place in `model.layers`."""
+    """Return the last output of a layer that a tensor depends on. `model.layers` has no operations."""
     while not isinstance(_layer(tensor), keras.Layer):
         tensor = _input(tensor)
     return tensor
@@ -201,7 +204,7 @@ def _keeps(layer: Any) -> bool:
 
 
 def _activation(layer: Any) -> str:
-    """Return the name of the activation of a layer, or of an operation of Keras, as in `_PROBABILITIES`; "" if none."""
+    """Return the activation of a layer or an operation, written as in `_PROBABILITIES`; "" if none."""
     own = getattr(getattr(layer, "activation", None), "__name__", "")
     kind = type(layer).__name__
     if not own and kind.lower() in _PROBABILITIES and _is_of_keras(layer, [kind]):

@@ -1,4 +1,4 @@
-"""Make a model that another program has saved usable for `predict`, `evaluate` and `export`."""
+"""Describe a model of another program, so that `predict`, `evaluate` and `export` can use it."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ def describe_model(
     Args:
         path: The .keras file of a classifier.
         out: File to write.
-        classes: Class names in the order of the model's outputs. For a single output, the second class is the one with
-            the output as its probability.
+        classes: Class names in the order of the model's outputs. A single output is the probability of the second
+            class.
         image_size: Height and width of the model's input in pixels: one number for a square, or a pair. If None, the
             size in the file.
-        crop: The model gets the center of an image, with sides of this share of the largest such part. 0: the whole
-            image, stretched.
+        crop: The largest central region with the shape of the input is cropped to this share of its height and width,
+            0..1. The model gets the result. 0: the model gets the whole image, stretched.
         fit: As in `Geometry.of`. If None, "crop" if `crop` is above 0, else "stretch".
-        scaling: Scaling of pixels 0..255 that the model needs in front of it, as in `recipes.ModelConfig`. "own": none.
-        threshold: For two classes: the second class is chosen if its probability is at least this, 0..1.
+        scaling: How the copy scales pixels 0..255 before they reach the model, as in `recipes.ModelConfig`. "own": the
+            model scales them itself.
+        threshold: For two classes: the second class is chosen if its probability is at least this number, 0..1.
         logits: Whether the outputs are logits. The copy then applies a sigmoid or a softmax.
         custom_objects: Modules and files that register the custom layers of the model. They are imported.
 
@@ -130,7 +131,7 @@ def _checked(outputs: Any, class_count: int, logits: bool, source: Path) -> Any:
     """Check the shape of outputs, cast them to float32, and make probabilities of logits."""
     import keras
 
-    shape = tuple(getattr(outputs, "shape", ()))  # Several outputs have none.
+    shape = tuple(getattr(outputs, "shape", ()))  # A list of outputs has no shape.
     allowed = [(None, class_count), (None, 1)] if class_count == 2 else [(None, class_count)]
     if shape not in allowed:
         raise UserError(

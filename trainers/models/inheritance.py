@@ -33,8 +33,8 @@ class OtherNetworkError(Exception):
 def take(classifier: Classifier, parent: keras.Model, same_classes: bool) -> str:
     """Set the weights of a classifier to those of a trained model with the same network.
 
-    The body, which is all that comes before the head, may have another input size. The head is taken only if it has
-    the same classes and the same layers.
+    The body is everything before the head. It may have another input size. The weights of the head are only used if
+    both heads have the same classes and the same layers.
 
     Args:
         classifier: The classifier.
@@ -42,7 +42,7 @@ def take(classifier: Classifier, parent: keras.Model, same_classes: bool) -> str
         same_classes: Whether the classes of both have the same names and the same order.
 
     Returns:
-        The reason why the head keeps its own first weights; "" if all weights were taken.
+        The reason why the head keeps its initial weights; "" if all weights were set.
 
     Raises:
         OtherNetworkError: The bodies differ.
@@ -53,15 +53,15 @@ def take(classifier: Classifier, parent: keras.Model, same_classes: bool) -> str
         raise OtherNetworkError(difference)
     _copy(old_body, body)
     if not same_classes:
-        return "its classes are others"
+        return "its classes are different"
     if _difference(head, old_head):
-        return "its layers are others"
+        return "its layers are different"
     _copy(old_head, head)
     return ""
 
 
 def _parts(model: keras.Model) -> tuple[_Layers, _Layers]:
-    """Return the layers of the body, with the scaling of pixels and the backbone, and those of the head.
+    """Return the layers of the body (scaling of pixels and backbone), and the layers of the head.
 
     A whole model of the user has no layers behind a backbone. The last layer with weights is then the head.
     """

@@ -1,6 +1,7 @@
-"""Read Keras files: check them, and load their models without running code that only a file names.
+"""Read Keras files: check them, and load their models without running code that the files name.
 
-A custom layer is loaded only if its class is registered: because the user has imported its module, or has named it.
+A custom layer is loaded only if its class is registered. The user imports its module, or passes it in
+--custom_objects.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import keras
 
 METADATA = "metadata.json"
-CUSTOM_OBJECTS = "custom_objects"  # Key in `METADATA` of the modules and files that made custom layers, as a hint.
+CUSTOM_OBJECTS = "custom_objects"  # Key in `METADATA`: modules and files of custom layers, for advice in errors.
 CUSTOM_OBJECTS_HELP = (
     "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. The code in"
     " them is run. Default: only Keras's own layers can be loaded."
@@ -51,7 +52,7 @@ def metadata(path: Path) -> dict[str, Any]:
                 raise UserError(f"{path}: {METADATA} in it is larger than {_MOST_BYTES:,} bytes. {_AGAIN}")
             values = json.loads(archive.read(METADATA))
         if not isinstance(values, dict):
-            raise ValueError("it is not an object")
+            raise ValueError("it is not a JSON object")
         return values
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}. Pass a .keras file.") from error
@@ -88,7 +89,7 @@ def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = No
     source = source or str(path)
     _check_classes(path, custom_objects, source)
     try:
-        with dtype_policy("float32"):  # Layers made by custom layers have the global policy, if they are given none.
+        with dtype_policy("float32"):  # For layers that custom layers create without a policy.
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         if not isinstance(model, keras.Model):
             raise TypeError(f"it holds a {type(model).__name__}, not a model")
@@ -97,8 +98,8 @@ def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = No
             raise
         reason = one_line(error, "all").split(". ")[0]
         raise UserError(
-            f"{source}: Keras cannot load it: {reason}. Only models of Keras's own layers and of registered layers,"
-            " without Lambda, can be loaded, because no code in a file is executed."
+            f"{source}: Keras cannot load it: {reason}. No code in a file is executed. So a model may only have"
+            " Keras's own layers and registered layers, and no Lambda layers."
         ) from error
     return model
 
@@ -129,14 +130,14 @@ def _check_classes(path: Path, custom_objects: Sequence[str], source: str) -> No
     what = f"has custom layers or functions ({named(missing)})"
     if custom_objects:
         raise UserError(
-            f"--custom_objects={','.join(custom_objects)}: {source} {what} that it does not register. Write"
-            f' @keras.saving.register_keras_serializable("{missing[0].rpartition(">")[0] or "mine"}") above their'
-            " classes, or pass the module or file that does."
+            f"--custom_objects={','.join(custom_objects)}: {source} {what} that this code does not register."
+            f' Write @keras.saving.register_keras_serializable("{missing[0].rpartition(">")[0] or "mine"}") above their'
+            " classes, or pass the module or file that registers them."
         )
     hint = ",".join(_hint(path)) or "MODULE or FILE.py"
     raise UserError(
-        f"{source}: {what}, and no code is run because a file names it. Pass --custom_objects={hint}, the code that"
-        " registers them. In Python, import it first."
+        f"{source}: {what}. No code is run only because the file names it. Pass --custom_objects={hint}, the"
+        " code that registers them. In Python, import this code first."
     )
 
 
@@ -151,7 +152,7 @@ def _import_keras_hub(source: str) -> None:
 
 
 def _hint(path: Path) -> list[str]:
-    """Return the modules and files that made the custom layers, if the file says it in plain text."""
+    """Return the modules and files that define the custom layers, if the file names them in plain text."""
     codes = metadata(path).get(CUSTOM_OBJECTS)
     texts = codes if isinstance(codes, list) else []
     return [code for code in texts if isinstance(code, str) and code.isprintable()]

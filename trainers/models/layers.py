@@ -1,4 +1,4 @@
-"""The layers of a network by rules: those that a phase trains, and those that drop at random."""
+"""Choose the layers of a network that a phase trains, and switch its random layers, such as Dropout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import keras
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 
-# Attributes with the strength of a random layer, 0 if it changes nothing. Classes of other packages have these names.
+# Names of the attribute with the strength of a random layer, also in classes of other packages. At 0, the layer changes
+# nothing.
 _STRENGTHS = ("drop_path_rate", "drop_rate", "drop_prob", "rate")
 _RANDOM_NAME = re.compile(r"drop|stochastic_?depth", re.IGNORECASE)
 
@@ -33,19 +34,19 @@ class RandomLayer:
     strength: float
 
     def switch(self, on: bool) -> None:
-        """Give the layer its strength, or 0."""
+        """Give the layer its strength (on), or 0 (off)."""
         setattr(self.layer, self.attribute, self.strength if on else 0.0)
 
 
 def random_layers(base: keras.Model) -> list[RandomLayer]:
-    """Find the layers of a network that drop or blur at random, also inside of other layers."""
+    """Find the layers of a network that drop values or add noise at random, also inside other layers."""
     found = ((layer, _strength(layer)) for layer in leaves(base))
     return [RandomLayer(layer, name, getattr(layer, name)) for layer, name in found if name]
 
 
 @contextlib.contextmanager
 def all_random(random: Sequence[RandomLayer]) -> Iterator[None]:
-    """Give random layers their first strengths within a block, such as one that copies the network."""
+    """Give random layers their original strengths within a `with` block, such as to copy the network."""
     before = [getattr(one.layer, one.attribute) for one in random]
     for one in random:
         one.switch(True)
@@ -70,7 +71,7 @@ def set_trainable(base: keras.Model, rule: str, random: Sequence[RandomLayer]) -
     """Set the layers of a network that are trained after the next `compile`.
 
     Frozen layers behave as in inference: BatchNormalization keeps its statistics, and random layers in front of the
-    first trained layer change nothing, since that would only make the head's inputs noisy.
+    first trained layer are switched off, because they would only make the head's inputs noisy.
 
     Args:
         base: The network.
@@ -94,7 +95,7 @@ def set_trainable(base: keras.Model, rule: str, random: Sequence[RandomLayer]) -
 
 
 def _mark(layer: keras.Layer, trained: Collection[int]) -> bool:
-    """Make the layers with these ids trainable, and no others. Return whether there are any in `layer`."""
+    """Make the layers with these ids trainable, and freeze all others. Return whether `layer` has any."""
     if id(layer) in trained:
         _set_deeply(layer, True)
         return True
@@ -104,7 +105,7 @@ def _mark(layer: keras.Layer, trained: Collection[int]) -> bool:
         for child in children:
             _mark(child, trained)
         inner = {id(variable) for child in children for variable in child.variables}
-        for variable in layer.variables:  # No trained layer holds the variables of the layer itself.
+        for variable in layer.variables:  # Variables of the layer itself belong to no trained layer.
             if id(variable) not in inner:
                 variable.trainable = False
     return bool(layer.trainable)
@@ -112,7 +113,7 @@ def _mark(layer: keras.Layer, trained: Collection[int]) -> bool:
 
 def _set_deeply(layer: keras.Layer, value: bool) -> None:
     """Set `trainable` of a layer, of its variables and of all layers in it."""
-    layer.trainable = not value  # TensorFlow ignores an attribute that is set to the value that it has.
+    layer.trainable = not value  # Setting the present value would be ignored.
     layer.trainable = value
 
 
@@ -121,7 +122,7 @@ def _holds(layer: keras.Layer, trained: Collection[int]) -> bool:
 
 
 def _first_trained(base: keras.Model, order: Sequence[keras.Layer], trained: Collection[int]) -> tuple[int, bool]:
-    """Return the position of the first trained leaf, and whether it is inside of a trained layer."""
+    """Return the index in `order` of the first trained leaf, and whether it is inside a trained layer."""
     of_trained = {id(leaf): id(leaf) in trained for leaf in order if id(leaf) in trained}
     for layer in all_layers(base):
         if id(layer) in trained:
@@ -138,7 +139,7 @@ def batch_norms(layer: keras.Layer) -> Iterator[keras.layers.BatchNormalization]
 
 
 def leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """Yield the layers in a layer that hold no others, in their order; the layer itself if it holds none."""
+    """Yield the layers in a layer that have no layers inside; the layer itself if it has none inside."""
     children = list(_children(layer))
     if not children:
         yield layer
@@ -170,7 +171,7 @@ def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
         base: The backbone.
         rule: "head": no layers. "last_stage": see `last_stage`. "all", "scratch": all layers. A number N: the last N
             layers that have weights and are not BatchNormalization. Anything else is a regular expression: all layers
-            with a name in which it is found. If there are none, also layers inside of other layers.
+            with a name in which it is found. If there are no such layers, layers inside other layers are searched, too.
 
     Raises:
         UserError: No layer fits the rule.
@@ -203,7 +204,7 @@ def _matching(base: keras.Model, layers: Sequence[keras.Layer], rule: str) -> li
         if any(_is_weighted(layer) for layer in chosen):
             return chosen
     raise UserError(
-        f"--unfreeze={rule}: matches no layer with weights of {base.name}. {_last_names(layers)} Pass a"
+        f"--unfreeze={rule}: does not match a layer of {base.name} that has weights. {_last_names(layers)} Pass a"
         " regular expression, a number of layers from the end, last_stage or all."
     )
 
@@ -211,10 +212,10 @@ def _matching(base: keras.Model, layers: Sequence[keras.Layer], rule: str) -> li
 def last_stage(base: keras.Model) -> list[keras.Layer]:
     """Find the layers with weights at the backbone's last resolution.
 
-    These are block5_conv1 to block5_conv3 of VGG16, and conv_dw_12 to conv_pw_13 of MobileNet. The search starts at
-    the last layer and goes back to the first layer with weights that has more positions than the last layer that has
-    any. A layer without positions (squeeze-and-excite, dense) belongs to the stage around it. A layer made of layers (a
-    ConvNeXt block) counts as one.
+    These are block5_conv1 to block5_conv3 of VGG16, and conv_dw_12 to conv_pw_13 of MobileNet. A position is a pixel of
+    a feature map or an element of a sequence. The search goes backward from the last layer, and stops at the first
+    layer with weights that has more positions than the last stage. A layer without positions (squeeze-and-excite,
+    dense) belongs to the stage around it. A layer that is made of other layers (a ConvNeXt block) counts as one layer.
 
     Raises:
         UserError: All layers have the same resolution, as in many transformers, or a layer has no fixed size.
@@ -258,9 +259,9 @@ def _is_weighted(layer: keras.Layer) -> bool:
 
 
 def _area(layer: keras.Layer) -> int | None:
-    """Return the number of positions in a layer's output, 0 if it has none, None if it is not fixed.
+    """Return the number of positions in a layer's output; 0 without positions, None if it is not fixed.
 
-    A map b h w c has h * w positions, and a sequence b n c has n. A map of one position has one.
+    A map b h w c has h * w positions, and a sequence b n c has n.
     """
     outputs = [tensor for node in layer._inbound_nodes[-1:] for tensor in keras.tree.flatten(node.outputs)]
     shape = outputs[0].shape[1:-1] if outputs else ()

@@ -1,9 +1,9 @@
 """The file of a trained classifier: a Keras file with a description in its `metadata.json`.
 
-A `.keras` file is a zip archive of three members. `keras.models.load_model` reads this file as any other. The
-description is not a fourth member, because Keras would then unpack the archive to a temporary directory. No code in the
-file is executed: there is no pickle and no Lambda layer. A network of the user may have custom layers. Python imports
-their module only if the user names it.
+A `.keras` file is a zip archive of three members. `keras.models.load_model` can read a model file like any other Keras
+file. The description is not a fourth member, because Keras would then unpack the archive to a temporary directory. No
+code in the file is executed: there is no pickle and no Lambda layer. A network of the user may have custom layers.
+Python imports their module only if the user names it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 MEMBER = keras_files.METADATA
 KEY = "classifier"  # Key of the description in `metadata.json`.
-OUTPUTS = "outputs"  # Key of the meaning of the outputs, in words.
+OUTPUTS = "outputs"  # Key of a sentence that explains the outputs.
 _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
-_FORMAT_OF_GEOMETRY = 2  # With an input that is not a square, or with padding.
+_FORMAT_OF_GEOMETRY = 2  # Used if the input is not a square, or if images are padded.
 THRESHOLD_HELP = (
     "For two-class models: the second class is chosen if its probability is at least this number, between 0 and 1."
     " Default: the threshold of the model."
@@ -55,8 +55,8 @@ class ModelInfo:
         classes: Class names in the order of the labels. A two-class model returns the probability of the second class.
         image_size: Height and width of the model's input in pixels: one number for a square, else a pair.
         crop: As in `Geometry.of`.
-        fit: As in `Geometry.of`. A model file only has it if it is "pad".
-        threshold: For two-class models: the second class is chosen if its probability is at least this, 0..1.
+        fit: As in `Geometry.of`. It is stored in the file only if it is "pad".
+        threshold: For two-class models: the second class is chosen if its probability is at least this number, 0..1.
         images: How the images of the dataset were prepared, from `ImageConfig.image_settings`. Empty for adopted
             records that were not rewritten: their images are unchanged.
         pixels: Description of the model's input.
@@ -84,14 +84,14 @@ class ModelInfo:
         if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"classes are {list(names)}, but must be two or more distinct names")
         if not isinstance(self.versions, Mapping):
-            raise ValueError(f"versions are {self.versions!r}, but must be an object")
+            raise ValueError(f"versions are {self.versions!r}, but must be a JSON object")
         texts = [self.pixels, self.trainer, self.dataset_name, self.dataset_digest, *self.versions]
         for text in (*names, *texts, *self.versions.values()):
             if not _is_line(text):
                 raise ValueError(f"{text!r} is not a line of printable text")
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
         if len(sides) not in (1, 2) or not all(isinstance(side, int) and side >= 1 for side in sides):
-            raise ValueError(f"image_size is {self.image_size!r}, but must be a whole number of pixels from 1, or two")
+            raise ValueError(f"image_size is {self.image_size!r}, but must be one or two whole numbers of at least 1")
         for name in ("crop", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be from 0 to 1")
@@ -121,7 +121,7 @@ class ModelInfo:
         return f"probabilities of the {len(self.classes)} classes, in the order of the classes; their sum is 1"
 
     def preparation(self) -> str:
-        """Return the converter's flags that prepared the dataset's images and are not defaults, or ""."""
+        """Return the flags of `convert` that prepared the images, without defaults; "" if all are defaults."""
         settings = {name: value for name, value in self.images.items() if value != _IMAGE_SETTINGS.get(name)}
         return " ".join(f"--{name}={value}" for name, value in settings.items())
 
@@ -160,7 +160,7 @@ def describe(data: Dataset, *, image_size: Size | Geometry, crop: float = 0.0, t
         )
     except ValueError as error:
         raise UserError(
-            f"--tfrecords={data.directory}: {error}. Convert or adopt it again, with other names."
+            f"--tfrecords={data.directory}: {error}. Convert or adopt it again, with other class names."
         ) from error
 
 
@@ -217,7 +217,7 @@ def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequen
                 large = member.file_size > 1 << 30
                 with archive.open(member) as source, output.open(member.filename, "w", force_zip64=large) as copy:
                     if member.filename == MEMBER:
-                        # The words stand beside the description, because older readers know all of its keys.
+                        # The sentence is not in the description: older readers refuse a description with new keys.
                         added = {KEY: _described(info), OUTPUTS: info.outputs} | more
                         copy.write(json.dumps(json.load(source) | added, indent=2).encode())
                     else:
@@ -225,7 +225,7 @@ def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequen
 
 
 def is_described(path: Path) -> bool:
-    """Return whether a Keras file has a description. Files of other programs have none.
+    """Return whether a Keras file has a description. Files that other programs wrote do not have one.
 
     Raises:
         UserError: As in `keras_files.metadata`.
@@ -243,7 +243,7 @@ def read_info(path: Path) -> ModelInfo:
     """
     values = keras_files.metadata(path)
     if KEY not in values:
-        raise UserError(f"{path}: {MEMBER} in it has no class names and image settings. {_how_to_describe(path)}")
+        raise UserError(f"{path}: its {MEMBER} has no class names and image settings. {_how_to_describe(path)}")
     try:
         return _parsed(values[KEY])
     except (ValueError, TypeError) as error:
@@ -251,11 +251,11 @@ def read_info(path: Path) -> ModelInfo:
 
 
 def _how_to_describe(path: Path) -> str:
-    """Return what to do with a model that another program has saved."""
+    """Return advice for a model that another program has saved."""
     size = backbones.size_in_file(path) or 224
     out = path.with_name(f"{path.stem}-described{_SUFFIX}")
     return (
-        "Write a copy with them in Python, with your own values:"
+        "In Python, write a copy that has them, with your own values:"
         f" import trainers; trainers.describe_model({str(path)!r}, out={str(out)!r}, classes=['cats', 'dogs'],"
         f" image_size={size}, crop=0.0, scaling='own')"
     )
@@ -286,14 +286,14 @@ def load(
 
     Args:
         path: The model file.
-        info: Result of `read_info`, if it was called already: it reads the whole file.
+        info: The result of an earlier call of `read_info`. If None, `read_info` is called. It reads the whole file.
         custom_objects: Modules and files that register the custom layers of the model.
 
     Returns:
         The model u8[b h w 3] -> f32[b 1] or f32[b classes], not compiled, and its description.
 
     Raises:
-        UserError: `read_info` raised it, Keras cannot load the model, or the description does not fit the model.
+        UserError: `read_info` fails, Keras cannot load the model, or the description does not fit the model.
     """
     info = info or read_info(path)
     model = keras_files.load(path, custom_objects)
@@ -310,7 +310,7 @@ def load(
 
 def _parsed(values: Any) -> ModelInfo:
     if not isinstance(values, dict):
-        raise ValueError(f"its {KEY} is not an object")
+        raise ValueError(f"its {KEY} is not a JSON object")
     if values.pop("format", None) not in (_FORMAT, _FORMAT_OF_GEOMETRY):
         raise ValueError("it has another format. A newer version of this package may be able to read it")
     if isinstance(values.get("image_size"), list):
@@ -328,5 +328,5 @@ def _described(info: ModelInfo) -> dict[str, Any]:
 
 
 def _is_line(text: Any) -> bool:
-    """Return whether it is text without control characters and surrogates, so that it can be printed."""
+    """Return whether a value is text that can be printed: no control characters, no surrogates."""
     return isinstance(text, str) and not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)

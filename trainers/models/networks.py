@@ -1,7 +1,7 @@
-"""Classifiers: uint8 pixels -> scaling -> backbone -> head -> probabilities.
+"""Build classifiers: uint8 pixels -> scaling -> backbone -> head -> probabilities.
 
-They consist only of Keras's own layers, so that `keras.models.load_model` reads saved ones without this package. Only
-networks of the user may have other layers.
+Classifiers have only Keras's own layers. So `keras.models.load_model` can load a saved classifier without this package.
+Only networks of the user may have other layers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trainers.recipes import ModelConfig
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_DEVIATION = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
-# Constructor arguments that this module sets, so that --backbone_kwargs may not.
+# Constructor arguments that this module sets. They are not allowed in --backbone_kwargs.
 _RESERVED = {"include_top", "include_preprocessing", "weights", "input_tensor", "input_shape", "pooling"} | {
     "classes",
     "classifier_activation",
@@ -45,10 +45,10 @@ class Classifier:
     Attributes:
         model: For two classes u8[b h w 3] in 0..255 -> f32[b 1], the probability of class 1. For more classes
             u8[b h w 3] -> f32[b classes], probabilities that add up to 1.
-        base: The backbone, one nested layer of `model`. For a whole model of the user, this model.
+        base: The backbone, which is a nested model in `model`. With --model, the whole model of the user.
         random_layers: The layers of `base` that change their inputs at random.
-        is_whole: Whether `base` is a whole model of the user. Then no rule changes which layers are trained.
-        compiled: The loss and the optimizer of a whole model, if it is compiled.
+        is_whole: Whether `base` is a whole model of the user (--model). Then no rule changes which layers are trained.
+        compiled: The loss and the optimizer of a whole model. None if it is not compiled.
     """
 
     model: keras.Model
@@ -92,7 +92,7 @@ def build(config: ModelConfig, class_count: int, flag: str = "backbone") -> Clas
 
 
 def _assembled(base: keras.Model, config: ModelConfig, class_count: int) -> keras.Model:
-    """Put the scaling in front of a backbone, and the head behind it."""
+    """Build a classifier from a backbone: scaling before it, and the head after it."""
     pixels = keras.Input(config.input_shape, dtype="uint8", name="pixels")
     x = scale(pixels, config.scaling or backbones.find(*config.network).scaling)
     x = base(x)
@@ -112,7 +112,10 @@ def _assembled(base: keras.Model, config: ModelConfig, class_count: int) -> kera
 
 
 def _pooled(x: Any, pooling: str) -> Any:
-    """Make features f[b c] of the outputs of a backbone: a map b h w c, a sequence b n c, or a vector b c."""
+    """Pool the outputs of a backbone to features f[b c].
+
+    The outputs are a map b h w c, a sequence b n c, or a vector b c.
+    """
     if pooling == "flatten" or len(x.shape) == 2:
         return keras.layers.Flatten(name="flatten")(x)
     if len(x.shape) == 3:
@@ -126,9 +129,9 @@ def moving_statistics(model: keras.Model) -> list[keras.Variable]:
 
 
 def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Split a classifier behind its pooling.
+    """Split a classifier after its pooling layer.
 
-    Both parts share the layers of the classifier, so that training a part trains the classifier.
+    Both parts share the layers of the classifier. So training a part also trains the classifier.
 
     Returns:
         Two models: u8[b h w 3] -> features f[b c], and features f32[b c] -> outputs of the classifier.
@@ -144,27 +147,27 @@ def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
 
 def extractor(model: keras.Model, source: str) -> keras.Model:
-    """Return the part of any classifier in front of its head: u8[b h w 3] -> features f[b c].
+    """Return the part of any classifier before its head: u8[b h w 3] -> features f[b c].
 
     Args:
         model: A classifier of a trainer, or a model of the user.
         source: The flag that names the model, with its value, for errors.
 
     Raises:
-        UserError: The model has no head of a kind that is known.
+        UserError: The model does not end with a head that can be found.
     """
     if _pooling_layer(model) is not None:
         return split(model)[0]
     features = cutting.without_head(model, source)
     if features is model:
         raise UserError(
-            f"{source}: has no Dense layer at its end, so its features are not known. Pass another network."
+            f"{source}: does not end with a Dense layer, so its features cannot be found. Pass another network."
         )
     return keras.Model(features.inputs, _pooled(features.outputs[0], "average"), name="extractor")
 
 
 def _pooling_layer(model: keras.Model) -> int | None:
-    """Return the index in `model.layers` of the layer between a trainer's backbone and head."""
+    """Return the index in `model.layers` of the pooling layer; None if no trainer built the model."""
     names = [layer.name for layer in model.layers]
     return next((i for i, name in enumerate(names) if name in ("pool", "flatten")), None)
 
@@ -185,7 +188,8 @@ def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: in
 def set_weights(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
     """Set the weights of a layer or a model.
 
-    Keras's Normalization computes with copies of its weights, which Keras's `set_weights` does not renew.
+    Keras's Normalization computes with copies of its weights. Keras's `set_weights` does not update these copies, so
+    they are updated here.
     """
     layer.set_weights(values)
     for inner in (layer, *layers.all_layers(layer)):
@@ -203,7 +207,7 @@ def scale(pixels: Any, scaling: str) -> Any:
         scaling: A value of `ModelConfig.scaling`.
 
     Returns:
-        f32[b h w 3], equal to the `preprocess_input` of the backbone's module to 1e-6 of its range.
+        f32[b h w 3]. It differs from `preprocess_input` of the backbone's module by at most 1e-6 of the range.
     """
     factors, offsets = {
         "own": (1.0, 0.0),
@@ -220,7 +224,7 @@ def scale(pixels: Any, scaling: str) -> Any:
 
 
 def _build_base(config: ModelConfig, flag: str) -> keras.Model:
-    """Build the backbone without its top layers, and load its weights."""
+    """Build the backbone (without a head), and load its weights."""
     base = _build_known(config, flag) if config.is_known else own_networks.build(config, flag)
     _scale_in_float32(base)
     if config.batch_norm_momentum is not None:
@@ -270,8 +274,9 @@ def _build_known(config: ModelConfig, flag: str) -> keras.Model:
 def _with_one_scaling(base: keras.Model, build_plain: Callable[[], keras.Model]) -> keras.Model:
     """Return a backbone with the layers that it has without ImageNet weights.
 
-    With these weights, Keras gives EfficientNetB0 to B7 a second Rescaling behind the Normalization. The scale becomes
-    a part of the variance, so that a network that is built without these weights can have the same outputs.
+    With ImageNet weights, Keras gives EfficientNetB0 to B7 a second Rescaling after the Normalization. A network that
+    is built without these weights does not have this layer. So the scale of this layer is moved into the variance of
+    the Normalization, and the outputs stay the same.
     """
     more = [layer for layer in base.layers if isinstance(layer, keras.layers.Rescaling)][1:]
     if not more:
@@ -291,13 +296,13 @@ def cnn(
     batch_norm: bool = False,
     padding: str = "valid",
 ) -> keras.Model:
-    """Build the network of the reference recipe, section 2, without its top layers.
+    """Build the network of the reference recipe, section 2, without its head.
 
     Args:
         input_shape: Height, width, channels.
         filters: Number of filters of each 3 x 3 convolution. A ReLU and 2 x 2 max pooling follow each of them.
-        batch_norm: Whether there is a BatchNormalization in front of each ReLU. The reference has none.
-        padding: "valid", as in the reference, or "same", with which small images allow more convolutions.
+        batch_norm: Whether there is a BatchNormalization before each ReLU. The reference recipe has none.
+        padding: "valid", as in the reference recipe, or "same". With "same", small images allow more convolutions.
     """
     x = pixels = keras.Input(input_shape)
     for i, count in enumerate(filters, 1):
@@ -310,7 +315,7 @@ def cnn(
 
 
 def load_weights(base: keras.Model, config: ModelConfig, flag: str) -> None:
-    """Load a weights file of exactly this architecture, without top layers.
+    """Load a weights file of exactly this architecture, without a head.
 
     Keras ignores additional arrays in a `.weights.h5` file. This function does not: the shapes of all arrays must fit.
 
@@ -327,10 +332,10 @@ def load_weights(base: keras.Model, config: ModelConfig, flag: str) -> None:
     expected = Counter(tuple(weight.shape) for weight in base.weights)
     if stored != expected:
         raise UserError(
-            f"--weights={path}: is not a weights file of {describe(config)} without top layers: "
-            f"the file holds {stored.total()} arrays, the backbone {expected.total()}; "
-            f"only in the file: {_largest(stored - expected)}; only in the backbone: {_largest(expected - stored)}. "
-            f"Pass the file of this architecture, or its --{flag} and --backbone_kwargs."
+            f"--weights={path}: is not a weights file of {describe(config)} without its head (include_top=False)."
+            f" The file has {stored.total()} arrays, and the backbone has {expected.total()}."
+            f" Only in the file: {_largest(stored - expected)}. Only in the backbone: {_largest(expected - stored)}."
+            f" Pass a file of this backbone without its head, or the --{flag} and --backbone_kwargs of this file."
         )
     try:
         base.load_weights(path)
@@ -361,7 +366,7 @@ def _scale_in_float32(base: keras.Model) -> None:
 
 
 def _stored_shapes(file: h5py.File) -> list[tuple[int, ...]]:
-    """Return the shapes of all weights in a file of either format, without optimizers and seed generators."""
+    """Return the shapes of all weights in a .h5 or .weights.h5 file, without optimizers and seeds."""
     shapes: list[tuple[int, ...]] = []
 
     def visit(name: str, item: Any) -> None:

@@ -1,7 +1,7 @@
 """Networks of the user: made by a function, read from a Keras file, or a preset of KerasHub.
 
-Each network is copied through its configuration before it is used, as a saved model is loaded. So a layer that cannot
-be saved is reported before the training, and not after it.
+Before a network is used, it is copied through its configuration, as when a model is saved and loaded. So a layer that
+cannot be saved is reported before the training, and not after it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def build(config: ModelConfig, flag: str = "backbone") -> keras.Model:
         A functional or sequential model: images b h w 3 -> features b c, b n c or b h w c.
 
     Raises:
-        UserError: The network cannot be made, read, saved or loaded, or has other inputs or outputs.
+        UserError: The network cannot be made, read, saved or loaded, or its inputs or outputs are not allowed.
     """
     name, shape = config.backbone, config.input_shape
     source = f"--{flag}={name}"
@@ -71,7 +71,7 @@ def build(config: ModelConfig, flag: str = "backbone") -> keras.Model:
 
 
 def whole(config: ModelConfig, class_count: int) -> tuple[keras.Model, Compiled | None]:
-    """Make the whole classifier with a function of the user.
+    """Make a whole classifier, including its head, with a function of the user.
 
     Args:
         config: Settings of the model, with `model`.
@@ -82,8 +82,8 @@ def whole(config: ModelConfig, class_count: int) -> tuple[keras.Model, Compiled 
         optimizer if the function has compiled it.
 
     Raises:
-        UserError: The model cannot be made, saved or loaded, or has other inputs or outputs, or it has its own method
-            for a step, or its loss does not fit the targets.
+        UserError: The model cannot be made, saved or loaded. Or its inputs or outputs are not allowed, it has its own
+            method for a training step, or its loss does not fit the targets.
     """
     name, flag = config.network
     source, shape = f"--{flag}={name}", config.input_shape
@@ -116,7 +116,7 @@ def copied(model: keras.Model, shape: Shape | None = None) -> keras.Model:
         copy = type(model).from_config(config)
     for old, new in zip(layers.all_layers(model), layers.all_layers(copy), strict=True):
         if old.trainable != new.trainable:
-            new.trainable = old.trainable  # Also for the layers in it, which follow.
+            new.trainable = old.trainable  # Keras also sets the layers inside, which come later in this loop.
     return copy
 
 
@@ -141,8 +141,8 @@ def _made(name: str, flag: str, kwargs: Mapping[str, Any], **arguments: Any) -> 
         given = ", ".join(f"{argument}={value}" for argument, value in arguments.items())
         line = user_code.line_of(error, user_code.code_of(name))
         raise UserError(
-            f"{source}: fails with {given}: {type(error).__name__}: {one_line(error, 'all')}{line}. Correct it, or"
-            " change --image_size or --backbone_kwargs."
+            f"{source}: fails with {given}: {type(error).__name__}: {one_line(error, 'all')}{line}. Correct the"
+            " function, or change --image_size or --backbone_kwargs."
         ) from error
     if not isinstance(made, keras.Model):
         raise UserError(f"{source}: returns {type(made).__name__}, but must return a keras.Model.")
@@ -154,7 +154,7 @@ def _check_arguments(
 ) -> None:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # Some functions of C have none.
+    except (TypeError, ValueError):  # Some functions in C have no signature.
         return
     name = getattr(function, "__name__", "function")
     try:
@@ -162,7 +162,7 @@ def _check_arguments(
     except TypeError as error:
         raise UserError(
             f"{source}: cannot be called: {error}. The function is {name}{signature}, but it must take"
-            f" {' and '.join(arguments)}. Give further arguments as --backbone_kwargs."
+            f" {' and '.join(arguments)}. Pass other arguments in --backbone_kwargs."
         ) from error
 
 
@@ -207,7 +207,7 @@ def _of_hub(config: ModelConfig, source: str) -> keras.Model:
     try:
         made = of_preset(load_weights=False)
         height_width = tuple(made.inputs[0].shape[1:3])
-        # A network for images of any size gets a fixed one, so that its stages are known.
+        # A network for images of any size gets a fixed size, so that its stages are known.
         more = {"image_shape": shape} if None in height_width or (not has_weights and height_width != shape[:2]) else {}
         if has_weights or more:
             made = of_preset(has_weights, **more)
@@ -237,7 +237,7 @@ def _with_scaling(model: keras.Model, preset: str, source: str) -> keras.Model:
 
 
 def _as_graph(model: keras.Model, shape: Shape, source: str) -> keras.Model:
-    """Return a model with inputs and outputs. One with its own `call` becomes a single layer."""
+    """Return a functional model. A model with its own `call` becomes its only layer."""
     if isinstance(model, keras.Sequential) and not model.built:
         with _explained(source, "cannot be built"):
             model.build((None, *shape))
@@ -292,9 +292,9 @@ def _check_methods(model: keras.Model, source: str) -> None:
     own = [name for name in _OWN_METHODS if getattr(type(model), name) is not getattr(keras.Model, name)]
     if own:
         raise UserError(
-            f"{source}: {type(model).__name__} has its own {' and '.join(own)}, which this training does not call,"
-            " since it could not continue exactly after an interruption. Use a loss in compile or add_loss in a layer,"
-            " or train with fit.Task (docs/trainers.md)."
+            f"{source}: {type(model).__name__} has its own {' and '.join(own)}. Trainers do not call"
+            " such methods, because an interrupted training could then not continue exactly. Use a loss in compile or"
+            " add_loss in a layer, or train with fit.Task (docs/trainers.md)."
         )
 
 
@@ -316,7 +316,7 @@ def _check_probabilities(model: keras.Model, shape: Shape, class_count: int, sou
 
 
 def returns_probabilities(model: keras.Model, shape: Shape) -> bool:
-    """Return whether the outputs f[b c] of a model for noise are probabilities, with sum 1 if c > 1."""
+    """Return whether a model returns probabilities f[b c] for noise. If c > 1, their sum must be 1."""
     if cutting.returns_logits(model):
         return False  # Logits of a new network may be small.
     values = np.asarray(model(_images(shape), training=False), np.float32)
@@ -325,7 +325,7 @@ def returns_probabilities(model: keras.Model, shape: Shape) -> bool:
 
 
 def _compiled(model: keras.Model, class_count: int, source: str) -> Compiled:
-    """Return the loss and a new optimizer like that of a compiled model."""
+    """Return the loss of a compiled model, and a new optimizer with the same settings."""
     loss = model.loss
     if isinstance(loss, (list, tuple, dict)) and len(loss) == 1:
         loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
@@ -425,16 +425,16 @@ def _check_same(model: keras.Model, copy: keras.Model, shape: Shape, source: str
     largest, tolerance = np.abs(expected).max(), _TOLERANCES.get(keras.config.dtype_policy().name, _TOLERANCE)
     if np.isfinite(expected).all() and np.abs(values - expected).max() > tolerance * largest:
         raise UserError(
-            f"{source}: a copy that is made from its configuration returns other values, as a saved model would. Let"
-            " get_config of each custom layer return all arguments of its __init__."
+            f"{source}: a copy that is made from its configuration returns other values, and so would a saved model."
+            " Let get_config of each custom layer return all arguments of its __init__."
         )
 
 
 def _with_policy(config: Any, policy: str) -> Any:
     """Replace the dtype policies of layers in a configuration.
 
-    If there are policies of half precision, only these are replaced: layers in float32 beside them need it. With the
-    policy float32, all are replaced.
+    If some layers have a mixed policy, only these layers get the new policy, because the others need float32. If no
+    layer has a mixed policy, all float32 layers get the new policy.
     """
     names = set(_policies(config))
     old = {name for name in names if name.startswith("mixed_")} or {"float32"}
@@ -464,7 +464,7 @@ def _replaced(config: Any, old: set[str], policy: str) -> Any:
 
 
 def _fix_shape(config: dict[str, Any], shape: Shape) -> None:
-    """Give inputs for images of any size a fixed size, so that all layers have one."""
+    """Give inputs for images of any size a fixed size, so that all layers have outputs of a fixed size."""
     for layer in config.get("layers", ()):
         sides = layer["config"].get("batch_shape", ()) if layer["class_name"] == "InputLayer" else ()
         if None in tuple(sides)[1:]:

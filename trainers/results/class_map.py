@@ -33,14 +33,14 @@ class ClassMatch:
     class_count: int
 
     def lines(self) -> Iterator[str]:
-        """Yield lines for the user on classes without images and on images that are left out."""
+        """Yield lines for the user about images that are left out and classes without images."""
         for name, count in self.left_out.items():
             yield f"--class_map={name}=: {words.number(count, 'image is', 'images are')} left out"
         if self.absent:
             present = words.number(self.class_count - len(self.absent), "class", "classes")
             yield (
-                f"no images of {len(self.absent):,} of the model's {self.class_count:,} classes: {named(self.absent)}."
-                f" Rates per class, and their means, are of the {present} with images"
+                f"classes of the model without images ({len(self.absent):,} of {self.class_count:,}):"
+                f" {named(self.absent)}. Rates per class and their means use only the {present} with images"
             )
 
 
@@ -83,7 +83,7 @@ def match(
 
 
 def expected(wanted: Sequence[str], class_map: Mapping[str, str]) -> list[str]:
-    """Return the class names that data should have: the names in the map, and the model's other classes."""
+    """Return the class names that the data may have: names in the map, and other classes of the model."""
     return [*class_map, *(name for name in wanted if name not in class_map.values() and name not in class_map)]
 
 

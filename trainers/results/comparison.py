@@ -1,4 +1,4 @@
-"""Trainings side by side: which trainings to run, their results, and a table and a chart of them."""
+"""Compare trainings: which trainings to run, their results, a table and a chart."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Variant:
         return f"{plain}-seed{seed}"
 
     def arguments(self, seed: int) -> list[str]:
-        """Return the trainer and the flags that decide the result; they are kept in NAME-seedN.json."""
+        """Return the trainer and the flags that decide the result. NAME-seedN.json keeps them."""
         return [f"trainers.{self.trainer}", f"--seed={seed}", *self.flags]
 
 
@@ -62,7 +62,8 @@ def variants(given: Sequence[str], backbones: Sequence[str]) -> list[Variant]:
         The variants, each with a unique name.
 
     Raises:
-        UserError: A trainer or backbone does not exist, a name is used twice, or a flag is one that compare sets.
+        UserError: A trainer or backbone does not exist, a name is used twice, or a variant has a flag that `compare`
+            sets.
     """
     result: list[Variant] = []
     for text in given:
@@ -136,8 +137,8 @@ class Row:
         runs: Content of metrics.json for each finished seed. In cross-validation: the metrics of the out-of-fold
             predictions for each seed with all its folds (`out_of_fold.metrics`).
         failed: Number of trainings that ended with an error.
-        folds: Accuracy of each fold, a mean over the seeds. (): no cross-validation.
-        effect: Design effect of records that stay in one fold together (`scores.design_effect`).
+        folds: Accuracy of each fold, as a mean over the seeds. (): no cross-validation.
+        effect: Factor by which records that must stay in one fold increase the variance (`scores.design_effect`).
     """
 
     name: str
@@ -160,8 +161,8 @@ class Row:
     def interval(self) -> Interval | None:
         """Return the 95 % interval of the mean accuracy, for new images of the same kind; None without runs.
 
-        All seeds are evaluated on the same images, so more seeds do not make the interval narrower. Records that stay
-        in one fold together make it wider by their design effect.
+        All seeds are evaluated on the same images, so more seeds do not make the interval narrower. Records that must
+        stay in one fold make the interval wider, by their design effect.
         """
         accuracy, count = self.mean("accuracy"), self.mean("count")
         if accuracy is None or count is None:
@@ -199,7 +200,7 @@ class Row:
 
 
 def check_alike(variants: Iterable[Sequence[Path]]) -> None:
-    """Check that the finished runs of each variant differ in nothing but the seed.
+    """Check that the finished runs of each variant differ only in the seed.
 
     Args:
         variants: The run directories of each variant.
@@ -213,7 +214,7 @@ def check_alike(variants: Iterable[Sequence[Path]]) -> None:
             differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
             if differences:
                 raise UserError(
-                    f"{run}: not trained like {finished[0]}: {'; '.join(differences)}. Remove one of the two run"
+                    f"{run}: was not trained like {finished[0]}: {'; '.join(differences)}. Remove one of the two run"
                     " directories, or pass another --out."
                 )
 
@@ -265,7 +266,7 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write the CSV with a line for each variant, in the given order."""
+    """Write the CSV with a row for each variant, in the given order."""
     tables = [row.as_dict() for row in rows]
     tabular.write_csv(path, max(map(list, tables), key=len), tables)  # A row without finished folds has fewer columns.
 

@@ -61,7 +61,7 @@ class Facts:
         rows: The variants in the given order.
         commands: The trainings in their order.
         folds: Number of folds. 0: no cross-validation.
-        differences: The difference of each two variants, in cross-validation.
+        differences: The difference of every pair of variants, in cross-validation.
         notes: Sentences about the folds.
         trials: The rows of search.csv. Empty: there was no search.
         settings: Number of different settings that were tried in the search.
@@ -150,8 +150,8 @@ def _others(best: Row, others: Sequence[Row], facts: Facts) -> str:
     low = _interval(best)[0]
     equal = [row.name for row in others if (row.mean("accuracy") or 0.0) >= low]
     if equal:
-        return f"The accuracy of {', '.join(equal)} lies within its interval: the difference may be chance."
-    return "The accuracy of every other variant lies below its interval."
+        return f"The accuracy of {', '.join(equal)} lies within the interval of the best: the difference may be chance."
+    return "The accuracy of every other variant lies below the interval of the best."
 
 
 def _searched(facts: Facts) -> dict[str, str] | None:
@@ -189,8 +189,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="search",
         condition=_searched,
         title="The accuracy of the best setting is optimistic",
-        text="The best of {count} was chosen because its accuracy on these images is high, partly by chance.",
-        advice="For an unbiased figure, evaluate its model once on images that no choice was made on:"
+        text="The best of {count} was chosen because of its high accuracy on these images. Part of that is chance.",
+        advice="For an unbiased figure, evaluate its model once on images that were not used for any choice:"
         " `python -m trainers.evaluate --split=test`.",
     ),
     Rule(
@@ -200,7 +200,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         condition=_best,
         title="Best accuracy: {name}, {accuracy}",
         text="{others}",
-        advice="The choice of the best variant was made on this split. Evaluate this variant on new images with"
+        advice="The best variant was chosen on this split. Evaluate this variant on new images with"
         " `python -m trainers.evaluate --split=test`.",
     ),
 )

@@ -59,7 +59,7 @@ class EvalSet(Protocol):
     Attributes:
         title: Description, such as "the test split of pets".
         name: Name of the directory with the results.
-        match: The classes, as labels of the model.
+        match: The classes of the images, and the label of the model for each of them.
         notes: Lines for the user on how the images were found.
     """
 
@@ -76,7 +76,7 @@ class EvalSet(Protocol):
     def notes(self) -> Sequence[str]: ...
 
     def note(self, info: ModelInfo) -> str:
-        """Return a note on what results on this set mean for new images."""
+        """Return a note that says what results on this set mean for new images."""
 
     def evaluate(self, model: keras.Model, info: ModelInfo, tta: Sequence[str]) -> Evaluated:
         """Predict the classes of the images.
@@ -191,7 +191,7 @@ class FolderSet:
         )
 
     def _rejected(self) -> Iterator[tuple[str, str]]:
-        """Yield the files that cannot become records, without those of other splits."""
+        """Yield path and reason of files that cannot become records, without files of other splits."""
         splits_of: dict[str, set[int]] = {}
         for path, split in zip(self.sources.paths, self.sources.splits.tolist()) if self.sources.rejected else ():
             while path:
@@ -215,11 +215,11 @@ def of_dataset(tfrecords: str, split: str | None, info: ModelInfo, names: Mappin
         names: Class of the dataset -> class of the model, as in `class_map.match`.
 
     Raises:
-        UserError: The dataset or the split does not exist, or the model lacks a class.
+        UserError: The dataset or the split does not exist, the split has no images, or the model lacks a class.
     """
     data = open_dataset(tfrecords)
     split = split or DEFAULT_SPLIT
-    records = data.records(split)
+    records = predictions.records_of(data, split)
     counts = np.bincount(records.labels, minlength=len(data.class_names))
     match = class_map.match(info.classes, data.class_names, counts, names, f"--tfrecords={tfrecords}")
     if match.left_out:
@@ -272,8 +272,8 @@ def _scanned(images: str, known_classes: Sequence[str]) -> Sources:
         return scan(ScanConfig(src=images), known_classes)
     except UserError as error:  # The message names flags of `convert`, so its command is shown in front of it.
         raise UserError(
-            f"--images={images}: cannot be read without more flags: {_command(images)}: {error} Convert the images with"
-            " these flags, and pass the dataset as --tfrecords."
+            f"--images={images}: cannot be read without more flags: {_command(images)}: {error} Run this command"
+            " with the flags that it needs, and pass the dataset as --tfrecords."
         ) from error
 
 

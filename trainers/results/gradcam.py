@@ -14,11 +14,11 @@ _BATCH_SIZE = 4  # The gradient keeps the outputs of all layers: 0.1 GB per imag
 
 
 def heatmaps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-    """Return where in images the evidence for a class is.
+    """Return heat maps that show where images have evidence for a class.
 
-    The heat is the product of the last feature maps and the gradient of the class's logit, summed over channels;
-    negative values become 0. For a head that pools, this is Grad-CAM. For a head that flattens, the weight of a channel
-    depends on the position, and the mean over positions of Grad-CAM would hide that.
+    The heat is the product of the last feature maps and the gradient of the class's logit, summed over channels.
+    Negative values become 0. For a head that pools, this is Grad-CAM. For a head that flattens, the weight of a channel
+    depends on the position. Grad-CAM would hide that, because it averages over positions.
 
     Args:
         model: Classifier u8[b h w 3] -> probabilities f32[b 1] or f32[b classes].
@@ -27,8 +27,8 @@ def heatmaps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
 
     Returns:
         f32[b h' w'] in 0..1, in the resolution of the feature maps. The maximum of each image is 1, or 0 if there is no
-        evidence for the class. None if the last outputs with positions are not feature maps b h w c, but a sequence,
-        as in a transformer.
+        evidence for the class. None if the last outputs with positions are not feature maps b h w c, but a sequence, as
+        in a transformer, or if no class depends on these maps.
     """
     parts = [slice(i, i + _BATCH_SIZE) for i in range(0, len(images), _BATCH_SIZE)]
     maps = [heat for part in parts if (heat := _heat(model, images[part], classes[part])) is not None]
@@ -78,7 +78,7 @@ def _heat(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.nda
 def _recorded(model: keras.Model) -> Iterator[list[tuple[keras.Layer, Any, Any]]]:
     """Record the calls of all layers, also of nested models, in their order: layer, first input, output.
 
-    A second model with other outputs would not suffice: the outer graph has no tensors of nested models.
+    A second Keras model with more outputs would not work, because the outer graph has no tensors of nested models.
     """
     calls: list[tuple[keras.Layer, Any, Any]] = []
 
@@ -120,7 +120,7 @@ def _has_positions(output: Any) -> bool:
 def _logits(calls: list[tuple[keras.Layer, Any, Any]]) -> tf.Tensor:
     """Return the outputs of a model before their sigmoid or softmax, f[b 1] or f[b classes].
 
-    Layers behind it are left out: a cast to float32, or the choice of one of two probabilities.
+    Layers after the sigmoid or softmax are left out: a cast to float32, or the choice of one of two probabilities.
     """
     for layer, x, output in reversed(calls):
         activation = getattr(getattr(layer, "activation", None), "__name__", "")

@@ -1,4 +1,4 @@
-"""Image files as input of a classifier, prepared as `convert` would prepare them."""
+"""Classify image files. They are prepared as `convert` would prepare them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainers.results.views import Predictor
 
 _AHEAD = 2 * predictions.BATCH_SIZE  # Files that are read and decoded ahead, while the model computes.
 _MOST_FILES = 1024  # At most this many files per batch, so that progress in a directory without images is visible.
-_NO_IMAGE = ("not an image", "empty file")  # The reasons of `preparation.BadImage` for other files begin so.
+_NO_IMAGE = ("not an image", "empty file")  # Reasons of `preparation.BadImage` begin so for other files.
 # fmt: off
 _SUFFIXES = frozenset(
     {
@@ -84,7 +84,7 @@ def judge(predictor: Predictor, info: ModelInfo, sources: Iterable[Source]) -> I
     Args:
         predictor: The model, as `views.predictor` returns it.
         info: The description of the model, as `model_file.load` returns it.
-        sources: The files. They are taken one after the other, some ahead of the model.
+        sources: The files. They are read in this order. Some are read ahead, while the model computes.
     """
     for batch in _batches(sources, info):
         results = [one.result for one in batch]
@@ -110,7 +110,7 @@ def judge(predictor: Predictor, info: ModelInfo, sources: Iterable[Source]) -> I
 
 
 def decode_file(data: bytes, info: ModelInfo) -> Pixels | Unreadable:
-    """Decode a file to the input of a model, as the record of the file would be decoded."""
+    """Decode a file to the input of a model, exactly as a record of this file would be decoded."""
     try:
         return _decode(data, info)
     except preparation.BadImage as error:
@@ -163,7 +163,7 @@ def _read_ahead(sources: Iterable[Source], info: ModelInfo) -> Iterator[_Read]:
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # After Ctrl-C, files that wait are not decoded first.
+        pool.shutdown(cancel_futures=True)  # After Ctrl-C, waiting files are not decoded any more.
 
 
 def _read(number: int, source: Source, info: ModelInfo) -> _Read:

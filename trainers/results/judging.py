@@ -44,7 +44,7 @@ def judge(
         The content of metrics.json.
     """
     info, validation = training.info, training.splits.validation
-    # The saved model is evaluated. It is float32, also if the training had another precision.
+    # The saved model is evaluated. It is float32, even if the training had another precision.
     model = networks.rebuild_float32(training.classifier, training.recipe.model, training.class_count)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For users who load the model and evaluate it.
     model_file.save(model, info, run / run_directory.MODEL, training.recipe.model.codes)

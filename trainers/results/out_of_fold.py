@@ -1,6 +1,6 @@
 """Cross-validation: out-of-fold predictions, their metrics, and differences between variants.
 
-The prediction for a record is the one of the model that was trained without its fold.
+Each record is predicted by the model that was trained without the fold of this record.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from trainers.results.scores import Interval
 from trainers.run_directory import Metrics
 
 FILE = "predictions_oof.csv"
-# Metrics that rank images by probability. Probabilities of different models have different scales, so these metrics are
-# means over the folds, and not computed from the predictions of all folds (Forman and Scholz 2010).
+# Metrics that rank images by probability. The probabilities of the models of different folds have different scales. So
+# these metrics are computed for each fold and averaged, and not computed from the predictions of all folds (Forman and
+# Scholz 2010).
 _OF_RANKS = ("auc", "average_precision")
 _OF_TRAININGS = ("seconds", "images_per_second", "parameters", "model_bytes", "latency_ms")
 
@@ -98,7 +99,7 @@ def metrics(found: OutOfFold, runs: Sequence[Metrics]) -> Metrics:
 
 
 def right(found: Sequence[OutOfFold], count: int) -> np.ndarray:
-    """Return f64[count], the share of seeds with a right prediction; NaN without a prediction."""
+    """Return f64[count]: for each record, the share of seeds with a right prediction; NaN without one."""
     values = np.full((len(found), count), np.nan)
     for row, one in zip(values, found):
         row[one.positions] = one.right
@@ -113,7 +114,7 @@ class Difference:
         first, second: Names of the variants.
         value: Accuracy of the first variant minus that of the second one.
         interval: 95 % interval of the difference (`scores.paired`).
-        only_first, only_second: Number of records that only this variant classifies right, a mean over the seeds.
+        only_first, only_second: Number of records that only this variant classifies right, as a mean over the seeds.
         count: Number of records.
     """
 
@@ -140,7 +141,7 @@ class Difference:
 
 
 def differences(variants: Mapping[str, np.ndarray], folds: Folds) -> list[Difference]:
-    """Compare each two variants on the records for which both have predictions.
+    """Compare every pair of variants, on the records for which both have predictions.
 
     Args:
         variants: Name of each variant -> result of `right`, f64[n].
@@ -170,7 +171,7 @@ def _difference(first: str, second: str, values: np.ndarray, interval: Interval)
 def write(path: Path, found: Sequence[OutOfFold], folds: Folds) -> None:
     """Write predictions_oof.csv: variant, seed, fold, and the columns of predictions.csv."""
     if not found:
-        path.unlink(missing_ok=True)  # A file of earlier runs would be wrong.
+        path.unlink(missing_ok=True)  # A file of earlier runs would have wrong results.
         return
     names = ["variant", "seed", "fold", *predictions.columns(found[0].predictions.classes, several_splits=True)]
     tabular.write_csv(path, names, _rows(found, folds))

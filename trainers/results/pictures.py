@@ -1,4 +1,4 @@
-"""The input of the model for single predictions, to show them in a report."""
+"""Read the model's inputs for some predictions again, to show these images in a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainers.results.image_files import Unreadable
 from trainers.results.predictions import Predictions
 from trainers.results.sources import Source
 
-# Indices of predictions -> the input u8[h w 3] of the model for each. None: it cannot be read any more.
+# Indices of predictions -> the model's input u8[h w 3] for each; None if it cannot be read any more.
 Pictures = Callable[[Sequence[int]], list[np.ndarray | None]]
 
 

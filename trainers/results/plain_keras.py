@@ -1,4 +1,4 @@
-"""The lines of Python that classify a picture with a trained model, without this package."""
+"""Write lines of Python that classify a picture with a trained model, without this package."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def draw(
 
     Args:
         predictions: Predictions with labels.
-        threshold: The second of two classes is predicted if its probability is at least this.
+        threshold: The second of two classes is predicted if its probability is at least this number.
         history: The rows of history.csv with numbers as floats. Empty if there is no such file.
         log: Receives a line if no installed font has some letters of the class names.
 
@@ -207,7 +207,7 @@ def _roc(labels: np.ndarray, probabilities: np.ndarray) -> Figure:
 
 
 def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: str) -> Figure:
-    """Draw precision over recall of the second of two classes. The dashed line shows guessing."""
+    """Draw precision over recall of the second of two classes. The dashed line is a model that guesses."""
     curve = scores.precision_recall(labels, probabilities)
     axes = _axes(f"{_short(positive)}, average precision {curve.area:.4f}", "recall", "precision", unit=True)
     axes.figure.set_label(f"Precision over recall of {positive}, average precision {curve.area:.4f}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfrecord_tools.base import tabular, words
 from tfrecord_tools.errors import UserError, one_line
-from tfrecord_tools.records import Records
+from tfrecord_tools.records import Dataset, Records
 from trainers.auditing.audit_files import Doubts
 from trainers.models.model_file import ModelInfo
 from trainers.results import scores, views
@@ -93,7 +93,7 @@ class Predictions:
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Join predictions of the same model. Empty parts may have fewer columns."""
+    """Join predictions of the same model. Parts without images are left out."""
     parts = [part for part in parts if len(part)] or parts[:1]
     first = parts[0]
 
@@ -114,7 +114,7 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
     Args:
         probabilities: f32[n classes].
-        threshold: Least probability at which the second of two classes is predicted. Not used with more classes.
+        threshold: Smallest probability at which the second of two classes is predicted. Not used for more classes.
 
     Returns:
         i64[n].
@@ -122,6 +122,22 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     if probabilities.shape[1] == 2:
         return (probabilities[:, 1] >= threshold).astype(np.int64)
     return probabilities.argmax(1)
+
+
+def records_of(data: Dataset, split: str) -> Records:
+    """Open the records of a split that has at least one.
+
+    Raises:
+        UserError: The split does not exist, or decisions leave out all of its records.
+    """
+    records = data.records(split)
+    if not len(records):
+        others = [name for name in data.splits if len(data.records(name))]
+        raise UserError(
+            f"{data.directory}: split {split!r} has no images, because decisions leave out all of them. Splits with"
+            f" images: {', '.join(others)}. Pass one as --split."
+        )
+    return records
 
 
 def of_records(
@@ -225,7 +241,7 @@ def summary(predictions: Predictions) -> Metrics:
 
 
 def _by_class(predictions: Predictions) -> Metrics:
-    """Return the rates per class. Classes without images have none, and do not count in the means."""
+    """Return the rates per class. Classes without images have no rates, and the means leave them out."""
     names = predictions.classes
     rates = scores.per_class(scores.confusion(predictions.truth, predictions.predicted, len(names)))
     present = rates.count > 0
@@ -243,7 +259,7 @@ def _by_class(predictions: Predictions) -> Metrics:
 
 
 def by_class_line(metrics: Metrics) -> str:
-    """Return the metrics that show weak classes as a line for the user."""
+    """Return a line for the user with the metrics that show weak classes."""
     recall = {name: rate for name, rate in metrics["recall"].items() if rate is not None}
     worst = min(recall, key=lambda name: recall[name])
     return (
@@ -254,11 +270,13 @@ def by_class_line(metrics: Metrics) -> str:
 
 
 def without_issues(predictions: Predictions, doubts: Doubts | None) -> Metrics:
-    """Return the metric `without_issues` of predictions for records, or {} if there is nothing to report.
+    """Return the metric `without_issues`: the accuracy without the images that the audit doubts.
+
+    It is {} if there is no such accuracy.
 
     Args:
         predictions: The predictions, with labels.
-        doubts: The open issues of the dataset's audit. None: it has no audit.
+        doubts: The open issues of the dataset's audit. None: the dataset has no audit.
     """
     if doubts is None or predictions.sha256 is None:
         return {}
@@ -278,7 +296,7 @@ def without_issues(predictions: Predictions, doubts: Doubts | None) -> Metrics:
 
 
 def without_issues_line(metrics: Metrics) -> str:
-    """Return the metric `without_issues` as a line for the user. The metrics must have it."""
+    """Return a line for the user with the metric `without_issues`. The metrics must have it."""
     part = metrics["without_issues"]
     low, high = part["accuracy_interval"]
     left_out, rest = words.number(part["left_out"], "image"), words.number(part["count"], "other image")
@@ -355,8 +373,8 @@ def table(predictions: Predictions) -> Iterator[dict[str, Any]]:
 def ranked(predictions: Predictions) -> np.ndarray:
     """Return the indices i64[n] of the images, the most doubtful labels first.
 
-    A label is the more doubtful, the more the probability of the likeliest other class exceeds its own. A low
-    probability of the label alone says little, because with many classes all probabilities may be low.
+    The doubt is the probability of the likeliest other class minus the probability of the label. A low probability of
+    the label alone says little, because with many classes all probabilities may be low.
     """
     labels, rows = predictions.truth, np.arange(len(predictions))
     others = predictions.probabilities.astype(np.float64)

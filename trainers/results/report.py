@@ -166,7 +166,7 @@ def render(facts: Facts) -> str:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """Return what a reader should know before trusting a number, and what to improve. The worst is first."""
+    """Return what a reader should know before using the numbers, and what to improve. The worst is first."""
     return rules.worst_first(rules.found(_RULES, facts))
 
 
@@ -196,7 +196,7 @@ def _guess(facts: Facts) -> dict[str, Any] | None:
 
 
 def _or(text: str, command: str) -> str:
-    """Return a text as HTML, with the command in it. If there is no command, return ""."""
+    """Return a text as HTML, with a command inserted; "" if there is no command."""
     return page.marked(text, command=command) if command else ""
 
 
@@ -418,7 +418,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="settings",
         condition=_mirrored,
         title="Mirrored images may be of another class: {names}",
-        text="The augmentation mirrored the training images, but the names suggest that this changes their class.",
+        text="The augmentation mirrored the training images, but the class names suggest that this changes the class.",
         advice="Look at some images.{still}",
     ),
     Rule(
@@ -443,8 +443,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         level="note",
         section="decisions",
         condition=_absent,
-        title="No images of {absent}",
-        text="There are no images of {names}. The rates per class, and their means, are of the classes with images.",
+        title="Without images: {absent}",
+        text="There are no images of {names}. The rates per class and their means leave these classes out.",
     ),
     Rule(
         name="interval",
@@ -584,7 +584,7 @@ def _origin(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _mistakes(model: keras.Model, pictures: Pictures, predicted: Predictions) -> list[Mistake]:
-    """Return the worst mistakes with the model's input and the evidence for each prediction."""
+    """Return the worst mistakes, each with the model's input and the evidence for the prediction."""
     wrong = set(_wrong(predicted).tolist())
     worst = [i for i in predictions.ranked(predicted).tolist() if i in wrong][:_MISTAKES]
     shown = [(number, image) for number, image in zip(worst, pictures(worst)) if image is not None]
@@ -607,11 +607,11 @@ def _mistakes(model: keras.Model, pictures: Pictures, predicted: Predictions) ->
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """Return the weakest class and its recall. None if no recall is clearly below the accuracy.
 
-    Each class has a confidence interval of its recall. The weakest class is the one with the lowest upper end.
+    Each class has a confidence interval of its recall. The interval of the weakest class has the lowest upper end.
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # With a probability of 95 %, the true recall of every class is within its interval.
+    # With a probability of 95 %, all true recalls are within their intervals.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None
@@ -626,7 +626,7 @@ def _wrong(predicted: Predictions) -> np.ndarray:
 
 
 def _percent(value: float) -> str:
-    """Return a probability as a percentage. At 0.9995 or more, it is ">99.9%": nothing is certain."""
+    """Return a probability as a percentage. At 0.9995 or more, it is ">99.9%" and not "100.0%"."""
     return f"{value:.1%}" if value < 0.9995 else ">99.9%"
 
 

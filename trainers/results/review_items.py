@@ -19,7 +19,7 @@ def items(records: Audited, issues: Sequence[Issue], most: int) -> list[Item]:
     Args:
         records: The audited records.
         issues: The issues.
-        most: Largest number of pictures. The issues with the best ranks of all kinds are taken.
+        most: Largest number of pictures. If there are more, the issues with the best ranks are used, of all kinds.
     """
     chosen = _chosen(issues, most)
     rows = sorted({row for issue in chosen for row in _rows(issue)})
@@ -71,7 +71,7 @@ def _picture(records: Audited, row: int, pictures: int) -> Picture:
 
 
 def _jpeg(records: Audited, row: int, pictures: int) -> bytes:
-    """Return a small JPEG of a record's image. b"": the image cannot be read any more."""
+    """Return a small JPEG of a record's image; b"" if the image cannot be read any more."""
     try:
         return review_page.jpeg_of(records.image(row), pictures=pictures)
     except (CorruptRecord, UndecodableImage):

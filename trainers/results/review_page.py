@@ -1,4 +1,4 @@
-"""The page `review.html`: a person looks at doubtful images and decides on each with one key."""
+"""Write the page `review.html`: a person looks at doubtful images and decides on each with one key."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SIDE = 320  # Longer side of a picture in pixels.
 
 _FRAME_BYTES = 100_000  # Script, style and texts of the page.
 _TEXT_BYTES = 1_000  # Path, hash, reason and decision of an image.
-_LARGEST_PICTURE = 24_000  # Bytes. Above, a picture of `SIDE` pixels does not look better.
-_SMALLEST_PICTURE = 2_500  # Bytes. Below, nobody can judge a picture.
+_LARGEST_PICTURE = 24_000  # Bytes. A larger picture of `SIDE` pixels does not look better.
+_SMALLEST_PICTURE = 2_500  # Bytes. Smaller pictures cannot be judged.
 _QUALITIES = (95, 90, 85, 80, 75, 70, 65, 60, 55, 50, 45)  # JPEG qualities to try, the best first.
 _SHRINK = 0.8  # Factor of the side if even the lowest quality is too large.
-_SHOWN_AT_ONCE = 24  # Pictures in front of the script: the page can show its first images before the rest has arrived.
+_SHOWN_AT_ONCE = 24  # Pictures before the script in the file. The page shows them before the rest has arrived.
 
 # Kind -> title, question.
 _KINDS = {
@@ -158,9 +158,9 @@ def render(review: Review) -> str:
 def jpeg_of(image: bytes | np.ndarray, *, pictures: int = 1_000) -> bytes:
     """Return a small JPEG for a page with this number of pictures.
 
-    Up to 1,000 pictures, with paths and reasons of usual length, make a page of at most `PAGE_BYTES`. The quality falls
-    with the number of pictures, then the size. Beyond about 2,700 pictures, the page grows instead: a picture gets at
-    least 2,500 bytes.
+    Up to 1,000 pictures, with paths and reasons of usual length, make a page of at most `PAGE_BYTES`. With more
+    pictures, first the quality of each picture falls, then its size. Beyond about 2,700 pictures, the page becomes
+    larger than `PAGE_BYTES`, because a picture gets at least 2,500 bytes.
 
     Args:
         image: An encoded image in any format that Pillow reads, or pixels, u8[h w 3] or u8[h w].
@@ -212,7 +212,7 @@ def _within(image: Image.Image, limit: int) -> bytes | None:
             best, high = jpeg, middle
         else:
             low = middle + 1
-    # An image that is too small to shrink further is taken as it is.
+    # An image of at most 16 pixels is not shrunk. It gets the lowest quality, even if it has more bytes than `limit`.
     return best if best or max(image.size) > 16 else _encoded(image, _QUALITIES[-1])
 
 
@@ -223,7 +223,7 @@ def _encoded(image: Image.Image, quality: int) -> bytes:
 
 
 class _Pictures:
-    """The pictures of the page: bytes are stored once per hash, texts once per file."""
+    """The pictures of the page. Bytes are stored once per hash, and texts once per file."""
 
     def __init__(self) -> None:
         self.hashes: list[str] = []

@@ -89,7 +89,7 @@ def wilson(right: float, count: float, together: int = 1) -> Interval:
 
     Args:
         right: Number of right predictions. It need not be a whole number if it is a mean over several models.
-        count: Number of predictions. If 0, the interval is 0..1.
+        count: Number of predictions. If it is 0, the interval is 0..1.
         together: Number of intervals that must all contain the truth with a probability of 95 % (Bonferroni).
     """
     if not count:
@@ -102,10 +102,11 @@ def wilson(right: float, count: float, together: int = 1) -> Interval:
 
 
 def design_effect(values: np.ndarray, units: np.ndarray) -> float:
-    """Return by how much units make the variance of a mean larger, at least 1.
+    """Return the factor by which units increase the variance of a mean; at least 1.
 
-    Ten records of one unit say less than ten records of ten units, because a model that is right for one of them is
-    usually right for all. The variance with units is the usual cluster-robust one.
+    A unit is a set of similar records, such as copies of an image. Ten records of one unit say less than ten records of
+    ten units, because a model that is right for one record of a unit is usually right for all of them. The variance
+    with units is the usual cluster-robust variance.
 
     Args:
         values: f64[n].
@@ -125,11 +126,11 @@ def paired(differences: np.ndarray, units: np.ndarray, folds: np.ndarray) -> Int
 
     A difference is, for example, 1 if only the first of two models is right, and -1 if only the second is. The interval
     is that of Bonett and Price (2012) for paired shares: one record in favor of each side is added. So the interval of
-    two models with equal answers is short, but not 0. Units make it longer by their design effect.
+    two models with equal answers is short, but its length is not 0. Units make it longer by their design effect.
 
     Each fold has its own trainings, and a training can turn out well or badly for all its records. If the folds differ
-    more than their records explain, their design effect is used, with the t distribution of few folds. So the
-    interval is also right for variants with results that depend on the seed.
+    more than chance among their records explains, the design effect of the folds is used, with the t distribution for
+    their number. So the interval is also right for variants with results that depend on the seed.
 
     Args:
         differences: f64[n], each in -1..1, at least one.
@@ -180,7 +181,7 @@ def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def top_accuracy(labels: np.ndarray, probabilities: np.ndarray, count: int) -> float:
-    """Return the share of images with fewer than `count` classes that are likelier than their own."""
+    """Return the share of images with their true class among the `count` likeliest classes."""
     own = probabilities[np.arange(len(labels)), labels]
     return float(((probabilities > own[:, None]).sum(1) < count).mean())
 
@@ -219,8 +220,8 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Curve:
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> Threshold:
     """Return the threshold above 0 and below 1 with the highest accuracy.
 
-    If several have it, the nearest to 0.5 is returned. The threshold lies in the middle between two scores, so that
-    rounding of a score does not change a prediction.
+    If several thresholds have it, the one nearest to 0.5 is returned. The threshold lies in the middle between two
+    scores, so that rounding of a score does not change a prediction.
     """
     hits, positives, values = _above(labels, scores)
     right = np.concatenate([[0], 2 * hits - positives]) + len(labels) - labels.sum()  # True positives + true negatives.
@@ -249,9 +250,10 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
 
 
 def _above(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the number of images of class 1, and of all images, with at least each score, and the scores.
+    """Count the images with a score of at least s, for each distinct score s.
 
-    The scores are distinct and fall.
+    Returns:
+        The number of such images of class 1, the number of all such images, and the scores, the highest first.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order].astype(np.float64)

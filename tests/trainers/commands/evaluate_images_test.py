@@ -106,8 +106,8 @@ def test_images_that_cannot_be_read_are_listed(workspace: Path, tmp_path: Path) 
     assert errors[0].startswith("unreadable: reds/cut.jpg: damaged image: ")
     assert errors[1:] == [
         "unreadable: reds/link.jpg: cannot be followed: No such file or directory",
-        "note: 1 file that is not an image skipped, for example reds/data.bin",
-        "error: 2 files cannot be read, listed above. All other images were evaluated.",
+        "note: skipped 1 file that is not an image, for example reds/data.bin",
+        "error: 2 files cannot be read (see the list above). All other images were evaluated.",
     ]
     lines = done.stdout.splitlines()
     assert lines[:3] == [
@@ -127,8 +127,12 @@ def test_unreadable_files_of_other_splits_do_not_count(workspace: Path, tmp_path
     folder = photos(tmp_path / "new", {"train/greens": 1, "train/reds": 1, "test/greens": 2, "test/reds": 2})
     for split in ("train", "test"):
         (folder / split / "reds/link.jpg").symlink_to("nowhere")
-    result, _ = evaluated(workspace, images=folder, out=tmp_path / "to")
+    result, lines = evaluated(workspace, images=folder, out=tmp_path / "to")
     assert list(result.unreadable) == ["test/reds/link.jpg"]
+    assert lines[-1] == (
+        "note: 1 image cannot be read, for example test/reds/link.jpg: cannot be followed: No such file or directory."
+        " All are in `unreadable` of the result"
+    )
 
 
 def test_a_folder_without_a_readable_image_is_an_error(workspace: Path, tmp_path: Path) -> None:
@@ -150,13 +154,13 @@ def test_classes_that_are_missing_do_not_count(workspace: Path, tmp_path: Path) 
     found = sum(row["prediction"] == "reds" for row in rows) / 6
     assert {row["label"] for row in rows} == {"reds"}
     assert lines[0] == (
-        "no images of 1 of the model's 2 classes: greens. Rates per class, and their means, are of the 1 class with"
-        " images"
+        "classes of the model without images (1 of 2): greens. Rates per class and their means use only the 1 class"
+        " with images"
     )
     metrics = result.metrics
     assert metrics["recall"] == {"greens": None, "reds": found}
     assert metrics["accuracy"] == metrics["balanced_accuracy"] == found
-    assert "No images of 1 of 2 classes" in (tmp_path / "to/report.html").read_text()
+    assert "Without images: 1 of 2 classes" in (tmp_path / "to/report.html").read_text()
 
 
 def test_classes_with_other_names_are_mapped_or_left_out(workspace: Path, tmp_path: Path) -> None:
@@ -253,7 +257,7 @@ def test_other_files_in_the_directory_stay(workspace: Path, tmp_path: Path) -> N
         (("--images=src", "--tta=flip"), "--tta=flip: must be one of mirror, crops."),
         (
             ("--images=src", "--class_map=Green"),
-            "--class_map=Green: must be NAME=NAME pairs, separated by commas, with each name before = once, as in"
+            "--class_map=Green: must be NAME=NAME pairs, separated by commas, without repeated names before =, as in"
             " Cat=cats,Dog=dogs.",
         ),
     ],

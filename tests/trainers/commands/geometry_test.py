@@ -187,7 +187,7 @@ def test_augmentations_of_python_have_names(augment: Any, name: str, values: dic
         ({"fit": "pad", "crop": 0.5}, "--crop=0.5 with --fit=pad: only --fit=crop cuts a part out of the image."),
         (
             {"fit": "crop", "crop": 0.0},
-            "--crop=0 with --fit=crop: --crop must be above 0, at most 1. Pass a share, or --fit=stretch.",
+            "--crop=0 with --fit=crop: --crop must be above 0 and at most 1. Pass another --crop, or --fit=stretch.",
         ),
         ({"image_size": (0, 5)}, "--image_size=0x5: must be at least 1 pixel."),
         ({"augment": "standards"}, "--augment=standards: must be the name of a preset (none, "),
@@ -249,8 +249,8 @@ def test_arrows_need_an_augmentation_without_mirroring(tmp_path: Path) -> None:
     out = drawn(tmp_path, {"left": False, "right": True}, arrow, train=100, validation=50)
     mirrored, lines = accuracy(out, tmp_path / "mirrored")
     assert lines == [
-        "note: --augment=standard mirrors images, but names suggest that this changes the class: left, right. If it"
-        " does, pass --augment=standard,horizontal_flip=False"
+        "note: --augment=standard mirrors images, but class names suggest that this changes the class: left, right. If"
+        " it does, pass --augment=standard,horizontal_flip=False"
     ]
     still, lines = accuracy(out, tmp_path / "still", augment="standard,horizontal_flip=False")
     assert lines == []
@@ -266,8 +266,8 @@ def test_wide_images_need_their_sides(values: dict[str, Any], tmp_path: Path) ->
     out = drawn(tmp_path, {"ripe": True, "unripe": False}, strip, train=60, validation=30)
     cut, lines = accuracy(out, tmp_path / "cut", epochs=8)
     assert lines == [
-        "note: 100% of the images lose more than a third of their area, because they are cut to the shape of the input:"
-        " --fit=pad or --fit=stretch keeps it"
+        "note: 100% of the images lose more than a third of their area, because they are cropped to the shape of the"
+        " input. To keep the whole image, pass --fit=pad or --fit=stretch"
     ]
     whole, lines = accuracy(out, tmp_path / "whole", **{"epochs": 12} | values)
     assert lines == []

@@ -93,7 +93,7 @@ def test_more_epochs_give_the_weights_of_a_longer_training(workspace: Path, pare
     lines: list[str] = []
     child = parent.train_more(2, log=lines.append)
     assert child.path == Path(f"{parent.path}-more2")
-    assert f"goes on with the weights of {parent.path}: {2 * STEPS} steps are done" in lines
+    assert f"continues with the weights of {parent.path}: {2 * STEPS} steps are done" in lines
     assert any(line.startswith("phase scratch: ") and line.endswith(" constant, 4 epochs") for line in lines)
     check_equal(child, train("scratch", workspace, "whole", **SCRATCH | {"epochs": 4}))
     assert child.history["epoch"] == [1, 2, 3, 4]
@@ -112,7 +112,7 @@ def test_more_epochs_give_the_weights_of_a_longer_training(workspace: Path, pare
     lines.clear()
     assert parent.train_more(2, log=lines.append).path == child.path
     assert lines[0] == (
-        f"run: {child.path} is finished already. To go on with it, add --more_epochs=N. To train again, pass another"
+        f"run: {child.path} is finished already. To train it further, add --more_epochs=N. To train again, pass another"
         " --run"
     )
     assert child.path.with_name(f"{child.path.name}-more1") == child.train_more(1, log=lines.append).path  # And again.
@@ -175,28 +175,37 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
     with pytest.raises(UserError) as error:
         trainers.scratch(**given | {"batch_size": 4}, log=lambda line: None)
     assert str(error.value) == (
-        "--more_epochs=2: a run goes on with its own settings, but --batch_size was 8, is 4. Leave out all flags except"
-        " --run and --more_epochs, or pass the same values. To train with other settings, pass"
-        f" --init_from={parent.path} instead, which takes only the weights."
+        "--more_epochs=2: a run can only continue with the same settings, but --batch_size was 8, is 4. Leave out all"
+        " flags except --run and --more_epochs, or pass the same values. To start a new training with the"
+        f" weights of this run, pass --init_from={parent.path} instead."
     )
 
 
 @pytest.mark.parametrize(
     ("trainer", "given", "message"),
     [
-        ("scratch", {"run": None}, "--more_epochs=1: --run is missing: the finished run that goes on."),
+        (
+            "scratch",
+            {"run": None},
+            "--more_epochs=1: --run is missing. Pass the run directory of the finished run that you want to train"
+            " further.",
+        ),
         ("scratch", {"more_epochs": 0}, "--more_epochs=0: must be at least 1 epoch."),
-        ("scratch", {"seed": 5}, "--more_epochs=1: a run goes on with its own settings, but --seed was 0, is 5."),
+        (
+            "scratch",
+            {"seed": 5},
+            "--more_epochs=1: a run can only continue with the same settings, but --seed was 0, is 5.",
+        ),
         (
             "scratch",
             {"tfrecords": "out3"},
-            "--more_epochs=1: a run goes on with its own settings, but it was trained on another dataset, or the"
-            " dataset has changed.",
+            "--more_epochs=1: a run can only continue with the same settings, but it was trained on another dataset, or"
+            " the dataset has changed.",
         ),
         (
             "finetune",
             {},
-            "--run=RUN: was trained by trainers.scratch, and goes on with that trainer only. Run python -m"
+            "--run=RUN: was trained by trainers.scratch. Only that trainer can train it further. Run python -m"
             " trainers.scratch --run=RUN --more_epochs=1.",
         ),
     ],
@@ -214,7 +223,7 @@ def test_runs_that_cannot_go_on(
 
 def test_a_run_without_the_state_of_its_optimizer(parent: Run, tmp_path: Path) -> None:
     copy = Run(Path(shutil.copytree(parent.path, tmp_path / "copy")))
-    advice = f"To train with other settings, pass --init_from={copy.path} instead, which takes only the weights."
+    advice = f"To start a new training with the weights of this run, pass --init_from={copy.path} instead."
     (copy.path / "optimizer.npz").write_bytes(b"x")
     with pytest.raises(UserError) as error:
         copy.train_more(1)
@@ -224,8 +233,8 @@ def test_a_run_without_the_state_of_its_optimizer(parent: Run, tmp_path: Path) -
     with pytest.raises(UserError) as error:
         copy.train_more(1)
     assert str(error.value) == (
-        f"--more_epochs: {copy.path}/optimizer.npz does not exist, so the training cannot go on exactly. An earlier"
-        f" version of this package did not write it, or it was deleted. {advice}"
+        f"--more_epochs: {copy.path}/optimizer.npz does not exist, so the training cannot be continued exactly."
+        f" The file was deleted, or an earlier version of this package trained the run. {advice}"
     )
 
 
@@ -292,8 +301,8 @@ def test_a_training_starts_with_the_weights_of_a_run(
 @pytest.mark.parametrize(
     ("out", "given", "reason"),
     [
-        ("out3", {}, "its classes are others"),
-        ("out", {"pooling": "average"}, "its layers are others"),
+        ("out3", {}, "its classes are different"),
+        ("out", {"pooling": "average"}, "its layers are different"),
     ],
 )
 def test_the_head_is_new_if_it_does_not_fit(
@@ -322,7 +331,7 @@ def test_the_head_is_new_if_it_does_not_fit(
 def test_a_larger_image_size_keeps_the_body(workspace: Path, parent: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"tfrecords": workspace / "out", "init_from": parent.path, "image_size": 32, "run": workspace / "larger"}
     begun, lines = started(monkeypatch, "scratch", given)
-    assert any(", 32 px, " in line and "new because its layers are others" in line for line in lines)
+    assert any(", 32 px, " in line and "new because its layers are different" in line for line in lines)
     assert begun.classifier.model.input_shape == (None, 32, 32, 3)
 
 
@@ -528,7 +537,9 @@ def test_a_network_of_the_user_is_that_of_the_run(
     (tmp_path / "nets.py").write_text(NETS.replace("1 / 255", "1 / 127"))
     with pytest.raises(UserError) as error:
         own.train_more(2)
-    assert "a run goes on with its own settings, but weights.sha256 of nets.py:build was '" in str(error.value)
+    assert "a run can only continue with the same settings, but weights.sha256 of nets.py:build was '" in str(
+        error.value
+    )
 
 
 def test_a_whole_model_in_half_precision_goes_on(
@@ -565,7 +576,7 @@ def test_a_whole_model_of_the_user_gets_a_new_last_layer_for_other_classes(
         np.testing.assert_array_equal(mine, theirs)
     converted(tree(tmp_path / "src4", {f"train/{name}": 6 for name in "abcd"}), tmp_path / "out4")
     other, lines = started(monkeypatch, "scratch", {"tfrecords": tmp_path / "out4", "init_from": own, "run": "other"})
-    assert any("which is new because its classes are others" in line for line in lines)
+    assert any("which is new because its classes are different" in line for line in lines)
     weights = zip(other.classifier.model.get_weights(), own.model.get_weights(), strict=True)
     assert [bool(mine.shape == theirs.shape and (mine == theirs).all()) for mine, theirs in weights] == [True] * 5 + [
         False

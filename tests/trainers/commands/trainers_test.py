@@ -275,8 +275,8 @@ def test_operation_without_deterministic_version_is_reported(workspace, tmp_path
     with pytest.raises(UserError) as error:
         train("scratch", workspace / "out", tmp_path / "run", small("scratch", workspace), deterministic=True)
     assert str(error.value) == (
-        "--deterministic: TensorFlow has no reproducible version of an operation: A deterministic GPU implementation of"
-        " X is not available. Remove the flag and pass another --run, or train another model."
+        "--deterministic: TensorFlow has no reproducible version of an operation in this model: A deterministic GPU"
+        " implementation of X is not available. Remove --deterministic and pass another --run, or train another model."
     )
 
 
@@ -404,7 +404,7 @@ def test_settings_that_exclude_each_other_are_reported(trainer, values, config, 
             {"phase": {"optimizer": "adamw", "optimizer_kwargs": {"weight_decay": "much"}}},
             "--optimizer_kwargs=weight_decay='much': Keras's AdamW rejects it: ",
         ),
-        ({"unfreeze": "block9"}, "--unfreeze=block9: matches no layer with weights of cnn."),
+        ({"unfreeze": "block9"}, "--unfreeze=block9: does not match a layer of cnn that has weights."),
         ({"unfreeze": "("}, "--unfreeze=(: is not a regular expression: "),
         ({"phase": {"warmup_steps": 4}}, "--warmup_steps=4: must be fewer than the 4 steps of phase head."),
         (

@@ -318,8 +318,8 @@ def test_export_with_too_large_difference_is_not_written(workspace: Path, tmp_pa
         (
             {},
             [[0.1, 0.9], [0.6, 0.4]],
-            r"at most 0\.1 \(1e-05 is allowed\)\. Between these images, .* 0\.00% get another class\. If this is good"
-            r" enough,",
+            r"at most 0\.1 \(1e-05 is allowed\)\. Between these images, .* 0\.00% of the images get another class"
+            r"\. If this is good enough,",
         ),
         ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1 \(0\.05 is allowed\)\."),
         ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from the Keras model's by at most nan"),  # No comparison holds.
@@ -327,8 +327,8 @@ def test_export_with_too_large_difference_is_not_written(workspace: Path, tmp_pa
             {"format": "litert", "quantize": "int8", "tfrecords": "out"},
             [[0.0, 1.0], [0.4, 0.6]],
             r"written: 50\.00% of 2 images get the same class .* \(at least 97\.00% is required\)\. .* by up to 0\.2,"
-            r" since int8 has 256 steps .*\. Calibrate on more --samples, use --quantize=float16, or pass a larger"
-            r" --tolerance\.",
+            r" because int8 stores .* 256 steps\. .*\. Calibrate on more --samples, use --quantize=float16, or pass a"
+            r" larger --tolerance\.",
         ),
     ],
 )
@@ -439,12 +439,13 @@ def test_corrupt_records_and_no_validation_split(workspace: Path, tmp_path: Path
 def test_python_takes_the_same_values_as_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ModelExportConfig] = []
     monkeypatch.setattr(export_model, "export", seen.append)
-    trainers.export(run="~/model.keras", custom_objects="layers.py", samples="7", threshold="0.5")
+    texts: dict[str, Any] = {"custom_objects": "layers.py", "samples": "7", "threshold": "0.5"}
+    trainers.export(run="~/model.keras", **texts)
     assert seen == [
         ModelExportConfig(run=str(Path.home() / "model.keras"), custom_objects=["layers.py"], samples=7, threshold=0.5)
     ]
     with pytest.raises(UserError, match=r"^--samples=1\.5: must be a whole number\.$"):
-        trainers.export(run="model.keras", samples=1.5)
+        trainers.export(**{"run": "model.keras", "samples": 1.5})
 
 
 def test_command(workspace: Path, tmp_path: Path) -> None:
@@ -462,7 +463,10 @@ def test_command(workspace: Path, tmp_path: Path) -> None:
         " does (tfrecord_tools.images.prepare)"
     ]
     for flags, message in [
-        ((), "error: --run is missing: the model to export. Pass the run directory or .keras file of a trainer.\n"),
+        (
+            (),
+            "error: --run is missing. Pass the run directory of a trainer or the .keras file of the model to export.\n",
+        ),
         ((f"--run={resized}", "--out=new"), "error: --out=new: exists already."),
         (("more",), "error: unexpected argument 'more'"),
     ]:

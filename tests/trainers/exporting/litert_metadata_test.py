@@ -113,8 +113,8 @@ def test_metadata_name_the_classes_and_the_kind_of_input(
     (pixels,), (probabilities,) = graph.children(2), graph.children(3)  # input and output tensors
     assert pixels.text(0) == "pixels"
     assert pixels.text(1) == (
-        "RGB, 0 to 255, not scaled. Cut the center of the image: the largest part with the aspect of this tensor, and"
-        " of it a part with 0.875 times its sides. Resize it to the size of this tensor."
+        "RGB, 0 to 255, not scaled. Crop the center of the image: the largest region with the aspect ratio of this"
+        " tensor. Crop it again to 0.875 times its height and width. Resize the result to the size of this tensor."
     )
     content = pixels.child(3)
     assert content.byte(0) == 2  # ContentProperties.ImageProperties
@@ -177,7 +177,9 @@ def test_mediapipe_gives_names_and_the_probabilities_of_predict(
     done = subprocess.run([python, "-c", MEDIAPIPE, str(path), *models], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
-    run = trainers.load(Path(models[0]).parents[2])
+    directory = Path(models[0]).parents[2]
+    (directory / "metrics.json").write_text("{}")  # The mark of a finished training.
+    run = trainers.load(directory)
     (predicted,) = run.predict(path).probabilities
     for whole, cropped in zip(answers[::2], answers[1::2], strict=True):
         assert set(whole) == set(run.classes)

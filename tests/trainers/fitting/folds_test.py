@@ -154,7 +154,7 @@ def test_tables_of_folds_are_recognized(text: str, expected: bool, tmp_path: Pat
         ([{"split": "train", "record": 0}], "has no column 'fold'. With --fold, the file must be a table with the"),
         (
             [{"split": "test", "record": 0, "fold": 1}],
-            "'test' is not a split for cross-validation. It must be one of train, validation. The test split is kept"
+            "'test' is not a split for cross-validation. Allowed splits: train, validation. The test split is kept"
             " for the final evaluation.",
         ),
         ([{"split": "train", "record": 9_000, "fold": 1}], "record 9,000 of train does not exist. Was the file made"),
@@ -182,8 +182,8 @@ def test_too_few_groups_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         assigned(open_dataset(tmp_path / "out"), tmp_path, count=5)
     assert str(error.value) == (
-        "--folds=5: the 4 records of train belong to 4 groups, and each fold needs at least one. Pass --folds=4 or"
-        " less, or convert more images."
+        "--folds=5: the 4 records of train form 4 groups of images that must stay together. Each fold needs at"
+        " least one group. Pass --folds=4 or less, or convert more images."
     )
 
 
@@ -196,6 +196,7 @@ def test_groups_and_classes_that_do_not_fit_are_noted(tmp_path: Path) -> None:
     assert notes == [
         "9 of 28 images are copies or near-duplicates of each other, or belong to one group. They stay in one fold,"
         " which is larger than the others.",
-        "all images of class 'emus' are in one fold. The model of this fold is trained without the class.",
+        "all images of class 'emus' are in one fold. The model that is validated on this fold is trained without the"
+        " class.",
         "class 'foxes' has images in 2 of 4 folds. The other folds do not measure it.",
     ]

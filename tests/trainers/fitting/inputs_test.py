@@ -52,8 +52,8 @@ def test_classes_without_training_images_are_named(out, tmp_path, capsys):
     (tmp_path / "numbers").write_text("\n".join(map(str, np.flatnonzero(data.records("train").labels != 2))))
     inputs.split(data, recipes.TrainConfig(tfrecords=str(out), records=str(tmp_path / "numbers")))
     out = capsys.readouterr().out
-    assert "no training images of 1 of 3 classes: cats\n" in out
-    assert "no validation images of 1 of 3 classes: cats\n" in out
+    assert "classes without training images (1 of 3): cats\n" in out
+    assert "classes without validation images (1 of 3): cats\n" in out
 
 
 def test_targets_have_the_shape_of_the_output():
@@ -122,7 +122,7 @@ def test_class_weights_must_be_of_the_classes(given, message, out):
         ({"a": math.inf}, "--class_weights=a:inf: the weight of a is inf. A weight must be 0 or a number above 0."),
         (
             {"a": 0, "b": 0.0},
-            "--class_weights=a:0,b:0: no weight is above 0, so nothing would be learned. Pass a larger weight.",
+            "--class_weights=a:0,b:0: no weight is above 0, so the model would learn nothing. Pass a weight above 0.",
         ),
     ],
 )

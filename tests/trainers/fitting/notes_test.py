@@ -76,8 +76,8 @@ def recipe_of(trainer: str = "finetune", **values: Any) -> Recipe:
 )
 def test_mirrored_classes_are_named_with_the_flag(recipe: Recipe, shown: str, flag: str, arrows: Dataset) -> None:
     assert lines(arrows, recipe) == [
-        f"note: --augment={shown} mirrors images, but names suggest that this changes the class: arrow_left,"
-        f" arrow_right. If it does, pass --augment={flag}"
+        f"note: --augment={shown} mirrors images, but class names suggest that this changes the class:"
+        f" arrow_left, arrow_right. If it does, pass --augment={flag}"
     ]
     # With the flag, there is no note.
     again = dataclasses.replace(recipe, augment=flag.strip("'"))
@@ -95,8 +95,8 @@ def test_without_mirroring_or_such_names_there_is_no_note(arrows: Dataset, mixed
 
 
 CUT = (
-    "note: {share} of the images lose more than a third of their area, because they are cut to the shape of the input:"
-    " --fit=pad or --fit=stretch keeps it"
+    "note: {share} of the images lose more than a third of their area, because they are cropped to the shape of the"
+    " input. To keep the whole image, pass --fit=pad or --fit=stretch"
 )
 
 

@@ -212,14 +212,17 @@ def test_layers_are_chosen_by_rules(rule, names):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("block9", "--unfreeze=block9: matches no layer with weights of mobilenet_1.00_32. The last layers are "),
+        (
+            "block9",
+            "--unfreeze=block9: does not match a layer of mobilenet_1.00_32 that has weights. The last layers are ",
+        ),
         ("0", "--unfreeze=0: mobilenet_1.00_32 has 27 layers with weights. --unfreeze must be a number from 1 to 27."),
         (
             "28",
             "--unfreeze=28: mobilenet_1.00_32 has 27 layers with weights. --unfreeze must be a number from 1 to 27.",
         ),
-        ("_bn$", "--unfreeze=_bn$: matches no layer with weights of"),  # BatchNormalization stays frozen.
-        ("pad", "--unfreeze=pad: matches no layer with weights of"),  # Layers with this name have no weights.
+        ("_bn$", "--unfreeze=_bn$: does not match a layer of"),  # BatchNormalization stays frozen.
+        ("pad", "--unfreeze=pad: does not match a layer of"),  # Layers with this name have no weights.
         ("(", "--unfreeze=(: is not a regular expression: missing ), unterminated subpattern"),
     ],
 )
@@ -403,12 +406,12 @@ class TestWeights:
         [
             (
                 {"alpha": 0.5, "include_top": False},
-                "the file holds 135 arrays, the backbone 135; only in the file: (1, 1, 512, 512), ",
+                "The file has 135 arrays, and the backbone has 135. Only in the file: (1, 1, 512, 512), ",
             ),
             (
                 {"alpha": 0.25, "include_top": True},  # In the new format, Keras's own loader accepts this file.
-                "the file holds 137 arrays, the backbone 135; "
-                "only in the file: (1, 1, 256, 1000), (1000,); only in the backbone: none. ",
+                "The file has 137 arrays, and the backbone has 135. "
+                "Only in the file: (1, 1, 256, 1000), (1000,). Only in the backbone: none. ",
             ),
         ],
         ids=["wider", "with top"],
@@ -419,10 +422,13 @@ class TestWeights:
         (model.save_weights if name.startswith("new") else model.save)(file)
         with pytest.raises(UserError) as error:
             networks.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
-        assert f"--weights={file}: is not a weights file of MobileNet(alpha=0.25) without top layers: {message}" in str(
-            error.value
+        assert (
+            f"--weights={file}: is not a weights file of MobileNet(alpha=0.25) without its head (include_top=False)."
+            f" {message}"
+        ) in str(error.value)
+        assert str(error.value).endswith(
+            "Pass a file of this backbone without its head, or the --backbone and --backbone_kwargs of this file."
         )
-        assert str(error.value).endswith("Pass the file of this architecture, or its --backbone and --backbone_kwargs.")
 
     def test_same_arrays_in_other_layers_are_rejected(self, base, tmp_path):
         file = tmp_path / "turned.h5"

@@ -169,7 +169,7 @@ def noise(size: int, count: int = 2) -> np.ndarray:
             "SOURCE: cannot be called: too many positional arguments. The function is no_arguments(),",
         ),
         ("vector", {"backbone_kwargs": {"deep": 1}}, "SOURCE: cannot be called: got an unexpected keyword argument 'd"),
-        ("fails", {}, "SOURCE: fails with input_shape=(16, 16, 3): ValueError: too small (line 14). Correct it, or c"),
+        ("fails", {}, "SOURCE: fails with input_shape=(16, 16, 3): ValueError: too small (line 14). Correct the f"),
         ("two_inputs", {}, "SOURCE: has 2 inputs ("),
         ("two_outputs", {}, "SOURCE: has 2 outputs: left (None, 14, 14, 2), right (None, 768). It must return one ten"),
         ("gray", {}, "SOURCE: takes inputs of shape (16, 16, 1). It must take images of shape (height, width, 3)."),
@@ -181,7 +181,7 @@ def noise(size: int, count: int = 2) -> np.ndarray:
             {},
             "SOURCE: the class Unregistered is not registered, so a saved model could not be loaded. ",
         ),
-        ("forgets", {}, "SOURCE: a copy that is made from its configuration returns other values, as a saved model wo"),
+        ("forgets", {}, "SOURCE: a copy that is made from its configuration returns other values, and so would a save"),
         ("rigid", {}, "SOURCE: cannot be saved and loaded: "),
     ],
 )
@@ -405,15 +405,16 @@ def test_a_network_in_a_file_loses_its_head(build: Any, layer: str | None, shape
         (
             with_dense(units=5),
             {},
-            "--backbone=PATH: its last layer head is a Dense without an activation. It may be a head (logits), or"
-            " belong to the features. Pass --backbone_kwargs=\"layer='head'\" to use its outputs as features, or"
-            " \"layer='dropout'\" for those of the layer in front of it.",
+            "--backbone=PATH: its last layer head is a Dense layer without an activation. It may be a head that"
+            " returns logits, or a part of the features. To use its outputs as features, pass"
+            " --backbone_kwargs=\"layer='head'\". To use those of the layer before it, pass"
+            " --backbone_kwargs=\"layer='dropout'\".",
         ),
         (
             convolutional,
             {},
-            "--backbone=PATH: its last layer soft is a softmax, but pooled in front of it is not a Dense, so its head"
-            " is not known. Pass --backbone_kwargs=",
+            "--backbone=PATH: its last layer soft is a softmax, but pooled before it is not a Dense layer, so the head"
+            " cannot be found. To use its outputs as features, pass --backbone_kwargs=",
         ),
         (
             mean_of_two,
@@ -424,7 +425,7 @@ def test_a_network_in_a_file_loses_its_head(build: Any, layer: str | None, shape
         (
             linear_in_float32,
             {},
-            "--backbone=PATH: its last layer head is a Dense without an activation.",
+            "--backbone=PATH: its last layer head is a Dense layer without an activation.",
         ),
         (
             lambda x: [conv(x), keras.layers.Flatten(name="flat")(x)],
@@ -511,17 +512,17 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
     with pytest.raises(UserError) as error:
         networks.build(ModelConfig(backbone=str(path)), 2)
     assert str(error.value) == (
-        f"--backbone={path}: {what}, and no code is run because a file names it. Pass --custom_objects=MODULE or"
-        " FILE.py, the code that registers them. In Python, import it first."
+        f"--backbone={path}: {what}. No code is run only because the file names it. Pass --custom_objects=MODULE"
+        " or FILE.py, the code that registers them. In Python, import this code first."
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras")
-    assert f" {what}, and no code is run because a file names it. Pass --custom_objects={code}, the " in str(
+    assert f" {what}. No code is run only because the file names it. Pass --custom_objects={code}, the " in str(
         error.value
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras", custom_objects=["own_nets"])
-    assert str(error.value).startswith(f"--custom_objects=own_nets: {tmp_path}/model.keras {what} that it does not ")
+    assert str(error.value).startswith(f"--custom_objects=own_nets: {tmp_path}/model.keras {what} that this code")
     code.write_text(code.read_text() + "\n")  # It has run before, and must run again.
     assert model_file.load(tmp_path / "model.keras", custom_objects=[str(code)])[0].output_shape == (None, 1)
     assert networks.build(ModelConfig(backbone=str(path), custom_objects=(str(code),)), 2).base.output_shape[-1] == 4
@@ -585,7 +586,7 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "own_step",
             3,
             {},
-            "SOURCE: OwnStep has its own train_step, which this training does not call, since it could",
+            "SOURCE: OwnStep has its own train_step. Trainers do not call such methods, because an ",
         ),
         ("frozen", 3, {}, "SOURCE: no layer of the model is trainable. Set trainable = True for some layers."),
         ("vector", 3, {}, "SOURCE: does not return probabilities. End the model with activation='softmax', and use a "),
@@ -638,8 +639,8 @@ def test_the_line_of_the_error_makes_a_foreign_model_usable(tmp_path: Path) -> N
         " image_size=16, crop=0.0, scaling='own')"
     )
     assert str(error.value) == (
-        f"{path}: metadata.json in it has no class names and image settings. Write a copy with them in Python, with"
-        f" your own values: {line}"
+        f"{path}: its metadata.json has no class names and image settings. In Python, write a copy that has them,"
+        f" with your own values: {line}"
     )
     exec(line, {})
     answers = trainers.predict(run=described, images=noise(16))
@@ -697,7 +698,8 @@ def test_small_logits_of_one_output_are_not_probabilities(is_last: bool, tmp_pat
     answers = trainers.predict(run=out, images=noise(16))
     np.testing.assert_allclose(answers.probabilities[:, 1], 1 / (1 + np.exp(-0.4)), atol=1e-5)
     assert set(answers.names) == {"b"}
-    trainers.describe_model(path, out=out, classes="a,b", logits=True, image_size="16x16", custom_objects="own_nets")
+    texts: dict[str, Any] = {"classes": "a,b", "image_size": "16x16", "custom_objects": "own_nets"}
+    trainers.describe_model(path, out=out, logits=True, **texts)
     assert model_file.read_info(out).classes == ("a", "b")
     out.rename(tmp_path / "model.keras")
     assert trainers.load(tmp_path, custom_objects="own_nets,layers.py").custom_objects == ("own_nets", "layers.py")
@@ -746,11 +748,11 @@ def test_models_that_cannot_be_described(
     [
         (
             {"weights": "own"},
-            "--weights=own: MobileNetV2 comes without weights. Pass --weights=imagenet, none, or the pa",
+            "--weights=own: MobileNetV2 has no weights of its own. Pass --weights=imagenet, --weights=none, or the pa",
         ),
         (
             {"backbone": "own_nets:vit", "weights": "imagenet"},
-            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights with which it c",
+            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights of the network",
         ),
         (
             {"model": "own_nets:compiled", "weights": "none"},

@@ -44,8 +44,8 @@ def test_lines_say_what_is_left_out_and_what_is_missing() -> None:
     match = class_map.match(MODEL, ["cats", "Bird"], np.array([2, 1]), {"Bird": ""}, "--images=photos")
     assert list(match.lines()) == [
         "--class_map=Bird=: 1 image is left out",
-        "no images of 2 of the model's 3 classes: dogs, foxes. Rates per class, and their means, are of the 1 class"
-        " with images",
+        "classes of the model without images (2 of 3): dogs, foxes. Rates per class and their means use only the 1"
+        " class with images",
     ]
     complete = class_map.match(MODEL, MODEL, np.array([1, 1, 1]), {}, "--images=photos")
     assert list(complete.lines()) == []

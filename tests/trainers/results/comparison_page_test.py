@@ -94,8 +94,8 @@ def test_findings(rows: tuple[Row, ...], expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("accuracy", "text"),
     [
-        (0.88, "The accuracy of second lies within its interval: the difference may be chance."),
-        (0.5, "The accuracy of every other variant lies below its interval."),
+        (0.88, "The accuracy of second lies within the interval of the best: the difference may be chance."),
+        (0.5, "The accuracy of every other variant lies below the interval of the best."),
     ],
 )
 def test_differences_within_the_interval_may_be_chance(accuracy: float, text: str) -> None:

@@ -93,8 +93,8 @@ def test_without_views_the_output_is_that_of_the_model(pixels: np.ndarray, model
             ("left", "right", "none"),
             [
                 "tta: 10 views (mirror, crops): each image is computed 10 times",
-                "note: --tta=mirror,crops mirrors images, but names suggest that this changes the class: left, right."
-                " If it does, leave out mirror",
+                "note: --tta=mirror,crops mirrors images, but class names suggest that this changes the class: left,"
+                " right. If it does, leave out mirror",
             ],
         ),
     ],

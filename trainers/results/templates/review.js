@@ -34,8 +34,8 @@
 
   // ---- Decisions ----
 
-  // A decision is about the bytes of an image, except that a person may find that near-duplicates are different pictures:
-  // this answer is about the item, since it says nothing about the label of either image.
+  // A decision is about the bytes of an image, with one exception. If a person finds that near-duplicates are different
+  // pictures, this decision is about the item, because it says nothing about the label of either image.
   const entryOf = (decision, label, { path, label: given } = { path: "", label: "" }, isEarlier = false) => ({
     decision,
     label: label || "",
@@ -52,8 +52,8 @@
   let local = new Map(); // SHA-256 or `idOf` an item -> entry. `earlier` has the decisions of earlier conversions.
   let history = []; // [{at: `idOf` the item, before: [[key, entry or null], ...]}], the last decision at the end.
   let current = 0;
-  let hasMoved = true; // To the current item, without a decision.
-  let changed = false; // Since the last download.
+  let hasMoved = true; // Whether the user moved to the current item without a decision.
+  let changed = false; // Whether decisions have changed since the last download.
   const filter = { kind: "", label: "", undecided: false };
 
   const isPair = (item) => item.kind === "near_duplicate" && item.twins.length > 0;
@@ -73,7 +73,7 @@
   const isEarlier = (sha256) => (decisionOf(sha256) || {}).isEarlier === true;
 
   // Returns the keys of the decisions that answer the item's question; none: the item is undecided. A label that was set
-  // elsewhere does not answer whether two pictures are the same. An earlier review that decided on both did.
+  // elsewhere does not answer whether two pictures are the same. An earlier review that decided on both pictures did.
   function answersOf(item) {
     const hashes = hashesOf(item);
     if (!isPair(item)) return hashes.filter(decisionOf);
@@ -119,7 +119,7 @@
     const wasDecided = isDecided(item);
     change(isPair(item) ? onPair(item, decision, label, target) : [[target.sha256, entryOf(decision, label, target)]]);
     say(`${said(stateOf(target, item))}.`);
-    if (target === item.picture || isDecided(item)) advance(wasDecided); // Else other pictures of the group are left.
+    if (target === item.picture || isDecided(item)) advance(wasDecided); // If not, other pictures of the group are undecided.
     save();
     draw();
     reveal();
@@ -158,7 +158,7 @@
     if (next) current = next.number;
   }
 
-  // On a decided item to which the user moved, its decision; elsewhere the last one.
+  // Undoes the decision on the current item, if the user moved there and it is decided. Otherwise undoes the last decision.
   function undo() {
     const keys = ownAnswers();
     if (keys.length) takeBack(keys);
@@ -224,7 +224,7 @@
 
   const storage = opened();
   let failure = ""; // Why the last decisions are not stored.
-  let isAsked = false; // Whether a download without storage arrived: a frame may block it without a word.
+  let isAsked = false; // Whether the page asks if a download arrived. A frame may block a download silently.
 
   const REFUSED =
     "This browser does not store decisions for this page, for example because it is shown inside a notebook. Decisions are" +
@@ -263,7 +263,7 @@
       changed = Boolean(state.changed);
       return state.current;
     } catch {
-      // Written by something else.
+      // Another program has written it.
       return undefined;
     }
   }
@@ -279,7 +279,8 @@
   // text stays as it is.
   const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
-  // Returns SHA-256 -> entry of all rows. The sides of a pair that was kept get the decision keep, if they have no other.
+  // Returns SHA-256 -> entry of all rows. Both pictures of a pair that was kept get the decision keep, if they have no other
+  // decision.
   function exported() {
     const rows = new Map([...earlier, ...local].filter(([key]) => isHash(key)));
     for (const key of local.keys())
@@ -480,7 +481,7 @@
     link.remove();
     setTimeout(() => URL.revokeObjectURL(url), 60000); // Some browsers read it only after the user has chosen a place.
     save();
-    // A page cannot see whether a frame blocked the download. With storage, nothing is lost then.
+    // A page cannot see whether a frame blocked the download. With storage, nothing is lost if it did.
     if (failure) isAsked = true;
     else confirmSaved();
     draw();
