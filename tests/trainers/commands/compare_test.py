@@ -264,6 +264,27 @@ def test_errors_are_reported(workspace, flags, message):
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
 
 
+def test_python_takes_the_same_values_as_the_flags(monkeypatch):
+    seen: list[CompareConfig] = []
+    monkeypatch.setattr("trainers.compare._compare", seen.append)
+    trainers.compare(tfrecords="out", variant="features --epochs=1,2", backbone="MobileNetV2", seeds=3)
+    trainers.compare(tfrecords="out", variant=["frozen"], seeds="0,1,0")
+    trainers.compare(tfrecords="out")
+    assert [[variant.name for variant in config.variants] for config in seen] == [
+        ["features MobileNetV2"], ["frozen"], ["scratch", "features", "frozen", "finetune"],
+    ]  # fmt: skip
+    assert seen[0].variants[0].flags == ("--epochs=1,2", "--backbone=MobileNetV2")
+    assert [config.seeds for config in seen] == [(3,), (0, 1), (0,)]
+    for values, message in (
+        ({"seeds": 0.5}, "--seeds=0.5: must be whole numbers, as in 0,1,2."),
+        ({"seeds": []}, "--seeds=: must be whole numbers, as in 0,1,2."),
+        ({"backbone": 3}, "--backbone=3: must be a text or several texts, as in MobileNetV2."),
+    ):
+        with pytest.raises(UserError) as error:
+            trainers.compare(tfrecords="out", **values)
+        assert str(error.value) == message
+
+
 @pytest.mark.slow
 def test_second_comparison_waits_and_the_training_ends_with_its_comparison(workspace):
     flags = ("--tfrecords=out", "--out=busy", "--variant=scratch --image_size=24 --epochs=100000")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -516,6 +517,54 @@ def test_equal_weights_with_another_scaling_are_another_network(backbone: str) -
         inheritance.take(networks.build(other, 2), own.model, True)
 
 
+OF_SETTINGS = """
+import keras
+
+
+def build(input_shape, slope=0.3, most=6.0, epsilon=1e-3, factor=2.0, drop=0.1, start=-1):
+    images = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="first")(keras.layers.Rescaling(1 / 127.5, offset=start)(images))
+    x = keras.layers.LeakyReLU(slope)(keras.layers.BatchNormalization(epsilon=epsilon)(x))
+    x = keras.layers.Dropout(drop)(keras.layers.ReLU(max_value=most)(x))
+    x = keras.ops.reshape(x, (-1, *x.shape[1:]))[..., ::-1] * factor
+    return keras.Model(images, keras.ops.leaky_relu(x, negative_slope=slope / 2), name="of_settings")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"slope": 0.9},
+            'layer 5 is LeakyReLU {"negative_slope": 0.3} in the run, and LeakyReLU {"negative_slope": 0.9}',
+        ),
+        ({"most": None}, 'layer 6 is ReLU {"max_value": 6.0} in the run, and ReLU {"max_value": null} here'),
+        ({"epsilon": 0.1}, 'layer 4 is BatchNormalization {"epsilon": 0.001} [(4,), (4,), (4,), (4,)] in the run, and'),
+        ({"factor": 3.0}, "layer 10 is Multiply {"),
+        ({"start": 0}, 'layer 2 is Rescaling {"offset": -1} in the run, and Rescaling {"offset": 0} here'),
+        ({"drop": 0.5}, ""),
+        ({}, ""),
+    ],
+)
+def test_settings_that_change_what_equal_weights_compute(
+    kwargs: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trainers.models import inheritance
+
+    (tmp_path / "settings_net.py").write_text(OF_SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(backbone="settings_net.py:build", image_size=24)
+    networks.build(config, 2).model.save(tmp_path / "old.keras")
+    old = keras.models.load_model(tmp_path / "old.keras")
+    new = networks.build(dataclasses.replace(config, backbone_kwargs=kwargs, image_size=32), 2)
+    if not message:
+        assert inheritance.take(new, old, True) == ""
+        return
+    with pytest.raises(inheritance.OtherNetworkError) as error:
+        inheritance.take(new, old, True)
+    assert str(error.value).startswith(message)
+
+
 # --- Networks of the user --------------------------------------------------------------------------------------------
 
 NETS = """
@@ -566,6 +615,28 @@ def test_a_network_of_the_user_is_that_of_the_run(
     assert "a run can only continue with the same settings, but weights.sha256 of nets.py:build was '" in str(
         error.value
     )
+
+
+def test_a_whole_model_in_half_precision_goes_on(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    whole: dict[str, Any] = {
+        "model": "nets.py:whole",
+        "image_size": 24,
+        "epochs": 1,
+        "batch_size": 8,
+        "tfrecords": workspace / "out3",
+    }
+    half = train("scratch", workspace, "whole_half", **whole, precision="mixed_bfloat16")
+    assert half.train_more(1, log=lambda line: None).history["epoch"] == [1, 2]
+    full = train("scratch", workspace, "whole_full", **whole, precision="float32")
+    for run, precision in ((full, "mixed_bfloat16"), (half, "float32")):
+        given = {"tfrecords": workspace / "out3", "init_from": run, "run": f"of_{precision}", "precision": precision}
+        begun, _ = started(monkeypatch, "scratch", given)
+        for mine, theirs in zip(begun.classifier.model.get_weights(), run.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_whole_model_of_the_user_gets_a_new_last_layer_for_other_classes(
