@@ -295,7 +295,7 @@ def _describe(
     settings = {"adopted": True, "name": name}
     if adoption.config.rewrite:
         settings |= {"rewritten": True, **ImageConfig().image_settings()}
-    effect = decisions.effect(adoption.made.in_effect, ((decision, table.names[label]) for decision, label in decided))
+    effect = decisions.effect(adoption.made, ((decision, table.names[label]) for decision, label in decided))
     source = adoption.config.records or " ".join(adoption.config.split)
     adoption.made.check_matched(effect.found, source)
     if not any(of_split.any() for of_split in counts.values()):
