@@ -465,7 +465,7 @@ def _given_names(adoption: _Adoption) -> tuple[str, ...] | None:
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
+        return tuple(path.read_text("utf-8-sig").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: is not UTF-8 text: {error}. Must be a UTF-8 text file with one class name per line."

@@ -165,6 +165,24 @@ def test_a_class_of_its_own_needs_classes(theirs: Path, tmp_path: Path) -> None:
     assert problems(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("where", ["file", "list", "text"])
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_decisions_name_classes_in_any_form_of_unicode(theirs: Path, tmp_path: Path, where: str, rewrite: bool) -> None:
+    """A table of decisions is read in the form NFC, without spaces at the ends. Class names have the same form."""
+    names = [" cats", "Cafe\u0301 "]
+    (tmp_path / "names.txt").write_text("\ufeff" + "\n".join(names) + "\n", "utf-8")
+    values = [{"image": image(n), "label": n % 2, "image/class/text": names[n % 2].encode()} for n in range(4)]
+    write(tmp_path / "theirs/train.tfrecord", map(example, values))
+    given = {"file": [str(tmp_path / "names.txt")], "list": names, "text": None}[where]
+    made = table(tmp_path / "d.csv", {0: "Cafe\u0301", 1: "cats", 2: "Caf\u00e9"})
+    out = tmp_path / "out"
+    adopted(tmp_path / "theirs", out, classes=given, decisions=made, rewrite=rewrite)
+    data = open_dataset(out)
+    assert data.class_names == ("cats", "Caf\u00e9")
+    assert data.records("train").labels.tolist() == [1, 0, 1, 1]
+    assert problems(out) == []
+
+
 @pytest.mark.parametrize("rewrite", [False, True])
 def test_labels_of_absent_images_need_no_class(theirs: Path, tmp_path: Path, rewrite: bool) -> None:
     """The image of number 99 is in no record, so its label may be unknown. The label of number 0 may not."""
