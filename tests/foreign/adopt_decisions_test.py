@@ -168,7 +168,7 @@ def test_a_class_of_its_own_needs_classes(theirs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["file", "list", "text"])
 @pytest.mark.parametrize("rewrite", [False, True])
 def test_decisions_name_classes_in_any_form_of_unicode(theirs: Path, tmp_path: Path, where: str, rewrite: bool) -> None:
-    """A table of decisions is read in the form NFC, without spaces at the ends. Class names have the same form."""
+    """Labels of decisions are read in the form NFC without spaces at the ends, and classes have this form."""
     names = [" cats", "Cafe\u0301 "]
     (tmp_path / "names.txt").write_text("\ufeff" + "\n".join(names) + "\n", "utf-8")
     values = [{"image": image(n), "label": n % 2, "image/class/text": names[n % 2].encode()} for n in range(4)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +152,42 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
     assert decisions.of_dataset(tmp_path) == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"decisions": [{"sha256": "0"}]}', '{"decisions": 3}'])
+ENTRY = {"sha256": A, "decision": "label", "label": "dogs", "path": "1.jpg"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "\xff",
+        '{"decisions": [{"sha256": "0"}]}',
+        '{"decisions": 3}',
+        '{"decisions": ""}',
+        '{"decisions": {}}',
+        '{"decisions": null}',
+        '{"decisions": ["drop"]}',
+        *(
+            json.dumps({"decisions": [ENTRY | damage]})
+            for damage in (
+                {"sha256": "xyz"},
+                {"sha256": A.upper()},
+                {"sha256": A + "\n"},
+                {"sha256": 3},
+                {"decision": "remove"},
+                {"decision": "none", "label": ""},
+                {"decision": ["drop"], "label": ""},
+                {"decision": "drop"},
+                {"label": ""},
+                {"label": None},
+                {"label": 3},
+                {"path": None},
+            )
+        ),
+    ],
+)
 def test_damaged_datasets_are_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "convert.json").write_text(text)
+    (tmp_path / "convert.json").write_text(text, "latin-1")
     with pytest.raises(UserError, match=r"convert\.json: is damaged .* delete .* to start without decisions"):
         decisions.of_dataset(tmp_path)
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -294,8 +293,8 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
         return {}
     try:
         entries = dataset_files.read(Path(directory)).get("decisions", [])
-        return {entry["sha256"]: _from_entry(entry) for entry in entries}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        return {one.sha256: one for one in map(_from_entry, _listed(entries))}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
             f" undamaged copy, or delete {directory} to start without decisions."
@@ -449,8 +448,30 @@ def _of_directory(path: str, where: str) -> dict[str, Decision]:
     return decisions
 
 
+def _listed(entries: object) -> list[DecisionEntry]:
+    if not isinstance(entries, list):
+        raise TypeError(f"decisions is not a list: {entries!r:.80}")
+    return entries
+
+
 def _from_entry(entry: DecisionEntry) -> Decision:
-    return Decision(entry["sha256"], cast(Word, entry["decision"]), entry["label"], entry["path"])
+    """Return a decision in `convert.json`.
+
+    Raises:
+        ValueError: A value cannot be from `entries`.
+        KeyError: A value is missing.
+        TypeError: The entry is not a dict.
+    """
+    one = Decision(entry["sha256"], entry["decision"], entry["label"], entry["path"])
+    if not all(isinstance(value, str) for value in (one.sha256, one.decision, one.label, one.path)):
+        raise ValueError(f"a value in {entry} is not a text")
+    if not _HASH.fullmatch(one.sha256):
+        raise ValueError(f"{one.sha256!r} is not a SHA-256 hash")
+    if one.decision not in WORDS or one.decision == "none":
+        raise ValueError(f"{one.decision!r} is not a decision")
+    if (one.decision == "label") != bool(one.label):
+        raise ValueError(f"the decision {one.decision!r} has the label {one.label!r}")
+    return one
 
 
 def _check_columns(columns: Sequence[str], where: str) -> None:
