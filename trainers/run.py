@@ -1,4 +1,4 @@
-"""A finished training in Python: its results, its model, and what can be done with it.
+"""Use a finished training in Python: its results and its model. Predict, evaluate, export, train more.
 
 run = trainers.finetune(tfrecords="out", run="runs/pets")
 run.metrics["accuracy"], run.predict("photo.jpg").names
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished training. If it is the last line of a cell in a notebook, its report is shown.
+    """A finished training. As the last line of a notebook cell, it shows the report of the training.
 
     Attributes:
         path: The run directory.
@@ -47,7 +47,7 @@ class Run:
 
     @functools.cached_property
     def metrics(self) -> Metrics:
-        """The content of metrics.json; {} in a worker that is not the chief."""
+        """The content of metrics.json. {} in a worker that is not the chief, which alone writes files."""
         return run_directory.read_metrics(self.path) or {}
 
     @functools.cached_property
@@ -57,22 +57,22 @@ class Run:
 
     @functools.cached_property
     def history(self) -> dict[str, list[Any]]:
-        """The columns of history.csv, one value per epoch: numbers, or texts such as the name of the phase."""
+        """Column of history.csv -> its values, one per epoch: numbers, or texts such as the name of the phase."""
         with open(self.path / run_directory.HISTORY, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
 
     @functools.cached_property
     def info(self) -> ModelInfo:
-        """Class names, image size, crop, threshold, and where the model comes from."""
+        """The settings in the model file: class names, image size, crop, threshold, trainer and dataset."""
         return model_file.read_info(self.path / run_directory.MODEL)
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """The Keras model u8[b h w 3] -> f32[b 1] or f32[b classes]. Pixels 0..255 are scaled inside of it.
+        """The Keras model: u8[b h w 3] -> f32[b 1] or f32[b classes]. It scales pixels 0..255 itself.
 
-        A model of two classes returns the probability of the second class, so `argmax` of its output is always 0.
-        `predict` returns names, and probabilities of all classes.
+        A model of two classes returns only the probability of the second class, so `argmax` of the output is always 0.
+        `predict` returns class names, and the probabilities of all classes.
         """
         return model_file.load(self.path / run_directory.MODEL, self.info, self.custom_objects)[0]
 
@@ -85,16 +85,16 @@ class Run:
         """Classify images, or the records of a dataset.
 
         Args:
-            images: The path of an image or of a directory of images, pixels u8[h w 3] or u8[h w] (gray), an image of
-                Pillow, or a sequence of these. A batch of pixels u8[n h w 3] is such a sequence. All are prepared in
-                the same way as the training images. None: `tfrecords` is classified.
+            images: The path of an image file or of a directory of images; pixels u8[h w 3], or u8[h w] for a gray
+                image; a Pillow image; or a sequence of these. An array u8[n h w 3] is a batch of n images. Each image
+                is prepared in the same way as the training images. If None, the records in `tfrecords` are classified.
             **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
 
         Returns:
-            The answers, in the order of the images; those of a directory are sorted by path.
+            The answers, in the order of the images. Images of a directory are sorted by path.
 
         Raises:
-            UserError: A file does not exist, or the pixels are not u8[h w 3].
+            UserError: A file does not exist, or the pixels are neither u8[h w 3] nor u8[h w].
         """
         from trainers.predict import answers
 
@@ -119,7 +119,10 @@ class Run:
         return evaluate(run=self.path, tfrecords=tfrecords, log=log, **options)
 
     def export(self, format: str = "saved_model", **options: Any) -> Exported:
-        """Export the model, as `python -m trainers.export` does; `options` are those of `trainers.export`."""
+        """Export the model, as `python -m trainers.export` does.
+
+        The arguments are those of `trainers.export`.
+        """
         from trainers.export import export
 
         return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
@@ -127,11 +130,11 @@ class Run:
     def train_more(
         self, epochs: int, *, run: StrPath | None = None, log: Callable[[str], object] = command.say, **options: Any
     ) -> Run:
-        """Go on with the training in a new run directory, as `--run=RUN --more_epochs=N` of its trainer does.
+        """Train for more epochs in a new run directory, as the trainer does with `--run=RUN --more_epochs=N`.
 
         Args:
-            epochs: Number of epochs by which the last phase goes on.
-            run: The new run directory. If None, the path of this run with `-moreN` at its end.
+            epochs: Number of further epochs of the last phase.
+            run: The new run directory. If None, the path of this run followed by `-moreN`.
             log: Receives the lines for the user.
             options: Further options of the trainer that do not change the result, such as cache="off".
 
@@ -139,7 +142,7 @@ class Run:
             The finished training. Calling this again returns it without training.
 
         Raises:
-            UserError: The optimizer's state of this run is missing, or a value is not allowed.
+            UserError: This run has no saved state of the optimizer, or a value is not allowed.
         """
         from trainers import training_options
 
@@ -152,7 +155,7 @@ class Run:
         return Run(training_options.train(self.info.trainer, given, log))
 
     def __fspath__(self) -> str:
-        """Return the run directory, so that a run can be passed wherever a path can."""
+        """Return the run directory. So functions that take a path also take a run."""
         return str(self.path)
 
     def _repr_html_(self) -> str:
@@ -179,7 +182,7 @@ def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
     """
     path = Path(run).expanduser()
     if path.is_file():
-        raise UserError(f"{path}: is a file. Pass the run directory that holds it.")
+        raise UserError(f"{path}: is a file. Pass the run directory that contains it.")
     model_file.find(str(path))
     return Run(path, custom_objects)
 

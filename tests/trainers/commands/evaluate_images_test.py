@@ -107,7 +107,7 @@ def test_images_that_cannot_be_read_are_listed(workspace: Path, tmp_path: Path) 
     assert errors[1:] == [
         "unreadable: reds/link.jpg: cannot be followed: No such file or directory",
         "note: skipped 1 file that is not an image, for example reds/data.bin",
-        "error: 2 files cannot be read, listed above. All other images were evaluated.",
+        "error: 2 files cannot be read (see the list above). All other images were evaluated.",
     ]
     lines = done.stdout.splitlines()
     assert lines[:3] == [

@@ -110,7 +110,7 @@ def test_threshold_is_used_and_reported(workspace, tmp_path):
     ("kind", "message"),
     [
         ("run", "is the directory of a training, and the evaluation would replace its report. Pass another --out."),
-        ("src", "is not empty and not an evaluation (it has no metrics.json). Pass another --out."),
+        ("src", "is not empty, and is not an evaluation, because it has no metrics.json. Pass another --out."),
         ("locked", "{parent} is not a writable directory. Pass another --out."),
     ],
 )
@@ -160,8 +160,8 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--run is missing: the model to evaluate. Pass the run directory of a trainer."),
-        (("--run=run",), "--tfrecords is missing: the images to evaluate on. Pass the --out of "),
+        ((), "--run is missing. Pass the run directory of a trainer, or its model.keras."),
+        (("--run=run",), "--tfrecords is missing. Pass the directory of a dataset, as written by python -m"),
         (("--run=nowhere", "--tfrecords=out"), "--run=nowhere: does not exist."),
         (("--run=src", "--tfrecords=out"), "--run=src: is not a run directory, since it has no model.keras."),
         (("--run=run", "--tfrecords=src"), "src: is not a dataset (it has no convert.json)"),
