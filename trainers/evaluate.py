@@ -14,7 +14,7 @@ import dataclasses
 import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from tfrecord_tools.base import callable_module, command, files, html_frame, options, words
 from tfrecord_tools.base.files import StrPath
@@ -178,7 +178,14 @@ def evaluate(*, log: Callable[[str], object] = command.say, **given: Unpack[Eval
     Example:
         trainers.evaluate(run="runs/pets", tfrecords="out", split="validation").metrics["accuracy"]
     """
-    return evaluate_model(EvaluateConfig(**{"run": ""} | options.checked(OPTIONS, given)), log)
+    evaluation = evaluate_model(_config(given), log)
+    for line in command.left_out_notes(evaluation.unreadable, evaluation.skipped):
+        log(line)
+    return evaluation
+
+
+def _config(given: Mapping[str, Any]) -> EvaluateConfig:
+    return EvaluateConfig(**{"run": ""} | options.checked(OPTIONS, given))
 
 
 def evaluate_model(config: EvaluateConfig, log: Callable[[str], object] = print) -> Evaluation:
@@ -291,7 +298,7 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    evaluation = evaluate(**options.from_flags(OPTIONS))
+    evaluation = evaluate_model(_config(options.from_flags(OPTIONS)), command.say)
     command.print_left_out(evaluation.unreadable, evaluation.skipped)
     if evaluation.unreadable:
         count = words.number(len(evaluation.unreadable), "file")

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import numpy as np
+
 from tfrecord_tools.base import callable_module, command, options, tabular, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
@@ -34,11 +36,12 @@ from trainers.results.predictions import Predictions
 from trainers.results.sources import Images
 
 if TYPE_CHECKING:
-    import keras
     from typing_extensions import Unpack
 
-_SHARED = (
-    Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),
+_MODEL = (Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),)
+_CODE = (Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),)
+# Options of `answers`, which gets a model that is loaded already.
+_OF_IMAGES = (
     Option(
         "tfrecords",
         "path",
@@ -54,8 +57,8 @@ _SHARED = (
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     views.OPTION,
-    Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),
 )
+_SHARED = (*_MODEL, *_OF_IMAGES, *_CODE)
 # Only the command has these options, because the function returns the answers.
 _PRINTED = (
     Option("csv", "path", "CSV file to write: one row per image, one column of probabilities per class."),
@@ -158,21 +161,35 @@ class Outcome:
 class Answers(Predictions):
     """Predictions for n images, and the files without a prediction.
 
+    Images that cannot be read have no prediction. So n may be smaller than the number of images that were given:
+
+        for number, name in zip(answers.numbers, answers.names):
+            print(images[number], name)
+
     Attributes:
+        numbers: i64[n], the position of each image in the sequence of images that was given. All images of a directory
+            have the position of the directory. For `tfrecords`, it is the position of the record in its split or files.
         unreadable: Path -> reason, for images that cannot be read, and for given files that are not images.
         skipped: Path -> reason, for files in directories that are not images.
     """
 
+    numbers: np.ndarray
     unreadable: Mapping[str, str]
     skipped: Mapping[str, str]
 
 
 @options.document(_SHARED)
-def predict(images: Images | None = None, **given: Unpack[PredictArguments]) -> Answers:
+def predict(
+    images: Images | None = None,
+    *,
+    log: Callable[[str], object] = command.say,
+    **given: Unpack[PredictArguments],
+) -> Answers:
     """Classify images, or the records of a dataset.
 
     Args:
         images: As in `Run.predict`. If None, the records in `tfrecords` are classified.
+        log: Receives the lines for the user, for example about images that cannot be read.
         {options}
 
     Returns:
@@ -189,14 +206,21 @@ def predict(images: Images | None = None, **given: Unpack[PredictArguments]) -> 
     _check_run(run)
     path = model_file.find(run)
     model, info = model_file.load(path, None, values.pop("custom_objects", ()))
-    return answers(model, info, images, **values)
+    return answers(views.predictor(model).compute, info, images, log, **values)
 
 
 def answers(
-    model: keras.Model, info: ModelInfo, images: Images | None = None, **given: Unpack[PredictOptions]
+    compute: Callable[[Any], Any],
+    info: ModelInfo,
+    images: Images | None = None,
+    log: Callable[[str], object] = command.say,
+    **given: Unpack[PredictOptions],
 ) -> Answers:
-    """Classify images or records with a model that is loaded already. See `predict` for the arguments."""
-    values = options.checked(_SHARED, given)
+    """Classify images or records with a compiled model, as in `views.Predictor`.
+
+    See `predict` for the other arguments.
+    """
+    values = options.checked(_OF_IMAGES, given)
     info = model_file.with_threshold(info, values.get("threshold"))
     split, image_key = values.get("split"), values.get("image_key")
     _check_images(images is not None, values.get("tfrecords"), split, image_key)
@@ -205,13 +229,19 @@ def answers(
         if images is None
         else FileSet(sources.of_images(images))
     )
-    parts = list(judged.judge(views.predictor(model, values.get("tta", ())), info))
+    for line in judged.notes:
+        log(line)
+    parts = list(judged.judge(views.of_compiled(compute, values.get("tta", ())), info))
     joined = predictions.joined([part.predictions for part in parts])
-    return Answers(
+    found = Answers(
         **{field.name: getattr(joined, field.name) for field in dataclasses.fields(joined)},
+        numbers=np.concatenate([part.numbers for part in parts]),
         unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
         skipped={path: reason for part in parts for path, reason in part.skipped.items()},
     )
+    for line in command.left_out_notes(found.unreadable, found.skipped):
+        log(line)
+    return found
 
 
 def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -> Outcome:

@@ -7,6 +7,7 @@ run = trainers.load("runs/pets")  # Later, in another program.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -19,6 +20,8 @@ from tfrecord_tools.base import command, html_frame
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.errors import UserError
 from trainers import run_directory
+from trainers.devices import cluster
+from trainers.fitting import parents
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 from trainers.run_directory import Metrics, Settings
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from trainers.evaluate import EvaluateOptions, Evaluation
     from trainers.exporting.export_model import Exported
+    from trainers.models import inference
     from trainers.predict import Answers, PredictOptions
     from trainers.results.sources import Images
 
@@ -38,26 +42,31 @@ class Run:
     """A finished training. As the last line of a notebook cell, it shows the report of the training.
 
     Attributes:
-        path: The run directory.
+        path: The run directory, as an absolute path. Files are read when they are needed, perhaps after a chdir.
         custom_objects: Modules and files that register the custom layers of the model. They are imported.
     """
 
     path: Path
     custom_objects: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).absolute())
+
     @functools.cached_property
     def metrics(self) -> Metrics:
         """The content of metrics.json. {} in a worker that is not the chief, which alone writes files."""
-        return run_directory.read_metrics(self.path) or {}
+        return (run_directory.read_metrics(self.path) if self._has(run_directory.METRICS) else None) or {}
 
     @functools.cached_property
     def settings(self) -> Settings:
         """The content of settings.json."""
-        return run_directory.read_settings(self.path)
+        return run_directory.read_settings(self.path) if self._has(run_directory.SETTINGS) else {}
 
     @functools.cached_property
     def history(self) -> dict[str, list[Any]]:
         """Column of history.csv -> its values, one per epoch: numbers, or texts such as the name of the phase."""
+        if not self._has(run_directory.HISTORY):
+            return {}
         with open(self.path / run_directory.HISTORY, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
@@ -76,29 +85,46 @@ class Run:
         """
         return model_file.load(self.path / run_directory.MODEL, self.info, self.custom_objects)[0]
 
+    @functools.cached_property
+    def _compiled(self) -> inference.Kept:
+        from trainers.models import inference  # Here, since it imports TensorFlow.
+
+        return inference.Kept(self.model)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the labels."""
         return self.info.classes
 
-    def predict(self, images: Images | None = None, **options: Unpack[PredictOptions]) -> Answers:
+    def predict(
+        self,
+        images: Images | None = None,
+        *,
+        log: Callable[[str], object] = command.say,
+        **options: Unpack[PredictOptions],
+    ) -> Answers:
         """Classify images, or the records of a dataset.
 
         Args:
             images: The path of an image file or of a directory of images; pixels u8[h w 3], or u8[h w] for a gray
-                image; a Pillow image; or a sequence of these. An array u8[n h w 3] is a batch of n images. Each image
-                is prepared in the same way as the training images. If None, the records in `tfrecords` are classified.
+                image; a Pillow image; or a sequence of these. An array u8[n h w 3] is a batch of n images, and an array
+                or a column of paths is a sequence. Each image is prepared in the same way as the training images, and
+                a Pillow image with an EXIF orientation is turned like its file. If None, the records in `tfrecords`
+                are classified.
+            log: Receives the lines for the user, for example about images that cannot be read.
             **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
 
         Returns:
-            The answers, in the order of the images. Images of a directory are sorted by path.
+            The answers, in the order of the images. Images of a directory are sorted by path. Images that cannot be
+            read have no answer, so `numbers` of the answers has the position of each image.
 
         Raises:
+            TypeError: There is no such option. The run and its custom objects are those of this `Run`.
             UserError: A file does not exist, or the pixels are neither u8[h w 3] nor u8[h w].
         """
         from trainers.predict import answers
 
-        return answers(self.model, self.info, images, **options)
+        return answers(self._compiled.function(), self.info, images, log, **options)
 
     def evaluate(
         self,
@@ -151,8 +177,27 @@ class Run:
                 f"{self.path}: was trained by {self.info.trainer!r}, which is not a trainer of this package. Call"
                 " training.train with its recipe and with TrainConfig(init_from=..., more_epochs=...)."
             )
-        given = {"init_from": self.path, "more_epochs": epochs, "run": run or f"{self.path}-more{epochs}", **options}
+        given = dict(init_from=self.path, more_epochs=epochs, run=run or f"{self.path}-more{epochs}", **options)
         return Run(training_options.train(self.info.trainer, given, log))
+
+    def _has(self, name: str) -> bool:
+        """Return whether a file exists. It may be missing in workers that are not the chief, but nowhere else.
+
+        Raises:
+            UserError: It is missing.
+        """
+        if (self.path / name).is_file():
+            return True
+        if not cluster.is_chief():  # Shared storage may show files late.
+            return False
+        raise UserError(
+            f"{self.path / name}: does not exist. The run was moved or deleted, or the directory has only a model. Pass"
+            " the directory of a finished training to trainers.load."
+        )
+
+    def __reduce__(self) -> tuple[type[Run], tuple[Path, Sequence[str]]]:
+        """Copy only the fields to another process, which reads the files itself."""
+        return Run, (self.path, self.custom_objects)
 
     def __fspath__(self) -> str:
         """Return the run directory. So functions that take a path also take a run."""
@@ -164,9 +209,12 @@ class Run:
         return html_frame.of_file(self.path / REPORT, html.escape(repr(self)))
 
     def __repr__(self) -> str:
-        if "accuracy" not in self.metrics:
+        metrics: Metrics = {}
+        with contextlib.suppress(UserError):  # The run was moved or deleted, or is damaged.
+            metrics = self.metrics
+        if "accuracy" not in metrics:
             return f"Run({str(self.path)!r})"
-        return f"Run({str(self.path)!r}): accuracy {self.metrics['accuracy']:.4f} on {self.metrics['split']}"
+        return f"Run({str(self.path)!r}): accuracy {metrics['accuracy']:.4f} on {metrics['split']}"
 
 
 def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
@@ -183,7 +231,7 @@ def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
     path = Path(run).expanduser()
     if path.is_file():
         raise UserError(f"{path}: is a file. Pass the run directory that contains it.")
-    model_file.find(str(path))
+    parents.check_finished(model_file.find(str(path)), str(path), "run")
     return Run(path, custom_objects)
 
 

@@ -32,6 +32,14 @@ class Cluster:
         return self.worker, self.workers
 
 
+def is_chief() -> bool:
+    """Return whether this process is worker 0, or is not one of several workers."""
+    try:
+        return from_environment().worker == 0
+    except UserError:
+        return True
+
+
 def from_environment() -> Cluster:
     """Read the environment variable TF_CONFIG as TensorFlow does.
 
