@@ -98,7 +98,7 @@ def apply(
         dropped=dropped,
         kept=kept,
         decisions=made,
-        effect=decisions.effect(made.in_effect, ((one, class_names[labels[number]]) for number, one in pairs)),
+        effect=decisions.effect(made, ((one, class_names[labels[number]]) for number, one in pairs)),
         taken=[(number, one) for number, one in pairs if changed[number] != labels[number]],
     )
     valid[dropped] = False

@@ -142,7 +142,7 @@ class DecisionEntry(TypedDict):
     """A decision about an image (`decisions.Decision`). The label is "" unless the decision is "label"."""
 
     sha256: str
-    decision: str
+    decision: Literal["label", "drop", "keep", "none"]
     label: str
     path: str
 

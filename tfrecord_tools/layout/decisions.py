@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -58,12 +57,14 @@ class Decision:
             an earlier decision back, and is never stored.
         label: Name of the new class; "" unless `decision` is "label".
         path: Path of the image when the decision was made. It may be "". It is used only in messages.
+        given_label: The label that the person saw, or "". It is used only in messages, and is never stored.
     """
 
     sha256: str
     decision: Word
     label: str
     path: str
+    given_label: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
         """Return the decision in words, for messages."""
@@ -100,7 +101,8 @@ class Decisions:
     Attributes:
         in_effect: sha256 -> decision, without those that are "none".
         layers: Pairs of a flag with its value, such as "--decisions=FILE", and the decisions in this file: sha256 ->
-            decision. They include "none". Later pairs replace earlier ones.
+            decision. They include "none", but not those in `confirming`. Later pairs replace earlier ones.
+        confirming: sha256 -> "keep" about an image with an earlier decision "label". The earlier decision stays.
         new_class: Advice for messages: how a user adds a class.
         stored: Number of decisions of the existing dataset.
         replaced: How many of the stored decisions were replaced.
@@ -111,6 +113,7 @@ class Decisions:
 
     in_effect: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     layers: Sequence[tuple[str, Mapping[str, Decision]]] = ()
+    confirming: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     new_class: str = "add it to --classes"
     stored: int = 0
     replaced: int = 0
@@ -161,6 +164,12 @@ class Decisions:
         if self.replaced_rows:
             row = words.number(self.replaced_rows, "row of --relabel was", "rows of --relabel were")
             yield f"{row} replaced by a decision of --decisions"
+        if self.confirming:
+            which = words.number(len(self.confirming), "decision 'keep' confirms", "decisions 'keep' confirm")
+            yield (
+                f"{which} the label of an earlier decision, and this label stays. To go back to the label of the"
+                " source, use the decision 'none'"
+            )
         if self.idle:
             which = words.number(self.idle, "decision 'none' does", "decisions 'none' do")
             yield f"{which} nothing, because there is no earlier decision to take back"
@@ -186,6 +195,8 @@ class Effect:
         dropped: Number of images that are left out.
         kept: Number of images with the decision "keep".
         unchanged: Number of images that already had the label of their decision.
+        differing: A decision "keep" and the label of its image, for images that have another label than the one that
+            the person saw and confirmed.
     """
 
     decisions: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
@@ -194,6 +205,7 @@ class Effect:
     dropped: int = 0
     kept: int = 0
     unchanged: int = 0
+    differing: Sequence[tuple[Decision, str]] = ()
 
     @property
     def absent(self) -> int:
@@ -228,6 +240,14 @@ class Effect:
         if self.unchanged:
             image = words.number(self.unchanged, "image has", "images have")
             yield f"{image} the label of the decision already"
+        if self.differing:
+            image = words.number(len(self.differing), "image has", "images have")
+            keep, label = self.differing[0]
+            yield (
+                f"{image} another label than the given_label that the decision 'keep' confirms, for example"
+                f" {keep.image!r}: the label is {label!r}, and given_label is {keep.given_label!r}. To change the"
+                " label, use the decision 'label'"
+            )
         if self.absent:
             which = words.number(self.absent, "decision is about an image", "decisions are about images")
             yield f"{which} that the source does not have"
@@ -273,8 +293,8 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
         return {}
     try:
         entries = dataset_files.read(Path(directory)).get("decisions", [])
-        return {entry["sha256"]: _from_entry(entry) for entry in entries}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        return {one.sha256: one for one in map(_from_entry, _listed(entries))}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
             f" undamaged copy, or delete {directory} to start without decisions."
@@ -283,29 +303,36 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
 
 def entries(decisions: Mapping[str, Decision]) -> list[DecisionEntry]:
     """Return decisions as `convert.json` holds them, sorted by hash."""
-    return [cast(DecisionEntry, dataclasses.asdict(decisions[sha256])) for sha256 in sorted(decisions)]
+    stored = (decisions[sha256] for sha256 in sorted(decisions))
+    return [{"sha256": d.sha256, "decision": d.decision, "label": d.label, "path": d.path} for d in stored]
 
 
-def effect(decisions: Mapping[str, Decision], old_labels: Iterable[tuple[Decision, str]]) -> Effect:
+def effect(made: Decisions, old_labels: Iterable[tuple[Decision, str]]) -> Effect:
     """Return what decisions do to the images that they name.
 
     Args:
-        decisions: sha256 -> decision.
-        old_labels: The decision about each of these images, and the image's label without the decision.
+        made: The decisions.
+        old_labels: The decision in effect about each of these images, and the image's label without the decision.
     """
     relabeled, counts, found = Counter[tuple[str, str]](), Counter[Word](), set[str]()
+    differing: list[tuple[Decision, str]] = []
     for decision, old in old_labels:
+        keep = made.confirming.get(decision.sha256, decision)
+        label = decision.label or old
+        if keep.decision == "keep" and keep.given_label not in ("", label):
+            differing.append((keep, label))
         found.add(decision.sha256)
         counts[decision.decision] += 1
         if decision.decision == "label" and decision.label != old:
             relabeled[old, decision.label] += 1
     return Effect(
-        decisions=decisions,
+        decisions=made.in_effect,
         found=frozenset(found),
         relabeled=relabeled,
         dropped=counts["drop"],
         kept=counts["keep"],
         unchanged=counts["label"] - relabeled.total(),
+        differing=differing,
     )
 
 
@@ -316,13 +343,21 @@ def combined(
 ) -> Decisions:
     """Combine decisions. Later ones replace earlier ones about the same images, or take them back.
 
+    There is one exception: a "keep" says that the label is right, so it leaves an earlier "label" in effect.
+
     Args:
         stored: sha256 -> decision of the existing dataset. All other decisions are later.
         layers: As in `Decisions`.
         new_class: As in `Decisions`.
     """
     later, replaced_rows, idle = dict[str, Decision](), 0, 0
-    for _, layer in layers:
+    changing, confirming = list[tuple[str, Mapping[str, Decision]]](), dict[str, Decision]()
+    for where, layer in layers:
+        labels = {sha256 for sha256, one in {**stored, **later}.items() if one.decision == "label"}
+        keeps = {sha256: one for sha256, one in layer.items() if one.decision == "keep" and sha256 in labels}
+        layer = {sha256: one for sha256, one in layer.items() if sha256 not in keeps}
+        confirming = {sha256: one for sha256, one in confirming.items() if sha256 not in layer} | keeps
+        changing.append((where, layer))
         replaced_rows += sum(sha256 in later and later[sha256].contradicts(one) for sha256, one in layer.items())
         nones = (sha256 for sha256, one in layer.items() if one.decision == "none")
         idle += sum(sha256 not in stored and sha256 not in later for sha256 in nones)
@@ -331,7 +366,8 @@ def combined(
     withdrawn = sum(one.decision == "none" for one in changed)
     return Decisions(
         in_effect={sha256: one for sha256, one in {**stored, **later}.items() if one.decision != "none"},
-        layers=layers,
+        layers=changing,
+        confirming=confirming,
         new_class=new_class,
         stored=len(stored),
         replaced=len(changed) - withdrawn,
@@ -412,8 +448,30 @@ def _of_directory(path: str, where: str) -> dict[str, Decision]:
     return decisions
 
 
+def _listed(entries: object) -> list[DecisionEntry]:
+    if not isinstance(entries, list):
+        raise TypeError(f"decisions is not a list: {entries!r:.80}")
+    return entries
+
+
 def _from_entry(entry: DecisionEntry) -> Decision:
-    return Decision(entry["sha256"], cast(Word, entry["decision"]), entry["label"], entry["path"])
+    """Return a decision in `convert.json`.
+
+    Raises:
+        ValueError: A value cannot be from `entries`.
+        KeyError: A value is missing.
+        TypeError: The entry is not a dict.
+    """
+    one = Decision(entry["sha256"], entry["decision"], entry["label"], entry["path"])
+    if not all(isinstance(value, str) for value in (one.sha256, one.decision, one.label, one.path)):
+        raise ValueError(f"a value in {entry} is not a text")
+    if not _HASH.fullmatch(one.sha256):
+        raise ValueError(f"{one.sha256!r} is not a SHA-256 hash")
+    if one.decision not in WORDS or one.decision == "none":
+        raise ValueError(f"{one.decision!r} is not a decision")
+    if (one.decision == "label") != bool(one.label):
+        raise ValueError(f"the decision {one.decision!r} has the label {one.label!r}")
+    return one
 
 
 def _check_columns(columns: Sequence[str], where: str) -> None:
@@ -451,7 +509,7 @@ def _remedy(columns: Collection[str]) -> str:
 
 def _rows(table: pa.Table, where: str) -> Iterator[tuple[int, Decision]]:
     """Yield the number of each row with a decision, from 1, and the decision."""
-    optional = [name for name in ("path", *_LABELS) if name in table.column_names]
+    optional = [name for name in ("path", "given_label", *_LABELS) if name in table.column_names]
     columns = {name: tables.texts(table, name) for name in (*_NEEDED, *optional)}
     for row in range(len(table)):
         values = {name: column[row] for name, column in columns.items()}
@@ -477,7 +535,8 @@ def _decision(values: Mapping[str, str], where: str) -> Decision:
             f"{where}: the column 'decision' has the word 'label', but the column 'label' is empty. Write the name of a"
             " class into it, or change the decision to 'drop', 'keep' or 'none'."
         )
-    return Decision(sha256, word, unicodedata.normalize("NFC", label), values.get("path", ""))
+    label, given_label = (unicodedata.normalize("NFC", name) for name in (label, values.get("given_label", "")))
+    return Decision(sha256, word, label, values.get("path", ""), given_label)
 
 
 def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Decision]:
