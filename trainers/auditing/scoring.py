@@ -94,7 +94,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     """
     _check(inputs)
     near = neighbors.find(inputs.features, inputs.labels, seed, progress)
-    pairs, similarities = _pairs(inputs, near)
+    pairs, similarities = _pairs(inputs, near, seed)
     given = duplicates.joined(inputs.units, inputs.contents)
     units = folding.joined(given, pairs, similarities, len(given) // folds)
     judgment = _judge(inputs, near, units, folds, seed)
@@ -164,16 +164,25 @@ def _notes(units: np.ndarray, pairs: np.ndarray, folds: int) -> Iterator[str]:
         )
 
 
-def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(inputs: Inputs, near: Neighbors, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return near-duplicates: pairs i64[m 2], and similarities f64[m] in 0..1."""
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
-    hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DEFAULT_DISTANCE, _PAIRS_OF_HASH)
+    hashed = _hashed(inputs, seed)
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
-    values = np.concatenate([np.ones(len(copied)), np.full(len(hashed), near.threshold), near.pair_similarities])
+    by_hash = neighbors.cosines(inputs.features, hashed)
+    values = np.concatenate([np.ones(len(copied)), by_hash, near.pair_similarities])
     order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))
     unique, first = np.unique(pairs[order], axis=0, return_index=True)
     return unique, np.clip(values[order][first], 0, 1)
+
+
+def _hashed(inputs: Inputs, seed: int) -> np.ndarray:
+    """Return near-duplicates by perceptual hash, i64[m 2], if the hashes tell the images of this dataset apart."""
+    distance = neighbors.hash_distance(inputs.facts["phash"], inputs.labels, seed)
+    if distance < 0:
+        return np.empty((0, 2), np.int64)
+    return near_duplicates.pairs(inputs.facts["phash"], distance, _PAIRS_OF_HASH)
 
 
 def _listed(scores: np.ndarray, decided: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
