@@ -146,6 +146,10 @@ class Settings(TypedDict, total=False):
 
 
 Topics = Mapping[str, object]  # `Settings`, or some of its topics.
+# Names in settings.json. `ISSUES`, in `flags`: hash of the records that --drop_issues left out. Runs of older versions
+# have the hash of all open issues there. `ISSUES_BEFORE`, in `other`: that hash, if they have left out the same records.
+ISSUES = "issues_sha256"
+ISSUES_BEFORE = "open_issues_sha256"
 # The topics that determine the result of a training.
 _DECISIVE = ("flags", "recipe", "weights", "parent", "dataset")
 _REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result exactly.
@@ -348,6 +352,9 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
             if isinstance(flags.get(flag), str):
                 flags[flag] = augment_config.current_name(flags[flag])
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
+    before = now.get("other", {}).get(ISSUES_BEFORE)
+    if isinstance(flags, dict) and before and flags.get(ISSUES) == before:
+        flags[ISSUES] = now["flags"][ISSUES]
     for topic in topics:
         old, new = _flat(begun.get(topic, {})), _flat(now.get(topic, {}))
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]

@@ -13,7 +13,7 @@ from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates, near_duplicates
 from trainers.auditing import folding, labels, neighbors, outliers
-from trainers.auditing.issues import Issue
+from trainers.auditing.issues import ACROSS_LABELS, Issue
 from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
@@ -22,8 +22,8 @@ _LEAST_LISTED = 50  # Records with the highest scores of a kind, which are liste
 _LISTED_SHARE = 0.01  # The same as a share of all records. The larger number counts.
 _LEAST_RECORDS = 10
 _PAIRS_OF_HASH = 32  # Near-duplicates by hash for each record. White backgrounds may give thousands.
-# The score of near-duplicates is one of these numbers plus 0.24 times their similarity.
-_ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25
+# The score of near-duplicates is one of these numbers, or `ACROSS_LABELS`, plus 0.24 times their similarity.
+_ACROSS_SPLITS, _WITHIN = 0.5, 0.25
 _BY_SIMILARITY = 0.24
 
 
@@ -69,12 +69,14 @@ class Audit:
     Attributes:
         probabilities: f32[n k], probability of each class, by models that have not seen the record.
         issues: All issues, by kind and rank.
+        pairs: i64[m 2], all near-duplicates. The issues have the worst pair of each record.
         estimate: The estimated number of wrong labels.
         notes: Sentences about what makes the judgment weaker.
     """
 
     probabilities: np.ndarray
     issues: tuple[Issue, ...]
+    pairs: np.ndarray
     estimate: Estimate
     notes: tuple[str, ...]
 
@@ -84,7 +86,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
 
     Args:
         inputs: The records.
-        folds: Number of folds, at least 2.
+        folds: Number of folds, at least 2. If there are fewer groups of images, each group is a fold.
         seed: Seed of the folds.
         progress: Called with the number of records of each finished block of the slowest step.
 
@@ -96,9 +98,11 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     near = neighbors.find(inputs.features, inputs.labels, seed, progress)
     pairs, similarities = _pairs(inputs, near, seed)
     given = duplicates.joined(inputs.units, inputs.contents)
-    units = folding.joined(given, pairs, similarities, len(given) // folds)
+    folds = min(folds, len(np.unique(given)))
+    most = max(2, len(given) // folds)  # Any two near-duplicates are judged together.
+    units = folding.joined(given, pairs, similarities, most)
     judgment = _judge(inputs, near, units, folds, seed)
-    notes = tuple(_notes(units, pairs, folds))
+    notes = tuple(_notes(units, pairs, folds, most))
     found = itertools.chain(
         _label_issues(inputs, judgment),
         _off_topic_issues(inputs, near),
@@ -107,7 +111,13 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
         _low_quality_issues(inputs),
         _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
     )
-    return Audit(probabilities=judgment.probabilities, issues=_ranked(found), estimate=judgment.estimate, notes=notes)
+    return Audit(
+        probabilities=judgment.probabilities,
+        issues=_ranked(found),
+        pairs=pairs,
+        estimate=judgment.estimate,
+        notes=notes,
+    )
 
 
 def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
@@ -149,17 +159,17 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
     return labels.judge(inputs.features, inputs.labels, assigned, units, near, classes, inputs.decided)
 
 
-def _notes(units: np.ndarray, pairs: np.ndarray, folds: int) -> Iterator[str]:
+def _notes(units: np.ndarray, pairs: np.ndarray, folds: int, most: int) -> Iterator[str]:
     """Yield sentences about units that are too large for a fold."""
     count, largest = len(units), int(np.unique(units, return_counts=True)[1].max())
-    if largest * folds > count:
+    if largest > 1 and largest * folds > count:
         yield (
             f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. They are judged"
             f" by the other {words.number(count - largest, 'image')} only."
         )
     if (units[pairs[:, 0]] != units[pairs[:, 1]]).any():
         yield (
-            f"note: near-duplicates form a chain of more than {count // folds:,} images. It was cut at its least"
+            f"note: near-duplicates form a chain of more than {most:,} images. It was cut at its least"
             " similar pairs, so some images are judged with the help of their near-duplicates."
         )
 
@@ -235,7 +245,7 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     pairs, similarities = pairs[~(one & other)], similarities[~(one & other)]
     left, right = np.where(inputs.decided[pairs[:, 1]], pairs[:, ::-1].T, pairs.T)
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
-    base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
+    base = np.select([labels_differ, splits_differ], [ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
     first = _worst(right, scores)  # Each record with one of those before it. Copies of a picture have many pairs.
     first = first[scores[first] >= _ACROSS_SPLITS]

@@ -336,6 +336,17 @@ def test_a_large_group_stays_together_and_is_noted():
     assert scoring.audit(inputs).notes == ()
 
 
+def test_more_folds_than_images_give_no_false_notes():
+    inputs = planted(count=12, flips=0.0).inputs
+    assert scoring.audit(inputs, folds=20).notes == ()
+    facts = inputs.facts.copy()
+    facts["phash"][[4, 9]] = 0x0123456789ABCDEF
+    assert scoring.audit(dataclasses.replace(inputs, facts=facts), folds=20).notes == (
+        "note: 2 of 12 images are copies of each other or belong to one group. They are judged by the other 10 images"
+        " only.",
+    )
+
+
 def test_the_seed_changes_the_folds_only():
     records = planted(count=300)
     one, same, other = (scoring.audit(records.inputs, seed=seed) for seed in (0, 0, 1))
