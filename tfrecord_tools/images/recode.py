@@ -50,8 +50,8 @@ def plain(image: Image.Image) -> Image.Image:
 def as_decoded(image: Image.Image) -> Image.Image:
     """Return an image in mode L or RGB with the pixels that the trainers decode.
 
-    16-bit values keep their high byte, and transparency is ignored. `convert` stores no such images, but adopted records
-    may have them.
+    16-bit values keep their high byte, and transparency is ignored. `convert` stores no such images. Adopted
+    records may have them.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
         high = np.asarray(image).astype(np.int64) >> 8

@@ -122,7 +122,7 @@ def test_class_weights_must_be_of_the_classes(given, message, out):
         ({"a": math.inf}, "--class_weights=a:inf: the weight of a is inf. A weight must be 0 or a number above 0."),
         (
             {"a": 0, "b": 0.0},
-            "--class_weights=a:0,b:0: no weight is above 0, so nothing would be learned. Pass a larger weight.",
+            "--class_weights=a:0,b:0: no weight is above 0, so the model would learn nothing. Pass a weight above 0.",
         ),
     ],
 )
@@ -242,7 +242,7 @@ def test_held_out_images_do_not_depend_on_the_dropped_issues(tmp_path):
 
 
 def with_pairs(directory: Path, data: Dataset, pairs: Sequence[tuple[str, str]]) -> recipes.TrainConfig:
-    """Write an audit with near-duplicates of the same label and split, and return settings that leave them out."""
+    """Write an audit with near-duplicates, and return settings that leave them out."""
     audit = doubtful(directory, data, [])
     issues.write_pairs(directory, *zip(*pairs))
     return recipes.TrainConfig(tfrecords=str(data.directory), audit=audit, drop_issues=["near_duplicate"])

@@ -165,7 +165,7 @@ def test_damaged_settings_are_reported(tmp_path):
     begin("run")
     (tmp_path / "run/settings.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"run/settings.json: is damaged .*Delete this run, or use another run directory\."
+        UserError, match=r"run/settings.json: is damaged .*Delete this run directory, or use another one\."
     ):
         begin("run")
 
@@ -181,8 +181,8 @@ def test_history_is_written_as_csv(tmp_path):
     ("stored", "other", "same"),
     [
         ("new", {}, True),
-        ("old", {"open_issues_sha256": "old"}, True),  # Of an older version, with the same records.
-        ("old", {}, False),  # The older version has left out other records.
+        ("old", {"open_issues_sha256": "old"}, True),  # An older version left out the same records.
+        ("old", {}, False),  # The older version left out other records.
         ("another", {"open_issues_sha256": "old"}, False),
     ],
 )

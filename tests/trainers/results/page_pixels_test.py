@@ -15,7 +15,7 @@ from trainers.results import review_page
 
 
 def unusual(mode: str) -> bytes:
-    """Return a PNG as adopted records may have it: levels of 16 bits, or a red square on transparent black."""
+    """Return a PNG of 16 bits, or with a red square on transparent black."""
     if mode == "I;16":
         image = Image.fromarray(np.linspace(2_000, 40_000, 64 * 64).reshape(64, 64).astype(np.uint16))
     else:
