@@ -152,6 +152,10 @@ class Settings(TypedDict, total=False):
 
 
 Topics = Mapping[str, object]  # `Settings`, or some of its fields (topics).
+# `ISSUES` is the name of a flag in settings.json: the hash of the records that --drop_issues left out. Older versions
+# stored the hash of all open issues there. If they left out the same records, `ISSUES_BEFORE` in `other` is that hash.
+ISSUES = "issues_sha256"
+ISSUES_BEFORE = "open_issues_sha256"
 # The topics that determine the result of a training, except for its last bits.
 _DECISIVE = ("flags", "recipe", "weights", "parent", "dataset")
 # Values in `flags` that are not values of flags.
@@ -362,6 +366,9 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
             if isinstance(flags.get(flag), str):
                 flags[flag] = augment_config.current_name(flags[flag])
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
+    before = now.get("other", {}).get(ISSUES_BEFORE)
+    if isinstance(flags, dict) and before and flags.get(ISSUES) == before:
+        flags[ISSUES] = now["flags"][ISSUES]
     for topic in topics:
         old, new = _flat(begun.get(topic, {})), _flat(now.get(topic, {}))
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
