@@ -129,6 +129,8 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs with the splits train and validation.", required=True)
-    flags.DEFINE_string("weights", None, "Weights of MobileNetV2 without top layers.", required=True)
+    flags.DEFINE_string(
+        "weights", None, "Weights file of MobileNetV2 without its classification layers.", required=True
+    )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the wrong labels and of the trainings.")
     command.run(main)

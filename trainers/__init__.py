@@ -9,9 +9,10 @@ features, frozen, finetune, compare, evaluate, predict, export and audit. `pytho
 
 `trainers.describe_model` adds class names and image settings to a Keras model of another program.
 
-For more than the options of the commands, `training.train` trains with a `Recipe` and a `TrainConfig`.
-`recipes.override` changes the values of a recipe. `fit.fit` trains your own model in the `Phase`s of a recipe.
-`Checkpointer` continues an interrupted training at the same step, with the same weights and history.
+If the options of the commands are not enough, `training.train` trains with a `Recipe` (the model and how it is trained)
+and a `TrainConfig` (all other settings). `recipes.override` changes the values of a recipe. `fit.fit` trains your own
+model in the `Phase`s of a recipe. `Checkpointer` continues an interrupted training at the same step, with the same
+weights and history.
 """
 
 from typing import TYPE_CHECKING

@@ -9,7 +9,7 @@ COMMANDS = {
     "finetune": "train a head on a pretrained network, then also its last stage",
     "compare": "train several variants with several seeds, and compare them in a table",
     "evaluate": "evaluate a trained model on a split of a dataset or on a folder, with a report",
-    "audit": "find wrong labels, strangers and near-duplicates, and write a page to review them",
+    "audit": "find wrong labels, off-topic images and near-duplicates, and write a page to review them",
     "predict": "classify image files, or the records of a dataset",
     "doctor": "check whether this machine can train, and how it could train faster",
     "export": "write a trained model for TensorFlow Serving, LiteRT or ONNX",

@@ -1,8 +1,9 @@
-"""Find wrong labels, strangers and near-duplicates in a dataset, and write a page to review them.
+"""Find wrong labels, off-topic images and near-duplicates in a dataset, and write a review page.
 
     python -m trainers.audit --tfrecords out/
 
-Open review.html in a browser, decide, and download decisions.csv. Then convert again with the decisions:
+Open review.html in a browser, decide what to do with the images, and download decisions.csv. Then convert again with
+the decisions:
 
     python -m tfrecord_tools.convert --src=images/ --out=out/ --update --decisions=decisions.csv
 """
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from trainers.fitting.audited import Audited
     from trainers.fitting.extraction import Extraction
 
-MOST_PICTURES = 1000  # Pictures on the page. More would take hours to review.
+MOST_PICTURES = 1000  # Most pictures on the page. Reviewing more would take hours.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class AuditConfig:
 
     Attributes:
         tfrecords: The dataset directory.
-        features_from: Name of a backbone as in `recipes.ModelConfig`, or the run directory or model file of a trainer.
+        features_from: Network that computes the features: the name of a backbone as in `recipes.ModelConfig`, or the
+            run directory or model file of a trainer.
         backbone_kwargs: Further arguments of the backbone's constructor.
         custom_objects: Modules and files that register the custom layers of a model file. They are imported.
         weights: As in `recipes.ModelConfig`. Only for a backbone.
@@ -61,7 +63,7 @@ class AuditConfig:
         folds: Number of parts of the dataset. The records of each part are judged by a model that was fitted to the
             other parts.
         seed: Seed of the folds.
-        out: Directory to write. If None, `audits/NAME-DIGEST`.
+        out: Directory to write. If None, `audits/NAME-DIGEST`, with the name and the digest of the dataset.
         features: Directory for saved features.
         pictures: Largest number of images on the page.
     """
@@ -83,7 +85,8 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if not self.tfrecords:
             raise UserError(
-                "--tfrecords is missing: the dataset to audit. Pass the --out of python -m tfrecord_tools.convert."
+                "--tfrecords is missing. Pass the directory of the dataset, as written by python -m"
+                " tfrecord_tools.convert."
             )
         recipes.check_seed("seed", self.seed)
         if self.folds < 2:
@@ -94,7 +97,7 @@ class AuditConfig:
 
     @property
     def is_backbone(self) -> bool:
-        """Whether the features are those of a network without a head, and not those of a trained model."""
+        """Whether `features_from` is a network without a head. If False, it is a trained model."""
         if backbones.is_file(self.features_from) and Path(self.features_from).is_file():
             return not model_file.is_described(Path(self.features_from))
         return backbones.is_known(self.features_from) or backbones.is_own(self.features_from)
@@ -126,7 +129,8 @@ class DatasetAudit:
     Attributes:
         path: Directory with review.html, issues.csv, issues.parquet and audit.json.
         issues: All issues, by kind and rank.
-        probabilities: f32[n k], probability of each class for each record, by models that have not seen the record.
+        probabilities: f32[n k], probability of each class for each record. They come from models that have not seen
+            the record.
         estimate: The estimated number of wrong labels.
         summary: The lines about the issues, as the command prints them.
     """
@@ -162,7 +166,9 @@ def audit_dataset(config: AuditConfig, log: Callable[[str], object] = print) -> 
     out = Path(config.out) if config.out else audit_files.default(data)
     run_directory.check_replaceable(out, audit_files.ABOUT, "an audit")
 
-    from trainers.devices import device as devices  # Imported late: wrong flags are reported without TensorFlow.
+    from trainers.devices import (
+        device as devices,
+    )  # Imported late, so that wrong flags are reported without waiting for TensorFlow.
     from trainers.fitting import audited
 
     device = devices.set_up(seed=config.seed, strategy="none")
@@ -183,7 +189,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     from trainers.models import networks
 
     if not config.is_backbone:
-        log(f"features: of the model {config.features_from}")
+        log(f"features: computed by the model {config.features_from}")
         return extraction.of_run(config.features_from, data, device, "features_from", config.custom_objects)
     recipe = recipes.features(
         backbone=config.features_from,
@@ -195,7 +201,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     )
     recipe = dataclasses.replace(recipe, fit=config.fit)
     size = sizes.text(recipe.model.size)
-    log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
+    log(f"features: computed by {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
     return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 
@@ -227,7 +233,7 @@ def _write(
     page = out / review_page.PAGE
     review_page.write(page, review)
     about = _about(config, data, records, result)
-    run_directory.write_json(out / audit_files.ABOUT, about)  # Last: an audit with this file is complete.
+    run_directory.write_json(out / audit_files.ABOUT, about)  # Written last, because it marks the audit as complete.
     hidden = len(result.issues) - len(items)
     summary = [estimate, *result.notes, *_lines(about, hidden, config.pictures)]
     for line in (*summary, *_next_steps(out, page, command_line)):
@@ -242,7 +248,7 @@ def _write(
 
 
 def _apply_command(data: Dataset) -> str:
-    """Return the command that makes the dataset again with decisions. Splits stay as they are."""
+    """Return the command that writes the dataset again with decisions. All records stay in their splits."""
     if dataset_files.read(data.directory)["config"].get("adopted"):
         return "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
     return "python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
@@ -266,29 +272,34 @@ def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit) 
 
 
 def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
-    """Yield a table of the issues, and lines on decided images and on issues that the page hides."""
+    """Yield a table of the issues, and notes about decided images and issues that the page does not show."""
     rows = [["issues", "score 0.5 or more", "listed"]]
     rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
     yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
     if about["decided"]:
-        yield f"  {words.number(about['decided'], 'image')} decided in earlier reviews, not listed again"
+        yield f"  not listed again: {words.number(about['decided'], 'image')} that you decided on in earlier reviews"
     if hidden:
         yield (
+<<<<<<< HEAD
             f"  {words.number(hidden, 'issue')} with low ranks are in {issues.CSV} but not on the page. To see"
             f" more on the page, pass a number above {pictures:,} as --pictures"
+=======
+            f"  {words.number(hidden, 'issue')} with the lowest ranks are in {issues.CSV} but not on the page. To see"
+            f" more on the page, pass a larger --pictures than {pictures:,}"
+>>>>>>> main
         )
 
 
 def _next_steps(out: Path, page: Path, command_line: str) -> Iterator[str]:
     yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
     yield (
-        f"next: open {page} in a browser, decide, and download decisions.csv. Then run the command that wrote the"
-        f" dataset again, with two more flags: {command_line}"
+        f"next: open {page} in a browser, decide what to do with the images, and download decisions.csv. Then repeat"
+        f" the command that wrote the dataset, with two more flags: {command_line}"
     )
 
 
 OPTIONS = (
-    Option("tfrecords", "path", "Directory of the dataset: the --out of tfrecord_tools.convert.", default=""),
+    Option("tfrecords", "path", "Directory of the dataset, as written by tfrecord_tools.convert.", default=""),
     Option(
         "features_from",
         "path",
@@ -302,8 +313,8 @@ OPTIONS = (
         "weights",
         "path",
         "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; own: those of your"
-        " function, file or preset; or the path of a .h5 or .weights.h5 file without the top layers. The default for a"
-        " network of your own is own.",
+        " function, file or preset; or the path of a .h5 or .weights.h5 file of the network without its classification"
+        " layers. The default for a network of your own is own.",
         default=backbones.IMAGENET,
     ),
     SCALING,
@@ -317,15 +328,20 @@ OPTIONS = (
     Option(
         "folds",
         "integer",
-        "Number of parts of the dataset. The images of each part are judged by a model that has seen the other parts.",
+        "Number of parts of the dataset. The images of each part are judged by a model that was fitted to the other"
+        " parts only.",
         default=AuditConfig.folds,
     ),
-    Option("seed", "integer", "Seed of the division of the images into parts.", default=AuditConfig.seed),
-    Option("out", "path", "Directory to write. Default: audits/NAME-DIGEST."),
+    Option(
+        "seed", "integer", "Seed of the random numbers that divide the dataset into parts.", default=AuditConfig.seed
+    ),
+    Option(
+        "out", "path", "Directory to write. Default: audits/NAME-DIGEST, with the name and the digest of the dataset."
+    ),
     Option(
         "features",
         "path",
-        "Directory for saved features. trainers.features can use them, too.",
+        "Directory for saved features. trainers.features can use the same directory.",
         default=AuditConfig.features,
     ),
     Option(

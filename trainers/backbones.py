@@ -1,4 +1,4 @@
-"""Names of backbones, with their input sizes and scaling. Does not need TensorFlow."""
+"""The names of all backbones, with the image size and scaling of each. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Backbone:
     Attributes:
         scaling: Scaling of pixels 0..255, by the names of `keras.src.applications.imagenet_utils.preprocess_input`:
             "tf" (x / 127.5 - 1), "torch" ((x / 255 - mean) / deviation), "caffe" (BGR, x - mean), "unit" (x / 255) or
-            "own" (the model scales by itself).
-        image_size: Height and width in pixels for which its ImageNet weights were trained: one number for a square,
-            else a pair.
+            "own" (the network itself scales the pixels).
+        image_size: Height and width of the images in pixels for which the weights were trained: one number for a
+            square, else a pair.
     """
 
     scaling: str
     image_size: Size
 
 
-CNN = "CNN"  # The network of the reference recipe, for training from scratch. The others are in `keras.applications`.
+CNN = "CNN"  # A small network for training from scratch. All other networks are in `keras.applications`.
 BACKBONES = {
     CNN: Backbone("unit", 150),
     "ConvNeXtBase": Backbone("own", 224),
@@ -84,12 +84,12 @@ BACKBONES = {
 SCALINGS = ("own", "unit", "tf", "torch", "caffe")
 KERAS_HUB = "keras_hub:"  # The name of a preset of KerasHub follows.
 IMAGENET, NONE, OWN = "imagenet", "none", "own"  # Values of --weights that are not files.
-FORMS = f"{user_code.FORMS}, FILE.keras or {KERAS_HUB}PRESET"  # Names of other networks.
-_IMAGE_SIZE = 224  # For networks that do not say for which image size they were trained.
+FORMS = f"{user_code.FORMS}, FILE.keras or {KERAS_HUB}PRESET"  # How the user names other networks.
+_IMAGE_SIZE = 224  # For networks without a known image size.
 
 
 def is_known(name: str) -> bool:
-    """Return whether a name is in `BACKBONES`. Other names are those of `FORMS`."""
+    """Return whether a name is in `BACKBONES`."""
     return name in BACKBONES
 
 
@@ -111,7 +111,7 @@ def find(name: str, flag: str = "backbone") -> Backbone:
         flag: Name of the flag, for errors.
 
     Raises:
-        UserError: The name is unknown, and the message suggests similar names; or the file does not exist.
+        UserError: The name is unknown (the message suggests similar names), or the file does not exist.
     """
     if is_known(name):
         return BACKBONES[name]
@@ -146,16 +146,16 @@ def file_of(name: str, flag: str = "backbone") -> Path:
 
 
 def size_in_file(path: Path) -> Size | None:
-    """Return the size of the images that the network in a Keras file takes; None if it is not fixed.
+    """Return the image size of the network in a Keras file; None if it is not fixed or not known.
 
-    Damaged files are reported when they are loaded.
+    Damaged files are reported later, when they are loaded.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             config: Any = json.loads(archive.read("config.json"))["config"]
         layers = config.get("layers", ())
         inputs = [layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer"]
-        shape = inputs[0][1:] if inputs else config["image_shape"]  # Backbones of KerasHub have no list of layers.
+        shape = inputs[0][1:] if inputs else config["image_shape"]  # KerasHub backbones have no list of layers.
         return sizes.parse([int(side) for side in shape[:2]])
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
@@ -176,7 +176,9 @@ def check_weights(weights: str) -> None:
 
 
 def hashes(name: str, custom_objects: Sequence[str] = (), flag: str = "backbone") -> dict[str, str]:
-    """Return what identifies a network, besides its name and arguments. This imports the code of the user.
+    """Return hashes and versions that identify a network together with its name and its arguments.
+
+    This imports the code of the user.
 
     Args:
         name: A name as in `find`.
@@ -184,8 +186,9 @@ def hashes(name: str, custom_objects: Sequence[str] = (), flag: str = "backbone"
         flag: Name of the flag, for errors.
 
     Returns:
-        The SHA-256 of a Keras file, or of the file that defines the function, and of `custom_objects`; the version of
-        KerasHub for a preset; {} for a known backbone.
+        Description -> value. For a Keras file or a function of the user, the SHA-256 of the file. For a KerasHub
+        preset, the version of KerasHub. For a known backbone, nothing. The SHA-256 of each file in `custom_objects` is
+        added.
 
     Raises:
         UserError: The file, the function or a module does not exist, or its code fails.

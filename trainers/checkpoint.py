@@ -1,8 +1,12 @@
-"""Checkpoints for an exact resume: an interrupted training ends with the same result, bit for bit.
+"""Save and restore a training, so that an interrupted training ends with the same result, bit for bit.
 
-One file holds everything that the next step depends on: the variables of the model (with the seed generators of its
-random layers, which `.keras` files leave out), of the optimizer and of the metrics, Keras's global seed generator, the
-state of the other callbacks, and the position.
+One file holds everything that the next step depends on:
+
+* the variables of the model, with the seed generators of its random layers, which `.keras` files leave out,
+* the variables of the optimizer and of the metrics,
+* Keras's global seed generator,
+* the state of the other callbacks,
+* the position of the training.
 """
 
 from __future__ import annotations
@@ -26,16 +30,16 @@ from tfrecord_tools.errors import UserError
 
 Row = dict[str, Any]  # One line of the history: column -> value.
 
-# Attributes of Keras's callbacks that change during training. Other classes list theirs in `checkpointed`.
-# Attributes that Keras computes from arguments are not saved, because Keras computes them again. For example,
-# EarlyStopping changes the sign of min_delta at the start of each training.
+# Attributes of Keras's callbacks that change during training. Other classes list such attributes in their attribute
+# `checkpointed`. Attributes that Keras computes from arguments are not saved, because Keras computes them again. For
+# example, EarlyStopping changes the sign of min_delta at the start of each training.
 _KERAS_STATE: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
-# Attributes that are not taken over if another training goes on from the end of this one: the patience, and copies of
-# weights, since the model has these weights at the end.
+# Attributes that are not used if another training continues from the end of this one: the counters of patience, and
+# copies of weights, because the model has these weights at the end.
 _BEGINS_ANEW: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best_weights"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
@@ -43,10 +47,10 @@ _BEGINS_ANEW: dict[type, tuple[str, ...]] = {
 
 
 class DivergedError(Exception):
-    """The loss or a variable is no longer a number. Nothing of this state is saved.
+    """The loss or a variable is no longer a finite number. This state is not saved.
 
     Attributes:
-        step: The step at which it was noticed. The loss of a step is computed before the weights change, so
+        step: The step at which the problem was noticed. The loss of a step is computed before the weights change, so
             the step before may be the cause.
         saved: The step of the last checkpoint.
     """
@@ -62,10 +66,10 @@ class Position:
     """The position of a training: the number of finished phases, epochs and steps.
 
     Attributes:
-        phase: Index of the current phase. After the last phase, the number of phases.
-        epoch: Finished epochs of this phase, with their validation.
-        step: Finished steps of this epoch.
-        global_step: Finished steps of all phases, which is the position in the stream of batches.
+        phase: Index of the current phase, from 0. After the last phase, the number of phases.
+        epoch: Number of finished epochs of this phase, including their validation.
+        step: Number of finished steps of this epoch.
+        global_step: Number of finished steps of all phases. This is also the position in the stream of batches.
     """
 
     phase: int = 0
@@ -81,12 +85,12 @@ class State:
     Attributes:
         position: The position of the training.
         rows: The history, one row per finished epoch.
-        seconds: Time of training up to this position, together with the time before each restart.
-        arrays: "model", "optimizer" and "metrics" -> values of their variables, in Keras's order. There is no
+        seconds: Time of training up to this position. The time before each restart counts, too.
+        arrays: "model", "optimizer" and "metrics" -> values of the variables, in Keras's order. There is no
             "optimizer" at the start of a phase and no "metrics" at the start of an epoch. "random" is the state of
-            Keras's global seed generator, which layers without a seed generator of their own use (ConvNeXt's
-            StochasticDepth). There is none if no layer has used it. The end of a training has "seeds" (the seeds of
-            random layers) instead of "model", because the model is in a file of its own.
+            Keras's global seed generator, and exists only if a layer without its own seed generator has used it, such
+            as ConvNeXt's StochasticDepth. The state at the end of a training has "seeds" (the seeds of random layers)
+            instead of "model", because the model is saved in another file.
         callbacks: The state of each other callback, attribute -> value.
     """
 
@@ -98,7 +102,7 @@ class State:
 
 
 def save(path: Path, state: State) -> None:
-    """Write a state to a file. At any moment, either the old or the new file exists completely."""
+    """Write a state to a file. If this is interrupted, the old file stays complete."""
     arrays: dict[str, np.ndarray] = {}
 
     def put(values: Sequence[np.ndarray]) -> list[str]:
@@ -158,8 +162,8 @@ def load(path: Path, advice: str = "Delete it to start this run from the beginni
 class Checkpointer(keras.callbacks.Callback):
     """Callback that saves and restores a training.
 
-    It must be the last callback, so that it sees the changes of the others. One checkpointer is used for all phases of
-    a training. Call `begin_phase`, then `model.fit(initial_epoch=position.epoch)` on batches that start at
+    It must be the last callback, so that it sees the changes of the other callbacks. Use one checkpointer for all
+    phases of a training. Call `begin_phase`, then `model.fit(initial_epoch=position.epoch)` on batches that start at
     `position.global_step`.
 
     Attributes:
@@ -184,9 +188,9 @@ class Checkpointer(keras.callbacks.Callback):
             every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
             on_epoch: Called with the history after each epoch.
             writes: Whether this process writes the checkpoint. Exactly one process of a job does.
-            start: The end of another training, at which this one starts if there is no checkpoint. The model must have
-                the weights of that end.
-            end: File for the state at the end of each phase. If None, it is not written.
+            start: The state at the end of another training. If there is no checkpoint, this training starts with that
+                state. The model must already have the weights of that training.
+            end: File for the state at the end of each phase. If None, this state is not written.
         """
         super().__init__()
         self._path = path
@@ -208,7 +212,7 @@ class Checkpointer(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, together with the time before each restart. Lost work does not count."""
+        """Seconds of training. The time before each restart counts, but steps that were lost do not."""
         return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def begin_phase(
@@ -223,7 +227,7 @@ class Checkpointer(keras.callbacks.Callback):
         Args:
             name: Name of the phase.
             metrics: Metrics of the compiled model, without the loss.
-            others: The other callbacks.
+            others: All callbacks except this one.
             sync: Function that makes moving statistics equal on all devices. It is called before each validation and
                 before the state is saved.
         """
@@ -240,7 +244,7 @@ class Checkpointer(keras.callbacks.Callback):
             _assign(model.variables, self._saved.arrays["model"])
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # The state is restored here, because the other callbacks reset theirs in `on_train_begin`.
+        # The state is restored here, because the other callbacks reset their state in `on_train_begin`.
         self._restore()
         self._to_skip = self.position.step
         if self._to_skip:
@@ -274,7 +278,7 @@ class Checkpointer(keras.callbacks.Callback):
         position = self.position
         self.position = dataclasses.replace(position, step=position.step + 1, global_step=position.global_step + 1)
         due = self._every and self.position.global_step % self._every == 0
-        if due and self.position.step < self.params["steps"]:  # The end of an epoch saves by itself.
+        if due and self.position.step < self.params["steps"]:  # At the end of an epoch, `on_epoch_end` saves.
             self.save()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -320,31 +324,32 @@ class Checkpointer(keras.callbacks.Callback):
             self._begin_with_weights_of_model()
 
     def _begin_with_weights_of_model(self) -> None:
-        """Give the callbacks the weights that the end of a training leaves out."""
+        """Give the callbacks copies of the model's weights, which the state at an end leaves out."""
         for callback in self._others:
             if isinstance(callback, keras.callbacks.EarlyStopping):
                 callback.best_weights = self.model.get_weights()
             elif isinstance(callback, keras.callbacks.SwapEMAWeights):
-                callback._finalize_ema_values()  # The averages go on from these weights, too.
+                callback._finalize_ema_values()  # The averages continue from these weights, too.
 
     def save(self, new_phase: bool = False) -> None:
         """Save the current position.
 
-        All processes of a job must call it, since reading the state may need all of them. Only one writes the file.
+        All processes of a training must call it, because reading the state may need all of them. Only one process
+        writes the file.
 
         Args:
             new_phase: Whether a phase has ended. The next phase has a new optimizer and new callbacks.
 
         Raises:
-            DivergedError: A variable is no longer a number.
+            DivergedError: A variable is no longer a finite number.
         """
         self._sync()
         arrays = {"model": _values(self.model.variables)} | _global_random()
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)
         self._check_finite(arrays)
-        # At the end of an epoch, the metrics hold values of the validation. They are not saved: after
-        # a restore, `fit` could not reset them before the first step is traced.
+        # At the end of an epoch, the metrics hold values of the validation. These are not saved, because after a
+        # restore, `fit` could not reset them before the first step is traced.
         if self.position.step:
             arrays["metrics"] = _values(self._metric_variables())
         state = State(
@@ -359,7 +364,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._saved_step = self.position.global_step
 
     def _save_end(self) -> None:
-        """Save what another training needs to go on from here, besides the weights of the model."""
+        """Save everything except the model's weights that another training needs to continue from here."""
         if self._end is None:
             return
         arrays = {"optimizer": _values(self.model.optimizer.variables), "seeds": _values(_seeds(self.model))}
@@ -377,13 +382,13 @@ class Checkpointer(keras.callbacks.Callback):
             raise DivergedError(self.position.global_step - 1, self._saved_step)
 
     def _metric_variables(self) -> list[Any]:
-        # `model.metrics_variables` is empty until the first step is traced, so the metrics themselves are read.
+        # The metrics are read directly, because `model.metrics_variables` is empty until the first step is traced.
         loss_tracker = self.model.metrics[0]
         return [variable for metric in (loss_tracker, *self._metrics) for variable in metric.variables]
 
 
 def _floats(arrays: dict[str, list[np.ndarray]]) -> Iterator[np.ndarray]:
-    """Return all arrays of floats in a state, with the moments and accumulators of the optimizer."""
+    """Return all arrays of floats in a state. This includes the moments and accumulators of the optimizer."""
     return (array for values in arrays.values() for array in values if array.dtype.kind == "f")
 
 
@@ -400,7 +405,7 @@ def _global_random() -> dict[str, list[np.ndarray]]:
 
 
 def _seeds(model: keras.Model) -> list[Any]:
-    """Return the states of the random layers' seeds, which are variables of a model, but not weights."""
+    """Return the seed states of the random layers. They are variables of a model, but not weights."""
     weights = {id(weight) for weight in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 
@@ -410,6 +415,6 @@ def _values(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    # Variables are matched by order, since their paths change when a model is built twice in one process.
+    # Variables are matched by order, because their paths change if a model is built twice in one process.
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

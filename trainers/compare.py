@@ -41,20 +41,21 @@ OPTIONS = (
     Option(
         "folds",
         "integer",
-        "Cross-validate with this number of folds: each variant is trained once per seed and fold, on the images of the"
-        " other folds. The folds divide the train and validation splits. Default: no cross-validation.",
+        "Number of folds of a cross-validation. The train and validation splits are divided into this number of parts"
+        " (folds). Each variant is trained once per seed and fold, on the images of the other folds. Default: no"
+        " cross-validation.",
     ),
     Option(
         "fold_seed",
         "integer",
-        "Seed of the folds. Another seed divides the images in another way. Needs --folds.",
+        "Seed of the folds. With another seed, the images are divided into other folds. Needs --folds.",
         default=0,
     ),
     Option(
         "search",
         "arguments",
         "Search for a good learning rate and augmentation of the variants: minutes=20 limits the time of all"
-        " trainings, trials=20 the number of settings. Default: the variants are trained as they are.",
+        " trainings; trials=20 limits the number of settings. Default: the variants are trained as they are.",
         example="minutes=20",
     ),
 )
@@ -62,13 +63,13 @@ OPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison. In a notebook, its last line in a cell shows its page.
+    """The result of a comparison. If it is the last line of a cell in a notebook, its page is shown.
 
     Attributes:
         path: Directory with the page, the tables, the chart and the runs.
-        rows: A row per variant, with its metrics. After a search: per setting of the last rung, the best first.
-        differences: In cross-validation, the difference of each two variants, with its interval.
-        trials: After a search, everything that was tried: the rows of search.csv.
+        rows: A row per variant, with its metrics. After a search, a row per setting of the last round, the best first.
+        differences: In cross-validation, the difference in accuracy for each pair of variants, with its interval.
+        trials: After a search, all trials: the rows of search.csv.
         command: After a search, the command that trains the best setting.
     """
 
@@ -105,13 +106,14 @@ def compare(
         tfrecords: The dataset directory.
         out: Directory for the runs, the tables and the chart.
         variant: Variants as for the command: "[NAME=]TRAINER [FLAGS]". Default: every trainer.
-        backbone: Backbones as for the command: "[NAME=]BACKBONE [FLAGS]". Default: the backbone of each recipe.
-        seeds: Each variant is trained once per seed.
+        backbone: Backbones as for the command: "[NAME=]BACKBONE [FLAGS]". Default: the backbone of each trainer's
+            recipe.
+        seeds: Seeds of the trainings. Each variant is trained once per seed.
         folds: Number of folds of a cross-validation over the train and validation splits. If None, each variant is
             trained on the train split and evaluated on the validation split.
         fold_seed: Seed of the folds. If None, 0.
-        search: "minutes=20", "trials=20" or both: the limits of a search for a good learning rate and augmentation of
-            the variants. If None, the variants are trained as they are.
+        search: The limits of a search for a good learning rate and augmentation for the variants: "minutes=20",
+            "trials=20" or both. If None, the variants are trained as they are.
 
     Raises:
         UserError: A training failed, or a finished run has other flags or another dataset.
@@ -171,18 +173,18 @@ def _compare(config: CompareConfig) -> Comparison:
 
 
 def define_flags() -> None:
-    usage.define_path("tfrecords", None, "Directory of the dataset: the --out of tfrecord_tools.convert.")
+    usage.define_path("tfrecords", None, "Directory of the dataset, as written by tfrecord_tools.convert.")
     usage.define_path("out", "comparison", "Directory for the runs, the table and the chart.")
     flags.DEFINE_multi_string(
         "variant",
         list(recipes.RECIPES),
-        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. Default: every trainer.",
+        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. The results show NAME. Default: every trainer.",
     )
     flags.DEFINE_multi_string(
         "backbone",
         [],
-        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with their"
-        " own --backbone, do not use it. Default: the backbone of each recipe.",
+        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with a"
+        " --backbone of their own, do not use it. Default: the backbone of each trainer's recipe.",
     )
     flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
     flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")
@@ -204,7 +206,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     if not values.tfrecords:
         raise UserError(
-            "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert."
         )
     config = _config(
         values.tfrecords, values.out, values.variant, values.backbone, _seeds(values.seeds), options.from_flags(OPTIONS)
@@ -214,7 +216,7 @@ def main(argv: Sequence[str]) -> None:
         for job in config.jobs(config.variants):
             print(shlex.join(job.command()))
     else:
-        # SystemExit also ends the running training.
+        # Raises SystemExit, which also ends the training that is running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         _compare(config)
 

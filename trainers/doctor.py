@@ -2,9 +2,9 @@
 
     python -m trainers.doctor
 
-It prints a line for each check: versions, GPUs or the reason why there are none, precision, speed of a convolution,
-XLA, memory, disk and processors. Advice is printed in the next line. The exit code is 0 if a training can run on this
-machine, and 1 if something is broken.
+The command prints a line for each check: versions, GPUs (or the reason why there are none), precision, speed of a
+convolution, XLA, memory, disk and processors. Advice follows on the next line. The exit code is 0 if a training can run
+on this machine, and 1 if something is broken.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --tfrecords out/ --split test
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --images new_photos/
 
-Classes are matched by name. The order may differ from that of the training dataset. If the names differ, --class_map
-says which ones belong together. Images of a folder that cannot be read are listed at the end, and the exit code is 1.
+Classes are matched by name. The order may differ from that of the training dataset. If the names differ, pass the pairs
+of names that belong together as --class_map. Images of a folder that cannot be read are listed at the end, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import dataclasses
 import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from tfrecord_tools.base import callable_module, command, files, html_frame, options, words
 from tfrecord_tools.base.files import StrPath
@@ -33,31 +34,35 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),
-    Option("tfrecords", "path", "Directory of the dataset: the --out of tfrecord_tools.convert."),
+    Option("tfrecords", "path", "Directory of the dataset, as written by tfrecord_tools.convert."),
     Option(
         "images",
         "path",
-        "Folder of images to evaluate on, with a subfolder for each class, instead of a dataset. An archive works, too."
-        " The folder is read as tfrecord_tools.convert reads it.",
+        "Folder of images to evaluate on, with a subfolder for each class, instead of a dataset. It may also be an"
+        " archive. The command reads it in the same way as tfrecord_tools.convert.",
     ),
     Option(
         "split",
         "text",
         "Split to evaluate on: train, validation or test. Default: test. A folder without splits is used as a whole.",
     ),
-    Option("out", "path", "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory."),
+    Option(
+        "out",
+        "path",
+        "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST (of the dataset) in the run directory.",
+    ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option(
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
-        " reported, too. Default: audits/NAME-DIGEST, if it exists.",
+        " reported, too. Default: audits/NAME-DIGEST, with the name and the digest of the dataset, if it exists.",
     ),
     Option(
         "class_map",
         "mapping",
-        "Classes of the images, and the classes of the model that they belong to, as in Cat=cats,Dog=dogs. An empty"
-        " name leaves the images of a class out, as in Bird=. Default: classes with the same name belong together.",
+        "Class of the model for each class of the images, as in Cat=cats,Dog=dogs. An empty name leaves the images of a"
+        " class out, as in Bird=. Default: classes with the same name belong together.",
         example="Cat=cats,Dog=dogs",
     ),
     views.OPTION,
@@ -91,15 +96,15 @@ class EvaluateConfig:
 
     Attributes:
         run: A run directory or a model file.
-        tfrecords: A dataset directory. None: `images` is evaluated.
-        images: A folder of images with a subfolder for each class. None: `tfrecords` is evaluated.
-        split: "train", "validation" or "test". None: "test", or the whole folder if it has no splits.
+        tfrecords: A dataset directory. If None, the model is evaluated on `images`.
+        images: A folder of images with a subfolder for each class. If None, the model is evaluated on `tfrecords`.
+        split: "train", "validation" or "test". If None, "test", or the whole folder if it has no splits.
         out: Directory to write. If None, evaluation-NAME-SPLIT-DIGEST next to the model.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this value. If None,
+            the threshold of the model.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         custom_objects: As in `model_file.load`.
-        class_map: Class of the images -> class of the model, or "" to leave them out.
+        class_map: Class of the images -> class of the model. "" instead of a class leaves out the images.
         tta: The views of each image, some of `views.KINDS`.
     """
 
@@ -116,16 +121,16 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise UserError("--run is missing: the model to evaluate. Pass the run directory of a trainer.")
+            raise UserError("--run is missing. Pass the run directory of a trainer, or its model.keras.")
         if not self.tfrecords and not self.images:
             raise UserError(
-                "--tfrecords is missing: the images to evaluate on. Pass the --out of python -m tfrecord_tools.convert,"
-                " or a folder of images as --images."
+                "--tfrecords is missing. Pass the directory of a dataset, as written by python -m"
+                " tfrecord_tools.convert, or a folder of images as --images."
             )
         if self.tfrecords and self.images:
             raise UserError(
-                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of them is allowed. Remove the"
-                " other."
+                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of them is allowed. Remove one"
+                " of the two."
             )
         if self.images and self.audit:
             raise UserError(f"--audit={self.audit}: an audit belongs to a dataset, not to --images. Remove --audit.")
@@ -133,12 +138,12 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of an evaluation. In a notebook, its last line in a cell shows its report.
+    """The result of an evaluation. If it is the last line of a cell in a notebook, its report is shown.
 
     Attributes:
         path: Directory with metrics.json, report.html, predictions.csv, suspects.csv and plots/.
         metrics: The content of metrics.json.
-        predictions: The predictions, with true labels.
+        predictions: The predictions for the images, with their true labels.
         unreadable: Path -> reason, for images of a folder that cannot be read.
         skipped: Path -> reason, for files of a folder that are not images.
     """
@@ -160,8 +165,8 @@ class Evaluation:
 def evaluate(*, log: Callable[[str], object] = command.say, **given: Unpack[EvaluateArguments]) -> Evaluation:
     """Evaluate a model and write metrics.json, report.html, predictions.csv, suspects.csv and plots/.
 
-    It does the same as `python -m trainers.evaluate`. Images of a folder that cannot be read are in `unreadable` of the
-    result.
+    It does the same as `python -m trainers.evaluate`. Images of a folder that cannot be read raise no error. They are
+    listed in `Evaluation.unreadable`.
 
     Args:
         log: Receives the lines for the user.
@@ -173,7 +178,14 @@ def evaluate(*, log: Callable[[str], object] = command.say, **given: Unpack[Eval
     Example:
         trainers.evaluate(run="runs/pets", tfrecords="out", split="validation").metrics["accuracy"]
     """
-    return evaluate_model(EvaluateConfig(**{"run": ""} | options.checked(OPTIONS, given)), log)
+    evaluation = evaluate_model(_config(given), log)
+    for line in command.left_out_notes(evaluation.unreadable, evaluation.skipped):
+        log(line)
+    return evaluation
+
+
+def _config(given: Mapping[str, Any]) -> EvaluateConfig:
+    return EvaluateConfig(**{"run": ""} | options.checked(OPTIONS, given))
 
 
 def evaluate_model(config: EvaluateConfig, log: Callable[[str], object] = print) -> Evaluation:
@@ -263,11 +275,11 @@ def _log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
 
 
 def _check_out(out: Path) -> None:
-    """Check that the directory is new, empty, or an earlier evaluation, which is replaced."""
+    """Check that the directory is new, empty, or an earlier evaluation. An earlier evaluation is replaced."""
     if any((out / name).exists() for name in (run_directory.SETTINGS, run_directory.MODEL)):
         raise UserError(
-            f"--out={out}: is the directory of a training, and the evaluation would replace its report. Pass"
-            " another --out."
+            f"--out={out}: is the run directory of a training. The evaluation would replace its report. Pass another"
+            " --out."
         )
     run_directory.check_replaceable(out, run_directory.METRICS, "an evaluation")
 
@@ -286,11 +298,11 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    evaluation = evaluate(**options.from_flags(OPTIONS))
+    evaluation = evaluate_model(_config(options.from_flags(OPTIONS)), command.say)
     command.print_left_out(evaluation.unreadable, evaluation.skipped)
     if evaluation.unreadable:
         count = words.number(len(evaluation.unreadable), "file")
-        raise UserError(f"{count} cannot be read, listed above. All other images were evaluated.")
+        raise UserError(f"{count} cannot be read (see the list above). All other images were evaluated.")
 
 
 callable_module.make(__name__, evaluate)

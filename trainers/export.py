@@ -3,7 +3,8 @@
     python -m trainers.export --run runs/finetune-… --format=saved_model
     python -m trainers.export --run runs/finetune-… --format=litert --quantize=int8 --tfrecords out/
 
-A SavedModel takes encoded images or pixels; the other formats take pixels. All return a probability for each class.
+The input of a SavedModel is encoded images (such as JPEG) or pixels. The input of the other formats is pixels. The
+output is a probability for each class.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def export(
     overwrite: bool = ModelExportConfig.overwrite,
     custom_objects: Sequence[str] = (),
 ) -> Exported:
-    """Export a trained classifier, and compare it with the Keras model. Nothing is written if this fails.
+    """Export a trained classifier and compare it with the Keras model. If this fails, nothing is written.
 
     Args:
         run: A run directory or a model file.
@@ -41,11 +42,11 @@ def export(
         tfrecords: A dataset directory with images to calibrate "int8" and to compare the models. If None, the models
             are compared on generated images.
         samples: Largest number of records for calibration and for comparison, at least 1.
-        tolerance: Largest allowed difference of a probability, 0..1; for "int8", largest allowed share of images that
-            get another class. If None, the value in `export_model.TOLERANCES`.
+        tolerance: Largest allowed difference of a probability from the Keras model, 0..1. For "int8": largest allowed
+            share of images that get another class, 0..1. If None, the value in `export_model.TOLERANCES`.
         out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this value. If None,
+            the threshold of the model.
         overwrite: Whether to replace an existing export.
         custom_objects: Modules and files that register the custom layers of the model. They are imported.
 
@@ -53,7 +54,8 @@ def export(
         The directory, the description of the model, and its comparison with the Keras model.
 
     Raises:
-        UserError: The user can correct the cause, or the outputs differ by more than the tolerance.
+        UserError: An argument is not allowed, the model cannot be exported, or the outputs differ by more than the
+            tolerance.
 
     Example:
         trainers.export(run="runs/pets", format="litert").directory
@@ -84,7 +86,8 @@ def define_flags() -> None:
         "quantize",
         ModelExportConfig.quantize,
         export_model.QUANTIZE,
-        "Quantization with --format=litert. float16: half-precision weights; int8: 8-bit weights and activations.",
+        "Quantization for --format=litert. none: float32 weights; float16: half-precision weights; int8: 8-bit weights"
+        " and activations.",
     )
     usage.define_path(
         "tfrecords",
@@ -95,7 +98,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "samples",
         ModelExportConfig.samples,
-        "Largest number of records of --tfrecords to compare on, and to calibrate int8 on.",
+        "Largest number of records of --tfrecords that are used to compare the models and to calibrate int8.",
     )
     flags.DEFINE_float(
         "tolerance",

@@ -2,8 +2,8 @@
 
     python -m trainers.features --tfrecords out/
 
-Another training on the same images, with the same or another head, starts at once. The saved model is the whole
-network: its input is pixels.
+The next training on the same images starts at once, with the same or another head. The saved model is the whole
+network, so it takes pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train a model in the phases of a recipe."""
+"""Train a Keras model in phases. Each phase has its own trainable layers and optimizer."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ class Task:
     """A model and the data that it is trained on.
 
     Attributes:
-        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes], that of each class.
-        set_trainable: Function that takes a value of `Phase.trainable` and makes the layers that it names trainable.
+        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes], the probability of each class.
+        set_trainable: Function that takes a value of `Phase.trainable` and makes these layers trainable.
         batches: Function that takes a global step and returns the endless batches from that step on. A batch is
             (inputs, targets) or (inputs, targets, weights f32[b]). Targets have the shape of the model's output:
             f32[b 1], or one-hot f32[b classes].
-        validation: Finite dataset of batches with which each epoch is evaluated.
+        validation: Finite dataset of batches on which the model is evaluated after each epoch.
         batch_numbers: Function that takes a step and returns the record numbers i64[b] of the batch of this step.
             Error messages contain these numbers.
         answers: Function that returns the model's outputs f32[n 1] or f32[n classes] for the validation split, and
             their record numbers i64[n], without reading images. If None, the outputs are computed from the images.
-        steps_per_epoch: Steps per epoch. Used in phases with no `steps_per_epoch` of their own.
+        steps_per_epoch: Steps per epoch, for phases without a `steps_per_epoch`.
         blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
         early_stopping: If the validation loss does not fall for this many epochs, the phase ends. 0: never.
         jit_compile: Whether steps are compiled with XLA.
-        loss: Loss of a model that the user has compiled. If None, the cross-entropy.
-        optimizer: Optimizer of a model that the user has compiled, without variables. If None, that of each phase.
+        loss: Loss of a model that the user has compiled. If None, the cross-entropy is used.
+        optimizer: Optimizer of a model that the user has compiled. It must not be built yet. If None, each phase has
+            its own optimizer.
         scope: Function that returns the context in which variables are created.
-        seconds: Time for decoding the cached images or computing the features, in seconds. If an earlier run computed
-            the features, it is the time which that run took.
+        seconds: Time for decoding the cached images or for computing the features, in seconds. If an earlier run has
+            computed the features, the time that it took.
         sync_moving_statistics: Function that sets the moving statistics of all devices to their mean. It is called
             before the model is evaluated or saved.
     """
@@ -70,18 +71,18 @@ def fit(
     verbose: int = 2,
     log: Callable[[str], object] = print,
 ) -> None:
-    """Train a model through its phases, starting at the checkpointer's position.
+    """Train a model in its phases, starting at the position of the checkpointer.
 
     Args:
         task: The model and its data.
-        phases: Phases in their order. Each phase continues the stream of batches where the phase before ended.
-        checkpointer: Holds the position and collects the history.
-        callbacks: Function that makes further callbacks for a phase.
+        phases: Phases in their order. Each phase continues the stream of batches where the previous phase ended.
+        checkpointer: Callback that knows the position, saves it, and collects the history.
+        callbacks: Function that takes a phase and returns additional Keras callbacks for it.
         verbose: As in `keras.Model.fit`. 0: silent; 1: a progress bar; 2: one line per epoch.
         log: Receives one line per phase, unless `verbose` is 0.
 
     Raises:
-        DivergedError: The loss or a weight is no longer a number.
+        DivergedError: The loss or a weight is no longer a finite number.
     """
     for index, phase in enumerate(phases):
         if index < checkpointer.position.phase:
@@ -89,7 +90,7 @@ def fit(
         if verbose:
             log(f"phase {phase.name}: {describe(phase, task.optimizer)}")
         steps = phase.steps_per_epoch or task.steps_per_epoch
-        # The model must be compiled after each change of `trainable`: the change has no effect before.
+        # The model must be compiled after each change of `trainable`. Otherwise, the change has no effect.
         task.set_trainable(phase.trainable)
         with task.scope():
             metrics = compile_model(
@@ -111,7 +112,7 @@ def fit(
             callbacks=[*others, checkpointer],
             verbose=verbose,
         )
-    # If all phases were finished already, the loop did nothing, and the model still needs its weights.
+    # If all phases were finished before, the loop did nothing, and the model does not have its weights yet.
     checkpointer.restore_model(task.model)
 
 
@@ -125,14 +126,14 @@ def compile_model(
         optimizer: The Keras optimizer.
         jit_compile: Whether steps are compiled with XLA.
         blended: Whether targets may lie between classes.
-        loss: A loss of Keras for targets and outputs. If None, the cross-entropy.
+        loss: A Keras loss. If None, the cross-entropy is used.
 
     Returns:
         The metrics besides the loss: accuracy and, for two classes, the area under the ROC curve.
     """
     if model.output_shape[-1] == 1:
         cross_entropy: keras.losses.Loss = keras.losses.BinaryCrossentropy()
-        # Without blending, Keras's own classes are used, so that a saved model loads without this package.
+        # If targets are not blended, Keras's own classes are used, so that a saved model loads without this package.
         accuracy, auc = (_Accuracy, _AUC) if blended else (keras.metrics.BinaryAccuracy, keras.metrics.AUC)
         metrics: list[keras.metrics.Metric] = [accuracy(name="accuracy"), auc(name="auc")]
     else:
@@ -143,7 +144,7 @@ def compile_model(
 
 
 class _Hard:
-    """Mixin for metrics of two-class models. It rounds each blended target to 0 or 1."""
+    """Mixin for metrics of two-class models. Blended targets are rounded to 0 or 1."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true = keras.ops.round(keras.ops.cast(y_true, "float32"))
@@ -159,7 +160,7 @@ class _AUC(_Hard, keras.metrics.AUC):
 
 
 def describe(phase: Phase, optimizer: keras.optimizers.Optimizer | None = None) -> str:
-    """Describe a phase in a line for the user; `optimizer` is that of a compiled model."""
+    """Describe a phase in a line for the user. `optimizer` is the optimizer of a compiled model, or None."""
     if optimizer is not None:
         name = type(optimizer).__name__
         return f"trains the model with its own loss and its own optimizer, {name}, {phase.epochs} epochs"
@@ -179,7 +180,7 @@ def try_optimizer(phase: Phase, steps: int) -> None:
     """Make one step with the optimizer of a phase on a single number, to find wrong arguments early.
 
     Raises:
-        UserError: The error comes from `make_optimizer`, or the step failed.
+        UserError: `make_optimizer` raises it, or the step fails.
     """
     optimizer = make_optimizer(phase, steps)
     try:
@@ -196,8 +197,8 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
         steps: Number of steps of the phase, over all its epochs.
 
     Raises:
-        UserError: The warm-up or the gradient accumulation is longer than the phase, Keras has no such optimizer, or
-            the optimizer does not have such an argument.
+        UserError: The warm-up or the gradient accumulation is longer than the phase, or Keras does not have the
+            optimizer, or the optimizer rejects an argument.
     """
     if phase.warmup_steps and phase.warmup_steps >= steps:
         raise UserError(
@@ -207,7 +208,7 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     if accumulated > steps:
         raise UserError(
             f"--optimizer_kwargs=gradient_accumulation_steps={accumulated}: must be at most the {steps} steps of phase"
-            f" {phase.name}. Otherwise no weight would change."
+            f" {phase.name}. With more steps, the weights would never change."
         )
     rate: Any = phase.learning_rate
     if phase.schedule == "cosine" and phase.warmup_steps:
@@ -238,7 +239,7 @@ def _callbacks(phase: Phase, task: Task) -> list[keras.callbacks.Callback]:
     """Make the Keras callbacks of a phase."""
     chosen: list[keras.callbacks.Callback] = []
     use_ema = task.optimizer.use_ema if task.optimizer else phase.optimizer_kwargs.get("use_ema")
-    # This callback must be the first one, because the others must see the averaged weights.
+    # This callback must be first, because the other callbacks must see the averaged weights.
     if use_ema:
         chosen.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if task.early_stopping:

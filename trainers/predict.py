@@ -3,9 +3,11 @@
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
     python -m trainers.predict --run runs/finetune-20250131-235959 --tfrecords out/ --split test --csv predictions.csv
 
-Each image is prepared in the same way as by `convert`. If the model was trained on records from `adopt`, images are
-used as they are. Images that cannot be read are listed at the end, and the exit code is 1. All other images are
-classified. Files in a directory that are not images, such as notes.txt, are skipped with a note.
+Images are prepared in the same way as by tfrecord_tools.convert. If the model was trained on records from
+tfrecord_tools.adopt, images are used as they are.
+
+If some images cannot be read, all other images are classified. The unreadable images are listed at the end, and the
+exit code is 1. Files in a directory that are not images, such as notes.txt, are skipped with a note.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import numpy as np
+
 from tfrecord_tools.base import callable_module, command, options, tabular, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
@@ -32,29 +36,30 @@ from trainers.results.predictions import Predictions
 from trainers.results.sources import Images
 
 if TYPE_CHECKING:
-    import keras
     from typing_extensions import Unpack
 
-_SHARED = (
-    Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),
+_MODEL = (Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),)
+_CODE = (Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),)
+# Options of `answers`, which gets a model that is loaded already.
+_OF_IMAGES = (
     Option(
         "tfrecords",
         "path",
-        "Records to classify instead of image files: the directory of a dataset; or TFRecords of another tool, which"
-        " need no labels, as a file, a directory or a pattern in quotes.",
+        "Records to classify instead of image files: the directory of a dataset, or TFRecords of another tool. For"
+        " another tool, pass a file, a directory or a pattern in quotes; the records need no labels.",
     ),
     Option("split", "text", "Split of the dataset: train, validation or test. Default: test."),
     Option(
         "image_key",
         "text",
-        "Feature with the image, for TFRecords of another tool. Default: the command finds the feature by its name and"
-        " its values.",
+        "Name of the feature with the image, for TFRecords of another tool. Default: the command finds the feature by"
+        " its name and its values.",
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     views.OPTION,
-    Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),
 )
-# Options of the command alone: the function returns the answers.
+_SHARED = (*_MODEL, *_OF_IMAGES, *_CODE)
+# Only the command has these options, because the function returns the answers.
 _PRINTED = (
     Option("csv", "path", "CSV file to write: one row per image, one column of probabilities per class."),
     Option("json", "switch", "Print JSON instead of a table.", default=False),
@@ -85,14 +90,15 @@ class PredictConfig:
 
     Attributes:
         run: A run directory or a model file.
-        images: Image files, and directories of images. Empty: `tfrecords` is classified.
-        tfrecords: A dataset directory, or TFRecords of another tool. None: `images` are classified.
-        split: Split of the dataset. None: "test".
-        image_key: Feature with the image in TFRecords of another tool. None: it is found.
+        images: Image files, and directories of images. If empty, the records in `tfrecords` are classified.
+        tfrecords: A dataset directory, or TFRecords of another tool. If None, `images` are classified.
+        split: Split of the dataset. If None, "test".
+        image_key: Name of the feature with the image, for TFRecords of another tool. If None, the feature is found by
+            its name and its values.
         csv: File to write all probabilities to. If None, no file is written.
         json: Whether to print JSON instead of a table.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this value. If None,
+            the threshold of the model.
         custom_objects: As in `model_file.load`.
         tta: The views of each image, some of `views.KINDS`.
     """
@@ -117,11 +123,11 @@ class PredictConfig:
 
 def _check_run(run: str) -> None:
     if not run:
-        raise UserError("--run is missing: the model to use. Pass the run directory of a trainer.")
+        raise UserError("--run is missing. Pass the run directory of a trainer, or its model.keras.")
 
 
 def _check_images(has_images: bool, tfrecords: str | None, split: str | None, image_key: str | None) -> None:
-    """Check that there are either images or records, and no options of records with images."""
+    """Check that either images or records are given, and options of records only with records."""
     if tfrecords and has_images:
         raise UserError(f"--tfrecords={tfrecords}: images are given, too. Remove the images, or remove --tfrecords.")
     if tfrecords:
@@ -141,9 +147,9 @@ class Outcome:
 
     Attributes:
         count: Number of classified images.
-        unreadable: Path -> reason, sorted, for images that cannot be read, and for files that are not images but were
-            given on the command line.
-        skipped: Path -> reason, sorted, for files that are not images and were found in directories.
+        unreadable: Path -> reason, sorted, for images that cannot be read, and for files on the command line that are
+            not images.
+        skipped: Path -> reason, sorted, for files in directories that are not images.
     """
 
     count: int
@@ -153,30 +159,44 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answers(Predictions):
-    """Predictions for n images, and the files that have none.
+    """Predictions for n images, and the files without a prediction.
+
+    Images that cannot be read have no prediction. So n may be smaller than the number of images that were given:
+
+        for number, name in zip(answers.numbers, answers.names):
+            print(images[number], name)
 
     Attributes:
-        unreadable: Path -> reason, for images that cannot be read, and for files that were named but are not images.
-        skipped: Path -> reason, for files that are not images and were found in directories.
+        numbers: i64[n], the position of each image in the sequence of images that was given. All images of a directory
+            have the position of the directory. For `tfrecords`, it is the position of the record in its split or files.
+        unreadable: Path -> reason, for images that cannot be read, and for given files that are not images.
+        skipped: Path -> reason, for files in directories that are not images.
     """
 
+    numbers: np.ndarray
     unreadable: Mapping[str, str]
     skipped: Mapping[str, str]
 
 
 @options.document(_SHARED)
-def predict(images: Images | None = None, **given: Unpack[PredictArguments]) -> Answers:
+def predict(
+    images: Images | None = None,
+    *,
+    log: Callable[[str], object] = command.say,
+    **given: Unpack[PredictArguments],
+) -> Answers:
     """Classify images, or the records of a dataset.
 
     Args:
-        images: As in `Run.predict`. None: `tfrecords` is classified.
+        images: As in `Run.predict`. If None, the records in `tfrecords` are classified.
+        log: Receives the lines for the user, for example about images that cannot be read.
         {options}
 
     Returns:
-        The answers, in the order of the images; those of a directory are sorted by path.
+        The answers, in the order of the images. Images of a directory are sorted by path.
 
     Raises:
-        UserError: The model, an image file or the records do not exist, or pixels are not u8[h w 3].
+        UserError: The model, an image file or the records do not exist, or pixels are neither u8[h w 3] nor u8[h w].
 
     Example:
         trainers.predict(run="runs/pets", images=["a.jpg", "b.jpg"]).names
@@ -186,14 +206,21 @@ def predict(images: Images | None = None, **given: Unpack[PredictArguments]) -> 
     _check_run(run)
     path = model_file.find(run)
     model, info = model_file.load(path, None, values.pop("custom_objects", ()))
-    return answers(model, info, images, **values)
+    return answers(views.predictor(model).compute, info, images, log, **values)
 
 
 def answers(
-    model: keras.Model, info: ModelInfo, images: Images | None = None, **given: Unpack[PredictOptions]
+    compute: Callable[[Any], Any],
+    info: ModelInfo,
+    images: Images | None = None,
+    log: Callable[[str], object] = command.say,
+    **given: Unpack[PredictOptions],
 ) -> Answers:
-    """Classify images or records with a model that is loaded already. See `predict` for the arguments."""
-    values = options.checked(_SHARED, given)
+    """Classify images or records with a compiled model, as in `views.Predictor`.
+
+    See `predict` for the other arguments.
+    """
+    values = options.checked(_OF_IMAGES, given)
     info = model_file.with_threshold(info, values.get("threshold"))
     split, image_key = values.get("split"), values.get("image_key")
     _check_images(images is not None, values.get("tfrecords"), split, image_key)
@@ -202,17 +229,23 @@ def answers(
         if images is None
         else FileSet(sources.of_images(images))
     )
-    parts = list(judged.judge(views.predictor(model, values.get("tta", ())), info))
+    for line in judged.notes:
+        log(line)
+    parts = list(judged.judge(views.of_compiled(compute, values.get("tta", ())), info))
     joined = predictions.joined([part.predictions for part in parts])
-    return Answers(
+    found = Answers(
         **{field.name: getattr(joined, field.name) for field in dataclasses.fields(joined)},
+        numbers=np.concatenate([part.numbers for part in parts]),
         unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
         skipped={path: reason for part in parts for path, reason in part.skipped.items()},
     )
+    for line in command.left_out_notes(found.unreadable, found.skipped):
+        log(line)
+    return found
 
 
 def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -> Outcome:
-    """Classify images and print a line for each, a batch at a time.
+    """Classify images batch by batch, and print a line for each image.
 
     Args:
         config: The model and the images.
@@ -228,7 +261,7 @@ def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
     images = _predict_set(config)
     for line in (*images.notes, *views.notes(config.tta, info.classes)):
-        print(line, file=sys.stderr)  # The standard output has nothing but the table or the JSON.
+        print(line, file=sys.stderr)  # Only the table or the JSON is printed to the standard output.
 
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
@@ -272,11 +305,11 @@ def _csv_writer(
 def _check_csv(path: Path) -> None:
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise UserError(f"--csv={path}: its directory does not exist. Create it, or pass another --csv.")
+        raise UserError(f"--csv={path}: its directory does not exist. Create the directory, or pass another --csv.")
     if path.is_dir():
         raise UserError(f"--csv={path}: is a directory. Pass the name of a file.")
     if not os.access(parent, os.W_OK):
-        raise UserError(f"--csv={path}: {parent} is not writable. Pass another --csv.")
+        raise UserError(f"--csv={path}: the directory {parent} is not writable. Pass another --csv.")
 
 
 def _lines(batch: Predictions) -> Iterator[str]:
@@ -287,7 +320,7 @@ def _lines(batch: Predictions) -> Iterator[str]:
 
 
 def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
-    """Yield an object for each image. Images of records also have their number and their label."""
+    """Yield a dict for each image. For records, it also has the number and the label of the record."""
     for i, path in enumerate(batch.paths):
         of_record = {} if batch.records is None else {"record": int(batch.records[i]), "label": batch.label(i)}
         yield {
@@ -310,7 +343,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no images found. Pass image files, or directories of images.")
     if outcome.unreadable:
         rest = "All other images were classified" if outcome.count else "No image was classified"
-        raise UserError(f"{words.number(len(outcome.unreadable), 'file')} cannot be read, listed above. {rest}.")
+        raise UserError(f"{words.number(len(outcome.unreadable), 'file')} cannot be read (see the list above). {rest}.")
 
 
 callable_module.make(__name__, predict)

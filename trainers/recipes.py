@@ -1,6 +1,7 @@
-"""Models, training phases and recipes as plain values. Does not need TensorFlow.
+"""Define the recipes of the trainers: the model, and the phases in which it is trained.
 
-All values of all recipes are in this module. Section numbers are those of docs/tutorial.md.
+All values of all recipes are in this module. It does not need TensorFlow. The section numbers in docstrings refer to
+docs/tutorial.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ORDERS = ("shuffled", "balanced", "blocks")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # Keras dtype policies.
 SCHEDULES = ("constant", "cosine", "plateau")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
-# Flags of the trainers that read images in every epoch. Trainers that read features do not have them.
+# Flags that only trainers have that read images in every epoch. `trainers.features` does not have these flags.
 IMAGE_FLAGS = ("augment", "mixup", "cutmix", "cache", "cache_mb", "order", "block", "probe")
 
 
@@ -39,24 +40,25 @@ class ModelConfig:
     Attributes:
         backbone: "CNN", the name of a network in `keras.applications`, or one of the forms in `backbones.FORMS`.
         backbone_kwargs: Further arguments of the backbone's constructor, such as alpha.
-        weights: "imagenet" (downloaded by Keras), "none" (random), "own" (those with which a network of the user
-            comes), or the path of a weights file without top layers. If "", "imagenet" for a backbone of Keras, and
-            "own" for the others.
+        weights: "imagenet" (downloaded by Keras), "none" (random), "own" (the weights that a network of the user
+            already has), or the path of a weights file of the backbone without its classification layers. If "",
+            "imagenet" for a backbone of Keras, and "own" for all others.
         image_size: Height and width of the input in pixels: one number for a square, or a pair. If None, the image size
             for which the backbone's ImageNet weights were trained, or 150 for "CNN". For the networks of
             `backbones.FORMS`, the size in the Keras file, or 224.
         scaling: Scaling of pixels 0..255 before the backbone: "tf", "torch", "caffe" (see `backbones.Backbone`) or
-            "unit" (x / 255). "own": pixels are not scaled, because the backbone does it. If None, the scaling that the
-            backbone needs.
-        pooling: "average" over all positions, or "flatten".
+            "unit" (x / 255). "own": pixels are not scaled, because the backbone scales them. If None, the scaling that
+            the backbone needs.
+        pooling: How the output of the backbone becomes a vector: "average" over all positions, or "flatten".
         hidden: Units of a hidden layer in the head. 0: no hidden layer; the head is a logistic regression.
-        dropout: Share of the last layer's inputs that are dropped in training, in [0, 1).
+        dropout: Dropout rate before the last layer, in [0, 1).
         batch_norm_momentum: Momentum of the moving statistics of the backbone's BatchNormalization, in [0, 1).
             If None, the value in the backbone is used.
-        model: A function `(input_shape, classes) -> keras.Model` that makes the whole classifier, named as
-            `module:function` or `file.py:function`. There is no head then, and `backbone` is not used. The function
-            also gets `backbone_kwargs`.
-        custom_objects: Modules and files with the custom layers of a Keras file. They are imported before it is loaded.
+        model: Name of a function `(input_shape, classes) -> keras.Model` that makes the whole classifier, as
+            `module:function` or `file.py:function`. `backbone` is then not used, and no head is added. The function
+            also gets `backbone_kwargs`. If None, the classifier is made of `backbone` and a head.
+        custom_objects: Modules and files with the custom layers of a Keras file. They are imported before the file is
+            loaded. None: there are none.
     """
 
     backbone: str = "MobileNetV2"
@@ -84,13 +86,13 @@ class ModelConfig:
     def _check_weights(self) -> None:
         if self.weights == backbones.OWN and self.is_known:
             raise UserError(
-                f"--weights=own: {self.backbone} comes without weights. Pass --weights=imagenet, none, or the path of"
-                " a weights file."
+                f"--weights=own: {self.backbone} has no weights of its own. Pass --weights=imagenet, --weights=none, or"
+                " the path of a weights file."
             )
         if self.model is not None:
             self._check_model_weights()
         if self.weights == backbones.IMAGENET and (self.backbone == backbones.CNN or not self.is_known):
-            others = "none" if self.is_known else "own (the weights with which it comes), none"
+            others = "none" if self.is_known else "own (the weights that it already has), none"
             raise UserError(
                 f"--weights=imagenet: {self.backbone} has no ImageNet weights. Pass --weights={others} or the path of a"
                 " weights file."
@@ -99,19 +101,19 @@ class ModelConfig:
     def _check_model_weights(self) -> None:
         if self.weights != backbones.OWN:
             raise UserError(
-                f"--weights={self.weights} with --model={self.model}: the function of --model gives the model its"
-                " weights. Remove --weights."
+                f"--weights={self.weights} with --model={self.model}: the function of --model sets the weights. Remove"
+                " --weights."
             )
 
     @property
     def network(self) -> tuple[str, str]:
-        """The name of the network, and the flag with this name."""
+        """The name of the network, and the flag that sets this name: "backbone" or "model"."""
         return (self.backbone, "backbone") if self.model is None else (self.model, "model")
 
     def without_weights(self) -> ModelConfig:
-        """Return the settings of a network that gets its weights from elsewhere.
+        """Return these settings for a network that gets its weights later, for example from another run.
 
-        The function of a whole model gives it weights, so these settings stay as they are.
+        If the user's function makes the whole model, it also makes the weights. The settings then stay as they are.
         """
         return dataclasses.replace(self, weights=backbones.NONE) if self.model is None else self
 
@@ -155,21 +157,21 @@ def _checked_size(image_size: Any) -> Size:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of a training with its own trainable layers, optimizer and learning rate.
+    """A part of a training, with its own trainable layers, optimizer and learning rate.
 
     Attributes:
         name: Name on the console and in history.csv.
         trainable: Layers that are trained. "head": only the head. "last_stage", "all", a number or a regular
-            expression: the head and this part of the backbone without BatchNormalization (see
+            expression: the head and this part of the backbone, except BatchNormalization (see
             `layers.chosen_layers`). "scratch": all layers, also BatchNormalization.
         learning_rate: Learning rate at the start of the phase or, with `warmup_steps`, after the warm-up. Above 0.
         optimizer: Name of a Keras optimizer.
         optimizer_kwargs: Further arguments of the optimizer, such as momentum, weight_decay, global_clipnorm, use_ema
-            or gradient_accumulation_steps. Keras's defaults are used for all others.
+            or gradient_accumulation_steps. Arguments that are not given have the defaults of Keras.
         schedule: "constant": the learning rate stays the same. "cosine": it falls to 0 by the end of the phase.
             "plateau": it is divided by 10 if the validation loss does not fall for `patience` epochs.
         warmup_steps: Steps over which the learning rate rises from 0. Needs schedule "cosine".
-        patience: Number of epochs for schedule "plateau", at least 1.
+        patience: Number of epochs without a lower validation loss after which schedule "plateau" acts, at least 1.
         epochs: Number of epochs, at least 1.
         steps_per_epoch: Batches per epoch. If None, an epoch uses each training image about once.
     """
@@ -200,35 +202,35 @@ class Phase:
 
     @property
     def accumulated_steps(self) -> int:
-        """The weights change once in this many steps. The change uses the mean gradient of these steps."""
+        """Number of steps between two changes of the weights. A change uses the mean gradient of these steps."""
         steps = self.optimizer_kwargs.get("gradient_accumulation_steps")
-        return steps if isinstance(steps, int) else 1  # Keras reports an error for a value that is not a number.
+        return steps if isinstance(steps, int) else 1  # For other values, Keras reports an error.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A model and the phases in which it is trained.
+    """A model, and all settings of its training that are known to work well together.
 
     Attributes:
         model: The classifier.
         phases: Phases in the order in which they are run.
         batch_size: Images per step, over all devices.
-        crop: The center of each image is used, with the aspect of the input. `crop` is the side of this part, as a
-            share of the largest part with this aspect. For a square input, it is a share of the shorter side of the
-            image. ImageNet networks usually use 0.875. 0: the whole image is stretched. Fit "pad" and "stretch" do not
-            use it.
-        fit: As in `Geometry`: "crop" (if `crop` is 0, the largest part), "pad" or "stretch". None: "crop" if `crop` is
-            above 0, else "stretch".
+        crop: Size of the central part of each image that is used, 0..1. The part has the aspect ratio of the input. 1:
+            the largest such part. 0.875, the usual value for ImageNet networks: a part with sides that are 0.875 times
+            as long. 0: the whole image is stretched. Not used if `fit` is "pad" or "stretch".
+        fit: "crop", "pad" or "stretch", as in `Geometry`. "crop" with a `crop` of 0 uses the largest central part. If
+            None, "crop" if `crop` is above 0, else "stretch".
         augment: Random changes of the training images: a text as in `augmentation.named.FORMS`, an `AugmentConfig`, or
-            a function. It becomes the name of `named.name_of`, except for a function that is not given as a text.
-        from_features: Whether the backbone reads each image once and the head is trained on its outputs (features).
+            a function. A text or an `AugmentConfig` is stored as its name (see `named.name_of`).
+        from_features: Whether the backbone is computed once for each image, and the head is trained on the outputs of
+            the backbone (features).
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
-        mixup: Share of the images that are blended with another image of their batch, in [0, 1].
-        cutmix: Share of the images that get a piece of another image of their batch, in [0, 1].
-        class_weights: "none". "balanced": images are weighted in the loss by the inverse frequency of their class. Or a
-            mapping: class name -> weight of its images in the loss, for every class.
+        mixup: Share of the images that are blended with another image of the same batch, in [0, 1].
+        cutmix: Share of the images that get a piece of another image of the same batch, in [0, 1].
+        class_weights: Weights of the images in the loss. "none": all images count the same. "balanced": the inverse
+            frequency of the class. Or a mapping: class name -> weight, for every class.
         early_stopping: If the validation loss does not fall for this many epochs, the phase ends, and the weights of
-            its best epoch are restored. 0: never.
+            the best epoch of the phase are restored. 0: never.
     """
 
     model: ModelConfig
@@ -251,7 +253,7 @@ class Recipe:
 
     @property
     def geometry(self) -> Geometry:
-        """How images become the input of the model."""
+        """How images are cropped, padded or stretched to the size of the input."""
         crop = self.crop if self.fit in (None, "crop") else 0.0
         return Geometry.of(self.model.size, crop, self.fit, "--")
 
@@ -270,15 +272,16 @@ class Recipe:
                 raise UserError(f"--{name}={getattr(self, name)}: must be a share of the images, from 0 to 1.")
         if self.from_features and (self.mixup or self.cutmix or self.augment != "none"):
             raise UserError(
-                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: features are computed once, from"
-                " unchanged images. Use augment=none, mixup=0 and cutmix=0."
+                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: must be none, 0 and 0 in a training"
+                " on features, because features are computed once, from unchanged images. Use augment=none, mixup=0 and"
+                " cutmix=0."
             )
         if self.early_stopping < 0:
             raise UserError(f"--early_stopping={self.early_stopping}: must be 0 or more.")
         self._check_class_weights()
 
     def _check_class_weights(self) -> None:
-        """Check weights by hand, as far as this is possible without the classes of a dataset."""
+        """Check class weights that are given as numbers. The names are checked later, with the dataset."""
         if isinstance(self.class_weights, str):
             return
         given = f"--class_weights={options.pairs_text(self.class_weights, ':')}"
@@ -286,7 +289,7 @@ class Recipe:
             if not 0 <= weight < math.inf:
                 raise UserError(f"{given}: the weight of {name} is {weight:g}. A weight must be 0 or a number above 0.")
         if not any(self.class_weights.values()):
-            raise UserError(f"{given}: no weight is above 0, so nothing would be learned. Pass a larger weight.")
+            raise UserError(f"{given}: no weight is above 0, so the model would learn nothing. Pass a weight above 0.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -295,31 +298,34 @@ class TrainConfig:
 
     Attributes:
         tfrecords: Dataset directory.
-        run: Run directory. If None: if runs/ has an unfinished run with the same settings, it is continued. Otherwise
-            a new run is started there.
+        run: Run directory. If None, an unfinished run in runs/ with the same settings is continued. If there is none, a
+            new run is started in runs/.
         seed: Seed of all random numbers, 0 to 2**32 - 1.
         deterministic: Whether only operations with reproducible results are used. Slower on GPUs.
         checkpoint_every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
         precision: Name of a Keras dtype policy. "auto": mixed precision on GPUs that support it, else float32.
         cache: "memory": images are decoded once and kept in memory. "off": images are decoded in every epoch. "auto":
-            "memory" if there are several epochs and the images fit into `cache_mb`. All three give the same results.
+            "memory" if there are several epochs and the images fit into `cache_mb`, else "off". The results are the
+            same.
         cache_mb: Memory limit for decoded training images, in MB.
         order: Order of the training images. "shuffled": random. "balanced": random, all classes equally often.
-            "blocks": random blocks of neighboring records, for slow storage.
+            "blocks": blocks of neighboring records in random order, for slow storage.
         block: Records per block, for order "blocks".
         init_from: Run directory or model file with the weights at the start. If None, `ModelConfig.weights` are used.
-        more_epochs: Number of epochs by which the last phase of the finished run `init_from` goes on, with its recipe,
-            optimizer, position in the data and history. If None, only the weights are used.
-        records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
-            With `fold`, a file of folds, see `fitting.folds`.
-        fold: The records of this fold are validated on, and all other records of the file are trained on. If None,
-            the splits of the dataset are used.
+        more_epochs: Number of further epochs for the last phase of the finished run `init_from`. The training uses the
+            recipe of that run, and continues with its optimizer state, position in the data and history. If None, only
+            the weights of `init_from` are used.
+        records: A file with the numbers of the training records to use, see `records.read_numbers`. With `fold`, a file
+            of folds, see `fitting.folds`. If None, all training records are used.
+        fold: Number of the fold to validate on. All other records in the file are trained on. If None, the splits of
+            the dataset are used.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         drop_issues: Kinds of issues. Training records with such an issue in the audit are left out.
         probe: Whether to measure the speed of the input and of the model before training and print which is slower.
-        strategy: "none": one device. "mirrored": all GPUs of this machine; each GPU gets a part of each batch. Even
-            with one GPU, the next batch is copied while the GPU computes. "auto": "mirrored" if there is a GPU, else
-            "none". "multi_worker": all devices of the processes listed in the environment variable TF_CONFIG.
+        strategy: "none": one device. "mirrored": all GPUs of this machine; each GPU gets a part of each batch. (It also
+            helps with one GPU, because the next batch is copied while the GPU computes.) "auto": "mirrored" if there
+            is a GPU, else "none". "multi_worker": all devices of the processes listed in the environment variable
+            TF_CONFIG.
         features: Directory for saved features. Only recipes that train on features use it.
         tensorboard: Whether to also write the history for TensorBoard.
     """
@@ -350,7 +356,10 @@ class TrainConfig:
         if self.more_epochs is not None and self.more_epochs < 1:
             raise UserError(f"--more_epochs={self.more_epochs}: must be at least 1 epoch.")
         if self.more_epochs and self.init_from is None:
-            raise UserError(f"--more_epochs={self.more_epochs}: --run is missing: the finished run that goes on.")
+            raise UserError(
+                f"--more_epochs={self.more_epochs}: --run is missing. Pass the run directory of the finished run that"
+                " you want to train further."
+            )
         if self.cache_mb < 0:
             raise UserError(f"--cache_mb={self.cache_mb}: must be at least 0.")
         if self.block < 1:
@@ -373,7 +382,7 @@ class TrainConfig:
 
 
 def check_seed(flag: str, seed: int) -> None:
-    """Raise UserError if a seed is not within 0..2**32 - 1, as NumPy requires."""
+    """Raise UserError if a seed is not from 0 to 2**32 - 1, the range that NumPy allows."""
     if not 0 <= seed < 2**32:
         raise UserError(f"--{flag}={seed}: must be from 0 to {2**32 - 1}.")
 
@@ -383,7 +392,7 @@ _REFERENCE_VGG16: dict[str, Any] = {"backbone": "VGG16", "image_size": 150, "sca
 
 
 def _reference_model(reference: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:
-    """Make the model of a reference recipe with some values replaced."""
+    """Make the model of a reference recipe. Values in `model` replace the values of the recipe."""
     values = {**reference, **model}
     # A backbone that scales by itself keeps its own scaling.
     if backbones.find(values["backbone"]).scaling == "own" and "scaling" not in model:
@@ -396,17 +405,18 @@ def scratch(**model: Any) -> Recipe:
 
     Args:
         **model: Values of `ModelConfig`. If `backbone` is not given or is "CNN", a larger version of the reference
-            network is used. `backbone_kwargs` are added to the arguments of this network. If `model` is given, the
-            whole classifier is that of the user.
+            network is used. `backbone_kwargs` are added to the arguments of this network. If `model` is given, this
+            function of the user makes the whole classifier.
     """
     if model.get("model") is not None:
         return _whole_model(model)
     own: dict[str, Any] = {"weights": "none"}
-    # With Keras's momentum of 0.99, the moving statistics need hundreds of steps. Small datasets have fewer steps.
+    # With Keras's momentum of 0.99, BatchNormalization's moving statistics need hundreds of steps to become accurate. A
+    # training on a small dataset has fewer steps.
     model = model | {"batch_norm_momentum": 0.9}
     if model.get("backbone", backbones.CNN) == backbones.CNN:
-        # This network is the reference network with one more stage and BatchNormalization. Accuracy on a held-out
-        # fifth of 1,400 photographs:
+        # This network is the reference network with one more stage (group of layers) and with BatchNormalization.
+        # Accuracy on a held-out fifth of 1,400 photographs:
         # this network, 64 px, 40 epochs: 81 %.
         # reference network, 48 px, 80 epochs: 78 %.
         # reference network, 96 px, 30 epochs: 76 %.
@@ -421,7 +431,8 @@ def scratch(**model: Any) -> Recipe:
             Phase(
                 name="scratch",
                 trainable="scratch",
-                # MobileNet on 700 drawings, 12 epochs, batches of 16: accuracy 0.96. Adam with rate 0.003: 0.89.
+                # Measured with MobileNet on 700 drawings, 12 epochs, batches of 16: accuracy 0.96. With Adam and a
+                # learning rate of 0.003: 0.89.
                 optimizer="sgd",
                 optimizer_kwargs={"momentum": 0.9, "nesterov": True},
                 learning_rate=0.05,
@@ -434,7 +445,7 @@ def scratch(**model: Any) -> Recipe:
 
 
 def _whole_model(model: Mapping[str, Any]) -> Recipe:
-    """Make the recipe of a whole model of the user. If it is compiled, it has its own loss and optimizer."""
+    """Make the recipe of a whole model of the user. A compiled model keeps its loss and optimizer."""
     phase = Phase(name="model", trainable="scratch", learning_rate=1e-3, schedule="cosine", epochs=15)
     return Recipe(model=ModelConfig(**model), phases=(phase,))
 
@@ -465,10 +476,11 @@ def scratch_reference(*, augmented: bool = False, **model: Any) -> Recipe:
 
 
 def features(*, head: str = "dense", **model: Any) -> Recipe:
-    """Make the recipe of `trainers.features`: a head on features of a pretrained network, computed once.
+    """Make the recipe of `trainers.features`: a head on the features of a pretrained network.
 
     Args:
-        head: "dense": with a hidden layer of 256 units. "linear": a logistic regression.
+        head: "dense": a hidden layer of 256 units, and the output layer. "linear": only the output layer (a logistic
+            regression).
         **model: Values of `ModelConfig` that replace those of the recipe.
     """
     shape: dict[str, Any] = {"dense": {"hidden": 256, "dropout": 0.5}, "linear": {"dropout": 0.0}}[head]
@@ -484,10 +496,10 @@ def features(*, head: str = "dense", **model: Any) -> Recipe:
 
 
 def features_reference(*, head: str = "dense", **model: Any) -> Recipe:
-    """Make the reference recipe of section 4.1: a head on flattened features of VGG16, pixels / 255.
+    """Make the reference recipe of section 4.1: a head on flattened features of VGG16. Pixels are / 255.
 
     Args:
-        head: "dense": with a hidden layer of 256 units. "linear": the last layer only.
+        head: "dense": a hidden layer of 256 units, and the output layer. "linear": only the output layer.
         **model: Values of `ModelConfig` that replace those of the reference recipe.
     """
     shape: dict[str, Any] = {"dense": {"hidden": 256, "dropout": 0.5}, "linear": {"hidden": 0, "dropout": 0.0}}[head]
@@ -571,12 +583,12 @@ RECIPES: Mapping[str, Mapping[str, Callable[..., Recipe]]] = {
 
 
 def current_name(recipe: str) -> str:
-    """Return the name of a recipe in `RECIPES`: "reference" for its old name "document", else the same."""
+    """Return the current name of a recipe: "reference" for the old name "document", else the same name."""
     return augment_config.current_name(recipe)
 
 
 def __getattr__(name: str) -> Callable[..., Recipe]:
-    """Return a reference recipe by its old name, such as `scratch_document`. For one release only."""
+    """Support old names of reference recipes, such as `scratch_document`. For one release only."""
     trainer, _, former = name.partition("_")
     if former != "document" or trainer not in RECIPES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -585,7 +597,7 @@ def __getattr__(name: str) -> Callable[..., Recipe]:
 
 
 def reads_features(trainer: str) -> bool:
-    """Return whether a trainer trains on features, which are computed once, instead of images."""
+    """Return whether a trainer reads features that are computed once, and not images in every epoch."""
     return RECIPES[trainer]["default"]().from_features
 
 
@@ -604,7 +616,7 @@ def override(
         recipe: The recipe.
         epochs: Epochs of each phase. 0: the phase is left out.
         learning_rate: Learning rate of each phase.
-        unfreeze: Part of the backbone to train, as in `Phase.trainable`. Used in phases with trainable "last_stage".
+        unfreeze: Part of the backbone to train, as in `Phase.trainable`. It replaces "last_stage".
         phase: Field of `Phase` -> value, the same in all phases.
         **values: Fields of `Recipe`.
 
@@ -638,11 +650,13 @@ def _with_fields(phases: Sequence[Phase], fields: Mapping[str, Any]) -> list[Pha
 
 
 def _with_unfrozen(phases: Sequence[Phase], unfreeze: str) -> list[Phase]:
-    """In phases that train a part of the backbone, choose another part."""
+    """Choose the part of the backbone that is trained, in phases with trainable "last_stage"."""
     if unfreeze in ("", "head", "scratch"):
         raise UserError(f"--unfreeze={unfreeze}: must be last_stage, all, a number or a regular expression.")
     if all(phase.trainable != "last_stage" for phase in phases):
-        raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone. Remove the flag.")
+        raise UserError(
+            f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone. Remove --unfreeze."
+        )
     return [
         dataclasses.replace(phase, trainable=unfreeze) if phase.trainable == "last_stage" else phase for phase in phases
     ]
@@ -657,9 +671,9 @@ def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
 
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the given arguments to those of the recipe.
+    """Add the given optimizer arguments to those of the recipe.
 
-    If the optimizer was changed, leave out the arguments of the recipe.
+    If another optimizer is given, the arguments of the recipe are left out.
     """
     same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras ignores case.
     inherited = phase.optimizer_kwargs if same else {}

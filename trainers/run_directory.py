@@ -1,6 +1,6 @@
-"""The run directory of a training: settings, history, checkpoint and results.
+"""Read and write the run directory of a training: settings, history, checkpoint and results.
 
-The types in this module document the files.
+The classes `Metrics` and `Settings` describe the content of metrics.json and settings.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class WithoutIssues(TypedDict):
     Attributes:
         left_out: Number of images with open issues.
         count: Number of other images.
-        accuracy: Share of them that are classified correctly, 0..1.
+        accuracy: Share of these other images that are classified correctly, 0..1.
         accuracy_interval: Lower and upper end of the 95 % interval of the accuracy.
     """
 
@@ -48,7 +48,10 @@ class WithoutIssues(TypedDict):
 
 
 class Metrics(TypedDict, total=False):
-    """The content of metrics.json. Only trainings have `steps` to `latency_ms`, only evaluations the rest.
+    """The content of metrics.json.
+
+    Only trainings write the fields from `steps` to `latency_ms`. Only evaluations write `unreadable` and the fields
+    from `dataset` on.
 
     Attributes:
         loss: Mean cross-entropy.
@@ -59,27 +62,30 @@ class Metrics(TypedDict, total=False):
         macro_f1: Mean F1 of the classes with images, 0..1.
         recall, precision: Class name -> rate, 0..1. None if the class has no images. The precision is also None if the
             class has no predictions.
-        top_5_accuracy: Share of the images with their class among the five likeliest. Ten classes or more only.
+        top_5_accuracy: Share of the images with the true class among the five most likely classes. Only for ten or
+            more classes.
         calibration_error: Expected calibration error, 0..1.
-        auc: Area under the ROC curve. Two classes only.
-        average_precision: Area under the precision-recall curve. Two classes only.
+        auc: Area under the ROC curve. Only for two classes.
+        average_precision: Area under the precision-recall curve. Only for two classes.
         without_issues: The accuracy on images without open issues. Only if the dataset has an audit.
         split: Description of the evaluated images.
-        note: Explanation of what these results mean for new images.
+        note: A sentence about what these results mean for new images.
         count: Number of evaluated images.
-        corrupt: A message for each corrupt record that was left out.
+        corrupt: A message for each corrupt record. Corrupt records are left out.
         unreadable: A message for each file of a folder that could not be read. Only if a folder was evaluated.
         steps: Training steps, over all phases.
-        seconds: Duration of the training in all its processes, with validation and saving.
+        seconds: Duration of the training with validation and saving, in seconds. The time before each restart counts.
         images_per_second: Median training throughput of the epochs, in images/s.
         parameters: Number of the model's parameters.
         model_bytes: Size of model.keras.
         latency_ms: Median time to classify one image, in milliseconds.
         dataset: Name of the evaluated dataset, or the path of the evaluated folder.
         digest: Digest of the evaluated dataset. Folders have none.
-        class_map: Class of the images -> class of the model, "" if its images are left out. Only if it was given.
-        left_out: Class of the images -> number of its images. Only if `class_map` leaves some out.
-        tta: Kinds of views (`results.views`). The probabilities are the mean over the views. Only if there are any.
+        class_map: Class of the images -> class of the model. "": images of this class are left out. Only if the user
+            gave a class map.
+        left_out: Class of the images -> number of images that are left out. Only if `class_map` leaves some out.
+        tta: Kinds of views of each image (`results.views`). The probabilities are the mean over the views. Only with
+            test-time augmentation.
     """
 
     loss: float
@@ -114,7 +120,7 @@ class Metrics(TypedDict, total=False):
 
 
 class DatasetSettings(TypedDict):
-    """The dataset of a training in settings.json."""
+    """The dataset of a training, as in settings.json."""
 
     digest: str
     name: str
@@ -123,16 +129,16 @@ class DatasetSettings(TypedDict):
 
 
 class Settings(TypedDict, total=False):
-    """The content of settings.json; empty if the file does not exist.
+    """The content of settings.json. Empty if the file does not exist.
 
     Attributes:
         flags: Flag name -> value in effect, for every flag that affects the result.
         recipe: The fields of `recipes.Recipe`; `augment` holds the fields of its `AugmentConfig`.
         weights: The hash of the weights file; {} if the weights do not come from a file.
         parent: The hashes of the weights and of the optimizer's state with which the training started, and the number
-            of further epochs; {} if the training did not start from another run. The path is in `other`.
+            of further epochs. {} if the training did not start from another run. The path of that run is in `other`.
         dataset: The dataset.
-        environment: Versions, device and precision, which can change the last bits of the results.
+        environment: Versions, device and precision. They can change the last bits of the results.
         other: Values that do not change the results.
     """
 
@@ -145,17 +151,17 @@ class Settings(TypedDict, total=False):
     other: dict[str, Any]
 
 
-Topics = Mapping[str, object]  # `Settings`, or some of its topics.
-# The topics that determine the result of a training.
+Topics = Mapping[str, object]  # `Settings`, or some of its fields (topics).
+# The topics that determine the result of a training, except for its last bits.
 _DECISIVE = ("flags", "recipe", "weights", "parent", "dataset")
-_REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result exactly.
+_REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result, bit for bit.
 
 
 def check(run: str | None) -> None:
     """Check the value of --run before anything slow is done.
 
     Raises:
-        UserError: The path is a file, or in a directory that is not writable.
+        UserError: The path is a file, or cannot be written.
     """
     if run is not None:
         check_directory("run", Path(run))
@@ -165,7 +171,7 @@ def check_directory(flag: str, path: Path) -> None:
     """Check that the value of a flag is a writable directory, or that it can be created.
 
     Raises:
-        UserError: The path is a file, or in a directory that is not writable.
+        UserError: The path is a file, or cannot be written.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"--{flag}={path}: is a file, not a directory. Pass another --{flag}.")
@@ -175,27 +181,29 @@ def check_directory(flag: str, path: Path) -> None:
 
 
 def check_replaceable(out: Path, mark: str, what: str) -> None:
-    """Check that --out is new, empty, or an earlier result of the same command, which is replaced.
+    """Check that --out is new, empty, or an earlier result of the same command.
+
+    An earlier result will be replaced.
 
     Args:
         out: Value of --out.
-        mark: Name of the file that every such result has.
-        what: The result with its article, such as "an evaluation".
+        mark: Name of a file that every result of the command has.
+        what: Name of the result with an article, such as "an evaluation".
 
     Raises:
-        UserError: The directory has other files, or `check_directory` raises it.
+        UserError: The directory has other files, is a file, or cannot be written.
     """
     check_directory("out", out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names and mark not in names:
-        raise UserError(f"--out={out}: is not empty and not {what} (it has no {mark}). Pass another --out.")
+        raise UserError(f"--out={out}: is not empty, and is not {what}, because it has no {mark}. Pass another --out.")
 
 
 def results(run: str | None, settings: Topics) -> Metrics | None:
     """Read the results of a finished run.
 
     Args:
-        run: Run directory; None if it is not chosen yet.
+        run: Run directory. None: it is not chosen yet.
         settings: Settings of the training, as in `opened`.
 
     Returns:
@@ -210,7 +218,7 @@ def results(run: str | None, settings: Topics) -> Metrics | None:
     metrics = read_metrics(path)
     _refuse_foreign(path, settings, _REPRODUCTION if metrics is None else _DECISIVE)
     if metrics is not None:
-        (path / CHECKPOINT).unlink(missing_ok=True)  # A process that is killed in `finish` leaves it.
+        (path / CHECKPOINT).unlink(missing_ok=True)  # It still exists if a process was killed in `finish`.
     return metrics
 
 
@@ -219,9 +227,10 @@ def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str],
     """Open and lock the directory of a training that is new or unfinished.
 
     Args:
-        run: Run directory. If None, an unfinished run with the same settings in `runs/`, else a new one there.
+        run: Run directory. If None, an unfinished run in `runs/` with the same settings is used. If there is none, a
+            new directory in `runs/` is made.
         settings: Settings of the training.
-        trainer: Name of the trainer, with which the name of a new directory begins.
+        trainer: Name of the trainer. The name of a new directory begins with it.
         log: Receives a line if an unfinished run is continued.
 
     Yields:
@@ -254,7 +263,7 @@ def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str],
 
 
 def appears(path: Path, seconds: float = 60.0) -> bool:
-    """Wait for a run directory that another machine made, since shared storage may show it late.
+    """Wait for a run directory that another machine has made. Shared storage may show it late.
 
     Returns:
         Whether it has appeared within `seconds`.
@@ -273,7 +282,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, completely or not at all."""
+    """Write a JSON file. If this is interrupted, no incomplete file is left."""
     with files.atomic(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
@@ -303,8 +312,8 @@ def read_settings(path: Path) -> Settings:
     settings: Settings = _read_json(path / SETTINGS) or Settings()
     if not isinstance(settings, dict) or not all(isinstance(topic, dict) for topic in settings.values()):
         raise UserError(
-            f"{path / SETTINGS}: is damaged (must be an object of objects). Delete this run, or pass its model file"
-            f" {MODEL} instead of the directory."
+            f"{path / SETTINGS}: is damaged. It must be a JSON object that contains only JSON objects. Delete this run,"
+            f" or pass its model file {MODEL} instead of the directory."
         )
     return settings
 
@@ -336,14 +345,14 @@ def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None
 
 
 def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str]:
-    """Compare a run's settings with others.
+    """Compare the settings of a run with those of a training.
 
     Returns:
-        The differences in the first topic that has any, such as `--seed was 0, is 1`.
+        Texts such as `--seed was 0, is 1`. Empty if there are no differences.
     """
     begun = _read_json(path / SETTINGS) or {}
     flags = begun.get("flags")
-    if isinstance(flags, dict):  # Runs of older versions have old names.
+    if isinstance(flags, dict):  # Older versions wrote old names.
         for flag in ("recipe", "augment"):
             if isinstance(flags.get(flag), str):
                 flags[flag] = augment_config.current_name(flags[flag])
@@ -382,16 +391,16 @@ def _fresh(trainer: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
-    raise UserError(f"{RUNS / name}: exists, and so do {RUNS / name}-2 to -999. Pass --run.")
+    raise UserError(f"{RUNS / name}: exists, and so do {RUNS / name}-2 to -999. Pass a new directory as --run.")
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Lock the directory until the stack unwinds or the process dies. False if it is locked already."""
+    """Lock the directory until the stack is closed or the process ends. False if it is locked already."""
     lock = files.hold(path / LOCK)
     if lock is None:
         return False
     stack.enter_context(lock)
-    # The file is removed before the lock is released, so that a process that waits for the lock notices.
+    # The file is removed before the lock is released. So a process that waits for the lock notices the removal.
     stack.callback(_remove_lock, path / LOCK)
     return True
 
@@ -407,4 +416,4 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path}: is damaged ({error}). Delete this run, or use another run directory.") from error
+        raise UserError(f"{path}: is damaged ({error}). Delete this run directory, or use another one.") from error

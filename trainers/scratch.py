@@ -3,8 +3,8 @@
     python -m trainers.scratch --tfrecords out/
     python -m trainers.scratch --csv csv/
 
-CSVs from tfrecord_tools.to_csv are first converted to TFRecords next to them. The default of --image_size is then the
-size of their images.
+CSVs from tfrecord_tools.to_csv are first converted to TFRecords, next to the directory of the CSVs. The default of
+--image_size is then the size of the images in the CSVs.
 """
 
 from __future__ import annotations

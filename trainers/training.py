@@ -1,4 +1,4 @@
-"""Train a model in a run directory. All trainers call `train`."""
+"""Train a model, evaluate it, and write the results to a run directory. All trainers call `train`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainers.recipes import Phase, Recipe, TrainConfig
 from trainers.results import judging, plain_keras
 from trainers.run_directory import Metrics, Settings
 
-# TensorFlow raises one of these in the other workers when a worker process has ended.
+# If a worker process ends, TensorFlow raises one of these errors in the other workers.
 _WORKER_GONE = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -54,14 +54,16 @@ def train(
         data: The dataset.
         recipe: The model and its phases.
         config: Settings that are not part of the recipe.
-        flags: Flag name -> value that the training uses. A run is only continued with the same values.
+        flags: Flag name -> value that the training uses, for settings.json. An unfinished run is only continued if the
+            values are the same.
         log: Receives the lines for the user.
 
     Returns:
         The run directory.
 
     Raises:
-        UserError: The user can correct the cause. Errors before the training starts leave no run directory.
+        UserError: An error that the user can correct. If it is raised before the training starts, no run directory is
+            made.
     """
     run_directory.check(config.run)
     workers = cluster.from_environment() if config.strategy == "multi_worker" else cluster.Cluster()
@@ -100,14 +102,14 @@ def train(
 
 def _log_finished(run: Path, metrics: Metrics, device: Device, log: Callable[[str], object]) -> None:
     """Log the scores of a run that was finished before."""
-    more = "To go on with it, add --more_epochs=N. To train again, pass another --run"
+    more = "To train it further, add --more_epochs=N. To train again, pass another --run"
     log(f"run: {run} is finished already. {more}")
     if device.chief:
         judging.log_scores(metrics, log)
 
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:
-    """Train in a new or unfinished run directory, and return it."""
+    """Train in a new or unfinished run directory. Return the directory."""
     for line in (*setup.describe(training), *notes.lines(training.recipe, training.data, training.splits.train)):
         log(line)
     with _opened(training, settings, log) as run:
@@ -122,9 +124,9 @@ def _train(training: Training, settings: Settings, log: Callable[[str], object])
 
 
 def _results(run: str | None, settings: Settings, device: Device) -> Metrics | None:
-    """Read the results of a run: None if it is not finished, {} in workers that are not the chief.
+    """Read the results of a run. None if the run is not finished. {} in workers that are not the chief.
 
-    Only the chief reads the results, because the other workers may see a file on shared storage late.
+    Only the chief (worker 0) reads the results, because the other workers may see a file on shared storage late.
     """
     metrics = run_directory.results(run, settings) if device.chief else {}
     return metrics if device.all_gather(metrics is not None)[0] else None
@@ -132,7 +134,7 @@ def _results(run: str | None, settings: Settings, device: Device) -> Metrics | N
 
 @contextlib.contextmanager
 def _opened(training: Training, settings: Settings, log: Callable[[str], object]) -> Iterator[Path]:
-    """Open the run directory. The chief makes and locks it; the other workers wait until they see it."""
+    """Open the run directory. The chief makes and locks it. The other workers wait until they see it."""
     config, device = training.config, training.device
     if device.chief:
         with run_directory.opened(config.run, settings, training.trainer, log) as run:
@@ -143,25 +145,25 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
     run = Path(str(config.run))
     if not run_directory.appears(run):
         raise UserError(
-            f"--run={run}: worker {device.cluster.worker} cannot see the directory that the chief has made. {_SHARED}"
+            f"--run={run}: worker {device.cluster.worker} cannot see the directory that worker 0 has made. {_SHARED}"
         )
     run_directory.results(str(run), settings)  # Raises UserError if this worker has other flags.
     yield run
 
 
 def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> None:
-    """Fit, and let the chief save, evaluate and report. After an interruption, the next call continues."""
+    """Train. The chief then saves and evaluates the model. After an interruption, the next call continues."""
     recipe, config, chief = training.recipe, training.config, training.device.chief
     checkpointer = _checkpointer(run, training, log)
     throughput = Throughput(recipe.batch_size, config.deterministic)
     task = tasks.make_task(training, throughput, log)
-    # Keras warns about every dataset of unknown length. The length is unknown because corrupt records are left out.
+    # Keras warns about every dataset with an unknown length. It is unknown here because corrupt records are left out.
     warnings.filterwarnings("ignore", "Your input ran out of data")
 
     def callbacks(phase: Phase) -> list[keras.callbacks.Callback]:
         if not config.tensorboard or not chief:
             return [throughput]
-        # Each phase is a TensorBoard run of its own, because Keras counts epochs from 0 in every phase.
+        # Each phase has its own TensorBoard run, because Keras counts epochs from 0 in every phase.
         directory = run / run_directory.TENSORBOARD / phase.name
         return [throughput, keras.callbacks.TensorBoard(directory, write_graph=False)]
 
@@ -192,19 +194,19 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
     )
     done = checkpointer.position.global_step
     if len(set(device.all_gather(done))) > 1:
-        raise UserError(f"--run={run}: the workers see different checkpoints. {_SHARED}")
+        raise UserError(f"--run={run}: the workers read different checkpoints. {_SHARED}")
     if done:
         begun = 0 if training.start is None else training.start.position.global_step
-        how = "resumed" if done > begun else f"goes on with the weights {training.weights}"
+        how = "resumed" if done > begun else f"continues with the weights {training.weights}"
         log(f"{how}: {words.number(done, 'step is', 'steps are')} done")
     write_history(checkpointer.rows)  # The history file may be a little newer or older than the checkpoint.
     return checkpointer
 
 
 def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -> str:
-    """Return an error message with the records of the batch with the bad loss and of the batch before it.
+    """Return an error message that lists the records of two batches.
 
-    The batch before it was the last one that changed the weights.
+    They are the batch with the bad loss and the batch before it, which was the last one that changed the weights.
     """
     batches = [
         f"the batch of step {step:,}: {inputs.describe_records(training.splits.train, task.batch_numbers(step))}"
@@ -214,7 +216,7 @@ def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -
     return (
         f"--run={run}: step {error.step:,}: the loss or a weight is not a number; {'; '.join(batches)}."
         f" The checkpoint of step {error.saved:,} is kept. Train again with a lower"
-        f" --learning_rate{clipping}. If it happens at the same images again, look at them."
+        f" --learning_rate{clipping}. If the error comes back at the same images, check these images."
     )
 
 
@@ -238,17 +240,18 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
         return failure
     if config.deterministic and "determinis" in str(error.message):
         return (
-            f"--deterministic: TensorFlow has no reproducible version of an operation: {one_line(error)}. Remove the"
-            " flag and pass another --run, or train another model."
+            f"--deterministic: TensorFlow has no reproducible version of an operation in this model: {one_line(error)}."
+            " Remove --deterministic and pass another --run, or train another model."
         )
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
-            f"the memory of the device is too small. Pass a --batch_size below {recipe.batch_size} or an --image_size"
-            f" below {sizes.text(recipe.model.size)}, with another --run."
+            f"the memory of the device is too small. Pass a --batch_size below {recipe.batch_size}, or an --image_size"
+            f" below {sizes.text(recipe.model.size)}. Also pass another --run."
         )
     if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
         return (
-            f"the connection between the workers is lost: {one_line(error)}. If another worker has ended, its output"
-            " says why. Run the same command on all workers again to continue from the last checkpoint."
+            f"the connection between the workers is lost: {one_line(error)}. If another worker has ended, look at the"
+            " error in the output of that worker. Run the same command on all workers again to continue from the last"
+            " checkpoint."
         )
     return None

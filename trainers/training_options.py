@@ -1,7 +1,8 @@
-"""The options of the trainers, and a training with them. TensorFlow is imported when it starts.
+"""The options of the trainers, and `train`, which trains with them. TensorFlow is imported only then.
 
-`trainers.finetune(tfrecords="out", epochs=[5, 10])` and `python -m trainers.finetune --tfrecords=out --epochs=5,10` go
-through this module, so they give the same weights and continue each other's runs.
+The function `trainers.finetune(tfrecords="out", epochs=[5, 10])` and the command `python -m trainers.finetune
+--tfrecords=out --epochs=5,10` both use this module. So they give the same weights, and one can continue a run of the
+other. TensorFlow is imported only when a training starts.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from trainers.auditing.issues import KINDS
 from trainers.fitting import parents
 from trainers.recipes import Recipe, TrainConfig
 
-# Each option here has the same name as a field. `_PHASE`: fields of `Phase`; the option changes all phases.
-# `_RECIPE`: fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
+# Options with the names of fields. `_PHASE`: fields of `Phase`; the option sets the field in all phases. `_RECIPE`:
+# fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
 _PHASE = ("optimizer", "optimizer_kwargs", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
-_FIT = ("fit",)  # A field of `Recipe` too, but settings.json has it only if it is "pad" (see `Geometry.stored`).
+_FIT = ("fit",)  # Also a field of `Recipe`, but settings.json has it only if it is "pad" (see `Geometry.stored`).
 _MODEL = ("model", "backbone", "backbone_kwargs", "custom_objects", "weights", "scaling", "image_size")
 INTERRUPTED = "interrupted: run the same command again to continue"
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
@@ -114,15 +115,16 @@ class FeaturesOptions(TrainingOptions, total=False):
 FIT = Option(
     "fit",
     "text",
-    "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, with"
-    " gray beside it; stretch: the whole image is stretched. Default: crop, or stretch in recipes with a crop of 0.",
+    "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, and"
+    " the rest is filled with gray; stretch: the whole image is stretched. Default: crop. If the crop"
+    " of the recipe or of --crop is 0: stretch.",
     choices=FITS,
 )
 _TRAINING = (
     Option(
         "tfrecords",
         "path",
-        "Directory of the dataset: the --out of tfrecord_tools.convert.",
+        "Directory of the dataset, as written by tfrecord_tools.convert.",
     ),
     Option(
         "run",
@@ -133,25 +135,26 @@ _TRAINING = (
     Option(
         "init_from",
         "path",
-        "Run directory or .keras file of a trainer. The training starts with the weights of this model instead of"
-        " --weights, and with its network. If the classes are others, the head is new.",
+        "Run directory or .keras file of a trainer. The training uses the network of this model and starts with its"
+        " weights, instead of --weights. If the dataset has other classes, the head starts with random weights.",
     ),
     Option(
         "more_epochs",
         "integer",
-        "Number of epochs by which the finished run --run goes on. A new run directory, RUN-moreN, begins with the"
-        " weights, the optimizer's state and the history of the run. All other settings are those of the run.",
+        "Train the finished run --run for this number of further epochs. The new run directory is RUN-moreN. It begins"
+        " with the weights, the optimizer's state and the history of the finished run, and has the same settings.",
     ),
     Option(
         "records",
         "path",
-        "File (text or Parquet) with the numbers of the training records to use. The first record is 0. With --fold, a"
-        " table (CSV or Parquet) with the columns split, record and fold. Default: all training records.",
+        "File (text or Parquet) with the numbers of the training records to use. The first record has the number 0."
+        " With --fold, the file must be a table (CSV or Parquet) with the columns split, record and fold. Default: all"
+        " training records.",
     ),
     Option(
         "fold",
         "integer",
-        "Validate on the records of this fold, and train on all other records of the table --records. Default: the"
+        "Number of the fold to validate on. All other records in the table --records are trained on. Default: the"
         " splits of the dataset are used.",
     ),
     Option(
@@ -170,9 +173,9 @@ _TRAINING = (
     Option(
         "crop",
         "number",
-        "A square, or a rectangle with the aspect of --image_size, is cut from the middle of each image. With 0.875,"
-        " the side of the square is 0.875 of the shorter side of the image. 0: stretch the whole image. Default: see"
-        " the recipe.",
+        "Size of the square that is cut from the middle of each image. With 0.875, its side is 0.875 of the shorter"
+        " side of the image. If --image_size is not square, a rectangle with the same aspect is cut. 0: stretch the"
+        " whole image. Default: the value of --recipe, listed in docs/trainers.md.",
     ),
     FIT,
     Option(
@@ -209,62 +212,72 @@ _TRAINING = (
         choices=recipes.STRATEGIES,
     ),
     Option("tensorboard", "switch", "Also write the history for TensorBoard.", default=TrainConfig.tensorboard),
-    Option("batch_size", "integer", "Images per step, over all devices. Default: see the recipe."),
+    Option(
+        "batch_size",
+        "integer",
+        "Images per step, over all devices. Default: the value of --recipe, listed in docs/trainers.md.",
+    ),
     Option(
         "epochs",
         "integers",
         "Epochs of each phase, as in 5,8. finetune has two phases, the other trainers have one. 0: skip the phase."
-        " Default: see the recipe.",
+        " Default: the value of --recipe, listed in docs/trainers.md.",
     ),
     Option(
         "learning_rate",
         "numbers",
-        "Learning rate of each phase, as in 3e-3,3e-4. If there is a warm-up, this is the rate after it. Default: see"
-        " the recipe.",
+        "Learning rate of each phase, as in 3e-3,3e-4. If there is a warm-up, this is the rate after it. Default: the"
+        " value of --recipe, listed in docs/trainers.md.",
     ),
-    Option("optimizer", "text", "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: see the recipe."),
+    Option(
+        "optimizer",
+        "text",
+        "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: the value of --recipe, listed in"
+        " docs/trainers.md.",
+    ),
     Option(
         "optimizer_kwargs",
         "arguments",
         "Arguments of the optimizer, as in"
-        " weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4. Default: see the recipe.",
+        " weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4. Default: the arguments of"
+        " --recipe, listed in docs/trainers.md.",
         example="weight_decay=1e-4,global_clipnorm=1",
     ),
     Option(
         "schedule",
         "text",
         "Learning rate schedule. cosine: falls to 0 by the end of the phase; plateau: divided by 10 when the validation"
-        " loss stops falling. Default: see the recipe.",
+        " loss stops falling. Default: the value of --recipe, listed in docs/trainers.md.",
         choices=recipes.SCHEDULES,
     ),
     Option(
         "warmup_steps",
         "integer",
-        "Steps over which the learning rate rises from 0. Needs --schedule=cosine. Default: see the recipe.",
+        "Steps over which the learning rate rises from 0. Needs --schedule=cosine. Default: 0, no warm-up.",
     ),
     Option(
         "patience",
         "integer",
         "If the validation loss does not fall for this many epochs, divide the learning rate by 10. Needs"
-        " --schedule=plateau. Default: see the recipe.",
+        " --schedule=plateau. Default: 3.",
     ),
     Option(
         "early_stopping",
         "integer",
         "If the validation loss does not fall for this many epochs, end the phase and restore the weights of its best"
-        " epoch. 0: never. Default: see the recipe.",
+        " epoch. 0: never. Default: 0.",
     ),
     Option(
         "label_smoothing",
         "number",
-        "Share of each target that is spread evenly over all classes, at least 0 and less than 1. Default: see the"
-        " recipe.",
+        "Share of each target that is spread evenly over all classes, at least 0 and less than 1. Default: the value of"
+        " --recipe, listed in docs/trainers.md.",
     ),
     Option(
         "class_weights",
         "weights",
-        "Weight of the images of each class in the loss: numbers for all classes, as in cats:1,dogs:3. balanced: the"
-        " inverse frequency of the class; none: all images count the same. Default: see the recipe.",
+        "Weight of the images of each class in the loss: a number for every class, as in cats:1,dogs:3. balanced: the"
+        " inverse frequency of the class; none: all images count the same. Default: none.",
         choices=recipes.CLASS_WEIGHTS,
         example="cats:1,dogs:3",
     ),
@@ -273,16 +286,14 @@ _IMAGES = (
     Option(
         "augment",
         "augmentation",
-        f"Random changes to the training images: {named.FORMS}, which takes images and keys and returns images."
-        " Default: see the recipe.",
+        f"Random changes to the training images: {named.FORMS}. The function takes images and keys, and returns images."
+        " Default: the value of --recipe, listed in docs/trainers.md.",
     ),
-    Option(
-        "mixup", "number", "Share of the images that are blended with another image, 0 to 1. Default: see the recipe."
-    ),
+    Option("mixup", "number", "Share of the images that are blended with another image, 0 to 1. Default: 0."),
     Option(
         "cutmix",
         "number",
-        "Share of the images that get a piece of another image, 0 to 1. Default: see the recipe.",
+        "Share of the images that get a piece of another image, 0 to 1. Default: 0.",
     ),
     Option(
         "cache",
@@ -296,8 +307,8 @@ _IMAGES = (
     Option(
         "order",
         "text",
-        "Order of the training images. shuffled: random; balanced: random, all classes equally often; blocks: random"
-        " blocks of neighboring records, for slow storage.",
+        "Order of the training images. shuffled: random; balanced: random, all classes equally often; blocks: blocks"
+        " of neighboring records in random order, for slow storage.",
         default=TrainConfig.order,
         choices=recipes.ORDERS,
     ),
@@ -315,8 +326,9 @@ def _recipe_option(trainer: str) -> Option:
     return Option(
         "recipe",
         "text",
-        "A recipe sets all values that other flags do not set. default: the recipe with the best results; reference:"
-        " the settings of the article on which this project is based; document: old name of reference.",
+        "The recipe has the values for all flags that are not given; docs/trainers.md lists them. default: the recipe"
+        " with the best results; reference: the settings of the article on which this project is based; document: old"
+        " name of reference.",
         default="default",
         choices=(*recipes.RECIPES[trainer], "document"),
     )
@@ -326,7 +338,7 @@ BACKBONE_KWARGS = Option(
     "backbone_kwargs",
     "arguments",
     "Arguments of the network's constructor or function, as in alpha=0.25,minimalistic=True. For a network in a .keras"
-    " file: layer='NAME', the layer with the features.",
+    " file, layer='NAME' chooses the layer that computes the features.",
     default="",
     example="alpha=0.25,minimalistic=True",
 )
@@ -340,14 +352,14 @@ CUSTOM_OBJECTS = Option(
 SCALING = Option(
     "scaling",
     "text",
-    "Scaling of pixels 0 to 255 before the network. own: none, because the network scales by itself; unit: to 0..1; tf:"
-    " to -1..1; torch: with ImageNet's mean and deviation; caffe: BGR minus ImageNet's mean. Default: the scaling that"
-    " a network of Keras needs, and own for other networks.",
+    "Scaling of pixels 0 to 255 before the network. own: none, because the network itself scales them; unit: to 0..1;"
+    " tf: to -1..1; torch: with the mean and the standard deviation of ImageNet; caffe: BGR minus the mean of ImageNet."
+    " Default: the scaling that a network of Keras needs, and own for other networks.",
     choices=backbones.SCALINGS,
 )
 _WEIGHTS = (
     "Weights with which the network starts. imagenet: downloaded by Keras; none: random; own: those of your function,"
-    " file or preset; or the path of a .h5 or .weights.h5 file without the top layers."
+    " file or preset; or the path of a .h5 or .weights.h5 file of the network without its classification layers."
 )
 
 
@@ -358,7 +370,8 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             "backbone",
             "function",
             f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Or a network of your own:"
-            f" {backbones.FORMS}. The function takes input_shape and returns a keras.Model. Default: see the recipe.",
+            f" {backbones.FORMS}. The function takes input_shape and returns a keras.Model. Default: the value of"
+            " --recipe, listed in docs/trainers.md.",
         ),
         BACKBONE_KWARGS,
         CUSTOM_OBJECTS,
@@ -368,7 +381,7 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             "image_size",
             "size",
             "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
-            " Default: the size in the recipe. If the recipe has none, the size of the backbone.",
+            " Default: the size in --recipe. If the recipe has no size, the size for which the backbone was trained.",
         ),
     )
 
@@ -378,29 +391,30 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
         Option(
             "csv",
             "path",
-            "Directory of CSV files of pixels, one per split (train.csv, ...), from tfrecord_tools.to_csv. Use it"
-            " instead of --tfrecords.",
+            "Directory of CSV files of pixels, one per split (train.csv, ...), written by tfrecord_tools.to_csv. Use"
+            " it instead of --tfrecords.",
         ),
         Option(
             "model",
             "function",
-            f"Function that makes the whole classifier instead of --backbone and a head: {user_code.FORMS}. It takes"
-            " input_shape and classes, and returns a keras.Model. If the model is compiled, its loss and its optimizer"
-            " are used. Default: a backbone with a head.",
+            f"Your function that makes the whole classifier, as {user_code.FORMS}. It takes input_shape and classes,"
+            " and returns a keras.Model. If the model is compiled, its loss and its optimizer are used. Default: the"
+            " classifier is --backbone with a head.",
         ),
     ),
     "features": (
         Option(
             "head",
             "text",
-            "Layers of the head. dense: with a hidden layer of 256 units; linear: a logistic regression.",
+            "Layers of the head. dense: a hidden layer of 256 units, and the output layer; linear: only the output"
+            " layer (a logistic regression).",
             default="dense",
             choices=("dense", "linear"),
         ),
         Option(
             "features",
             "path",
-            "Directory in which features are kept for other trainings.",
+            "Directory for saved features. Other trainings on the same images use them, too.",
             default=TrainConfig.features,
         ),
     ),
@@ -435,22 +449,22 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
 
     Args:
         trainer: Name of the trainer, a key of `OPTIONS`.
-        given: Option -> value, for the options that are given.
+        given: Option -> value. Options that are not given are missing.
         log: Receives the lines for the user.
 
     Returns:
         The run directory.
 
     Raises:
-        TypeError: There is no such option.
-        UserError: A value is not allowed, or `training.train` raises it.
+        TypeError: An option does not exist.
+        UserError: A value is not allowed, or the training failed in a way that the user can correct.
     """
     values = options.checked(OPTIONS[trainer], given)
     values, made = _with_csv(values, log) if "csv" in values else (values, {})
     values = _of_finished_run(trainer, values) if "more_epochs" in values else values
     if "tfrecords" not in values:
         raise UserError(
-            "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert."
         )
     config = TrainConfig(**{name: value for name, value in values.items() if name in _SETTINGS})
     if "block" in values and config.order != "blocks":
@@ -474,14 +488,17 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
 
 
 def _of_finished_run(trainer: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a run that goes on: its own, the given ones, and a new run directory."""
+    """Return the options of a training that adds epochs to a run: those of the run, then the given ones."""
     named = "init_from" if "init_from" in values else "run"
     if named not in values:
-        raise UserError(f"--more_epochs={values['more_epochs']}: --run is missing: the finished run that goes on.")
+        raise UserError(
+            f"--more_epochs={values['more_epochs']}: --run is missing. Pass the run directory of the finished run that"
+            " you want to train further."
+        )
     run = parents.find(values[named], named).parent
     if (trained := parents.trainer_of(run)) != trainer:
         raise UserError(
-            f"--{named}={values[named]}: was trained by trainers.{trained}, and goes on with that trainer only. Run"
+            f"--{named}={values[named]}: was trained by trainers.{trained}. Only that trainer can train it further. Run"
             f" python -m trainers.{trained} --run={run} --more_epochs={values['more_epochs']}."
         )
     fresh = {} if named == "init_from" else {"run": f"{run}-more{values['more_epochs']}"}
@@ -491,9 +508,10 @@ def _of_finished_run(trainer: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _recipe_and_flags(
     trainer: str, values: Mapping[str, Any], made: Mapping[str, Any]
 ) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe of a training, and its settings for settings.json.
+    """Return the recipe of a training, and its flags for settings.json.
 
-    A run that goes on has its own recipe, unless options of the recipe are given, too: these are then compared.
+    With --more_epochs, the recipe is that of the finished run. If options of the recipe are given, too, the recipe is
+    made from them, and is compared with that of the run later.
     """
     if "more_epochs" in values and not values.keys() - _SETTINGS - {"csv"}:
         run = Path(values["init_from"])
@@ -507,7 +525,7 @@ def _name(values: Mapping[str, Any]) -> str:
 
 
 def _with_csv(values: dict[str, Any], log: Callable[[str], object]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Convert CSVs of pixels to a dataset. Return values with it, and the size of its images."""
+    """Convert CSVs of pixels to a dataset. Return the values with the new dataset, and its image size."""
     from trainers.fitting import csv_dataset
 
     tfrecords, size = csv_dataset.as_dataset(values["csv"], values.get("tfrecords"), log)
@@ -516,7 +534,7 @@ def _with_csv(values: dict[str, Any], log: Callable[[str], object]) -> tuple[dic
 
 
 def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
-    """Make the recipe of a trainer, with the values of options instead of its own.
+    """Make the recipe of a trainer. The values of options replace those of the recipe.
 
     Args:
         trainer: Name of the trainer.
@@ -540,7 +558,7 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     model = _inherited_network(values, model) if inherits else model
     more = {argument: value for argument, value in more.items() if argument not in model}
     made = recipes.RECIPES[trainer][name](**model, **more)
-    if inherits:  # The recipe was made as for pretrained weights, which now come from the run.
+    if inherits:  # The recipe was made for pretrained weights. They come from the run.
         made = dataclasses.replace(made, model=made.model.without_weights())
     return recipes.override(
         made,
@@ -556,7 +574,7 @@ def _check_model(name: str, values: Mapping[str, Any]) -> None:
     """Raise UserError if --model is given together with options of a backbone or of another recipe."""
     shown = f"--model={values['model']}"
     if not user_code.is_named(values["model"]):
-        raise UserError(f"{shown}: must be {user_code.FORMS}. The function makes the whole model.")
+        raise UserError(f"{shown}: must be {user_code.FORMS}. The function must return the whole model.")
     if name != "default":
         raise UserError(f"{shown} with --recipe={name}: this recipe has its own network. Remove one of the two.")
     if "backbone" in values:
@@ -566,7 +584,7 @@ def _check_model(name: str, values: Mapping[str, Any]) -> None:
 
 
 def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of `ModelConfig`."""
+    """Return the given values that are fields of `ModelConfig`."""
     given = _some(values, _MODEL)
     if "custom_objects" in given:
         given["custom_objects"] = tuple(given["custom_objects"]) or None
@@ -574,9 +592,10 @@ def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the network of another run, with given ones instead of its own.
+    """Return the settings of the network of another run. Given settings replace them.
 
-    If --backbone names another network, the settings are left out, and the comparison of both networks fails later.
+    If --backbone names another network, the settings of the run are left out. A later comparison of the two networks
+    then reports the error.
     """
     if "weights" in values:
         raise UserError(
@@ -591,7 +610,7 @@ def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> d
         network = {name: value for name, value in network.items() if name not in ("hidden", "dropout")}
     arguments = {**network.get("backbone_kwargs", {}), **given.get("backbone_kwargs", {})}
     chosen = {**network, **given, "backbone_kwargs": arguments}
-    # A placeholder for pretrained weights, with which the recipe is made.
+    # A placeholder, so that the recipe is made as for pretrained weights.
     is_own = chosen.get("model") is not None or backbones.is_own(chosen.get("backbone", ""))
     return chosen | {"weights": backbones.OWN if is_own else str(path)}
 
@@ -602,7 +621,9 @@ def _check_crop_and_fit(values: Mapping[str, Any]) -> None:
         return
     Geometry.of(1, values["crop"], values["fit"], "--")
     if values["fit"] == "crop" and not values["crop"]:
-        raise UserError("--crop=0 with --fit=crop: --crop must be above 0, at most 1. Pass a share, or --fit=stretch.")
+        raise UserError(
+            "--crop=0 with --fit=crop: --crop must be above 0 and at most 1. Pass another --crop, or --fit=stretch."
+        )
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:

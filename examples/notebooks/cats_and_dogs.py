@@ -83,7 +83,7 @@ def show(run):
     _, axes = plt.subplots(figsize=(6, 3))
     for name, label in (("accuracy", "training"), ("val_accuracy", "validation")):
         axes.plot(range(1, len(run.history[name]) + 1), run.history[name], label=label)
-    axes.set(xlabel="epoch", ylabel="accuracy", title=f"{run.path}: {run.metrics['accuracy']:.1%}")
+    axes.set(xlabel="epoch", ylabel="accuracy", title=f"{run.path.name}: {run.metrics['accuracy']:.1%}")
     axes.legend()
 
 
@@ -229,4 +229,4 @@ fitted = model.fit(train, epochs=3, validation_data=validation)
 
 # %%
 for run in (by_csv, plain, augmented, features, frozen, finetuned):
-    print(f"{run.path!s:<16} {run.metrics['accuracy']:.1%}")
+    print(f"{run.path.name:<16} {run.metrics['accuracy']:.1%}")

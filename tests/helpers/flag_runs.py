@@ -1327,7 +1327,7 @@ AUDIT = [
         flags={
             "--tfrecords=out": lambda e: e.json("made/audit.json", "records") == 20,
             "--features_from=CNN": lambda e: e.json("made/audit.json", "features_from") == "CNN",
-            "--backbone_kwargs=filters=(4,8)": says("features: of CNN(filters=(4, 8)), 24 px"),
+            "--backbone_kwargs=filters=(4,8)": says("features: computed by CNN(filters=(4, 8)), 24 px"),
             "--weights=small.weights.h5": says("weights small.weights.h5"),
             "--image_size=24": says(" 24 px, weights "),
             "--scaling=unit": lambda e: e.text(features_of(e)).count('"scaling": "unit"') == 1,

@@ -11,7 +11,7 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
@@ -175,9 +175,19 @@ def print_left_out(unreadable: Mapping[str, str], skipped: Mapping[str, str]) ->
     """
     for path, reason in unreadable.items():
         print(f"unreadable: {path}: {reason}", file=sys.stderr)
+    for line in left_out_notes({}, skipped):
+        print(line, file=sys.stderr)
+
+
+def left_out_notes(unreadable: Mapping[str, str], skipped: Mapping[str, str]) -> Iterator[str]:
+    """Yield short lines for the caller of a function, since its result has the files of `print_left_out`."""
+    if unreadable:
+        path, reason = next(iter(unreadable.items()))
+        count = words.number(len(unreadable), "image")
+        yield f"note: {count} cannot be read, for example {path}: {reason}. All are in `unreadable` of the result"
     if skipped:
         count = words.number(len(skipped), "file that is not an image", "files that are not images")
-        print(f"note: skipped {count}, for example {next(iter(skipped))}", file=sys.stderr)
+        yield f"note: skipped {count}, for example {next(iter(skipped))}"
 
 
 def print_list(package: str, commands: Mapping[str, str]) -> None:

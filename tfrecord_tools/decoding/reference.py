@@ -28,6 +28,7 @@ def decode_pixels(
     crop: float = 0.0,
     raw_size: int | None = None,
     fit: str | None = None,
+    mirrored: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Decode an image and fit it into the input of a network, antialiased.
 
@@ -37,6 +38,8 @@ def decode_pixels(
         crop: As in `Geometry.of`. 0: the whole image is stretched, as Keras's `flow_from_directory` does.
         raw_size: Height and width of raw pixels, u8[h w 3]. None: the image is encoded.
         fit: As in `Geometry.of`.
+        mirrored: bool[2], whether the caller will reverse the rows and the columns of the result. The result is then
+            that of a mirrored image: an odd pixel beside the used part is at the other side. None: neither.
 
     Returns:
         u8[height width 3], RGB.
@@ -44,27 +47,27 @@ def decode_pixels(
     geometry = Geometry.of(image_size, crop, fit)
     if raw_size is not None:
         raw = tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [raw_size, raw_size, 3])
-        return _fitted(raw, geometry, tf.shape(raw)[:2], 1)
+        return _fitted(raw, geometry, tf.shape(raw)[:2], 1, mirrored)
     return tf.cond(
         tf.io.is_jpeg(encoded),
-        lambda: _jpeg(encoded, geometry),
-        lambda: _other(encoded, geometry),
+        lambda: _jpeg(encoded, geometry, mirrored),
+        lambda: _other(encoded, geometry, mirrored),
     )
 
 
-def _other(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+def _other(encoded: tf.Tensor, geometry: Geometry, mirrored: tf.Tensor | None) -> tf.Tensor:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return _fitted(image, geometry, tf.shape(image)[:2], 1)
+    return _fitted(image, geometry, tf.shape(image)[:2], 1, mirrored)
 
 
-def _jpeg(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+def _jpeg(encoded: tf.Tensor, geometry: Geometry, mirrored: tf.Tensor | None) -> tf.Tensor:
     """Decode a JPEG at the scale of `Geometry.decoding_scale`, to the same bits as `decoder.decode`."""
     size = tf.io.extract_jpeg_shape(encoded)[:2]
     extent, sides = _part(size, geometry)[1], tf.convert_to_tensor(_sides(size, geometry))
     number = sum(tf.cast(tf.reduce_all(extent >= scale * sides), tf.int32) for scale in SCALES[1:])
     decode = functools.partial(tf.io.decode_jpeg, encoded, channels=3, dct_method="INTEGER_ACCURATE")
     image = tf.switch_case(number, [functools.partial(decode, ratio=scale) for scale in SCALES])
-    return _fitted(image, geometry, size, tf.gather(SCALES, number))
+    return _fitted(image, geometry, size, tf.gather(SCALES, number), mirrored)
 
 
 def _part(size: tf.Tensor, geometry: Geometry) -> tuple[tf.Tensor, tf.Tensor]:
@@ -92,7 +95,9 @@ def _sides(size: tf.Tensor, geometry: Geometry) -> Sides:
     return tf.maximum(1, tf.cast(tf.stack([fitted_rows, fitted_columns]), tf.int32))
 
 
-def _fitted(image: tf.Tensor, geometry: Geometry, size: tf.Tensor, scale: tf.Tensor | int) -> tf.Tensor:
+def _fitted(
+    image: tf.Tensor, geometry: Geometry, size: tf.Tensor, scale: tf.Tensor | int, mirrored: tf.Tensor | None
+) -> tf.Tensor:
     """Resize the used part of u8[h w 3], and put it in its place.
 
     Args:
@@ -101,14 +106,21 @@ def _fitted(image: tf.Tensor, geometry: Geometry, size: tf.Tensor, scale: tf.Ten
         size: i32[2], height and width of the image at full scale. They cannot be computed from
             `image`, because the decoder rounds up.
         scale: Divisor at which the image was decoded.
+        mirrored: As in `decode_pixels`.
     """
-    start, extent = (tf.cast(part, tf.float64) / tf.cast(scale, tf.float64) for part in _part(size, geometry))
+    start, extent = _part(size, geometry)
+    if mirrored is not None:
+        start = tf.where(mirrored, size - extent - start, start)
+    start, extent = (tf.cast(part, tf.float64) / tf.cast(scale, tf.float64) for part in (start, extent))
     sides = _sides(size, geometry)
     resized = resize(image, sides, start, extent)
     if geometry.fit != "pad":
         return resized
     missing = tf.constant([geometry.height, geometry.width]) - sides
-    around = tf.pad(tf.stack([missing // 2, missing - missing // 2], 1), [[0, 1], [0, 0]])  # i32[3 2], with no channel.
+    before = missing // 2
+    if mirrored is not None:
+        before = tf.where(mirrored, missing - before, before)
+    around = tf.pad(tf.stack([before, missing - before], 1), [[0, 1], [0, 0]])  # i32[3 2], with no channel.
     padded = tf.pad(resized, around, constant_values=FILL)
     padded.set_shape(geometry.shape)
     return padded

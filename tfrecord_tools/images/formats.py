@@ -156,10 +156,10 @@ def opened(data: bytes, kind: str, check_size: Callable[[Size], object]) -> Imag
     check_size(image.size)
     if kind == "TIFF":
         levels.correct_tiff(image)
-    return _with_common_mode(image)
+    return with_common_mode(image)
 
 
-def _with_common_mode(image: Image.Image) -> Image.Image:
+def with_common_mode(image: Image.Image) -> Image.Image:
     """Convert rare modes of Pillow to common modes with the same values."""
     if image.format == "PPM" and image.mode == "I":  # 16 bits: Pillow scales the values to 0..65535.
         return Image.fromarray(np.asarray(image).astype(np.uint16))

@@ -339,7 +339,7 @@ def _steps(image: Image.Image, data: bytes, kind: str, header: png.Header | None
     stored = _stored_type(data, kind, config)
     deep = header is not None and header.bits > 8
     converted = stored != kind or image.mode == "CMYK" or deep or not recode.is_opaque(image)
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     size = image.size[::-1] if orientation in _SIDEWAYS else image.size
     target = recode.target_size(size, config.resize, config.resize_mode, config.upscale) if config.resize else size
     return _Steps(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
@@ -405,7 +405,7 @@ def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
     return "JPEG" if formats.is_lossy(data, kind) else "PNG"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 (upright) if it is missing or cannot be read."""
     if image.format == "TIFF" or not image.info.keys() & _METADATA:  # Pillow rotates TIFFs itself.
         return 1

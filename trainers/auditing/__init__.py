@@ -1,1 +1,1 @@
-"""Find doubtful records, without TensorFlow: wrong labels, strangers, near-duplicates."""
+"""Find doubtful records: wrong labels, off-topic images, near-duplicates. Does not need TensorFlow."""

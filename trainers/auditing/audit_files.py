@@ -1,4 +1,4 @@
-"""The files of an audit, and the records that it doubts."""
+"""The files of an audit, and the records with open issues."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trainers.auditing import issues
 from trainers.auditing.issues import KINDS
 
 ABOUT = "audit.json"
-# Content of audit.json while an audit writes its files: the next audit may replace them, and nothing else reads them.
+# Content of audit.json while an audit writes its files. The next audit may replace such files. Nothing else reads them.
 UNFINISHED = {"unfinished": True}
-AUDITS = Path("audits")  # Default parent directory, beside runs/ and features/.
-DOUBTFUL = 0.5  # Issues with at least this score count as open. The page and issues.csv list more.
-_DIGEST_SHOWN = 8
+AUDITS = Path("audits")  # Default parent directory of audits, in the working directory like runs/ and features/.
+DOUBTFUL = 0.5  # Issues with at least this score are open issues. The page and issues.csv also list lower scores.
+_DIGEST_SHOWN = 8  # Characters of the digest in names and messages.
 
 
 class AuditJson(TypedDict):
@@ -31,14 +31,14 @@ class AuditJson(TypedDict):
     Attributes:
         dataset: Name of the dataset.
         digest: Digest of the dataset.
-        features_from: Name of the backbone, or path of the model, of the features.
+        features_from: Name of the backbone, or path of the model, that computed the features.
         folds: Number of folds.
         seed: Seed of the folds.
         records: Number of valid records.
-        decided: Number of these records that a person has decided in earlier reviews.
+        decided: Number of valid records that a person has decided in earlier reviews.
         issues: Kind -> number of listed issues.
         doubtful: Kind -> number of issues with a score of at least `DOUBTFUL`.
-        estimate: The estimated number of wrong labels, with its interval (`scoring.Estimate`).
+        estimate: The estimated number of wrong labels, with its interval: the fields of `labels.Estimate`.
     """
 
     dataset: str
@@ -76,34 +76,34 @@ class Doubts:
     kinds: Mapping[str, frozenset[str]]
 
     def of(self, records: Records, kinds: Collection[str] = KINDS) -> np.ndarray:
-        """Return bool[n], the records with an open issue of one of the kinds."""
+        """Return bool[n], whether each record has an open issue of one of the kinds."""
         return self.of_hashes(records.source_sha256, kinds)
 
     def of_hashes(self, sha256: np.ndarray, kinds: Collection[str] = KINDS) -> np.ndarray:
-        """Return bool[n], the same for hashes of source files, u8[n 32]."""
+        """Return bool[n], whether each source file, given as hashes u8[n 32], has such an open issue."""
         names = [row.tobytes().hex() for row in sha256]
         return np.array([not self.kinds.get(name, frozenset()).isdisjoint(kinds) for name in names], bool)
 
     @property
     def sha256(self) -> str:
-        """Hash of the open issues, in hexadecimal."""
+        """SHA-256 of the open issues, in hexadecimal."""
         lines = sorted(f"{sha256} {','.join(sorted(kinds))}\n" for sha256, kinds in self.kinds.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def find(data: Dataset, directory: str | None, log: Callable[[str], object] = print) -> Doubts | None:
-    """Return the open issues of a dataset's audit, without those of images that a person has decided.
+    """Return the open issues of a dataset's audit.
 
-    An open issue has a score of at least `DOUBTFUL`. Both images of an open near-duplicate are doubtful: they have
-    different labels or different splits.
+    An open issue has a score of at least `DOUBTFUL`. The two images of an open near-duplicate have different labels or
+    splits, so both images have the issue.
 
     Args:
         data: The dataset.
-        directory: Value of --audit. None: the default directory.
+        directory: Value of --audit. If None, the default directory is used.
         log: Receives a line if the audit in the default directory is not finished.
 
     Returns:
-        The issues; None if `directory` is None and there is no finished audit of this dataset.
+        The open issues. None if `directory` is None and the default directory has no finished audit.
 
     Raises:
         UserError: `directory` is not a finished audit of this dataset, or the files of the audit are damaged.
@@ -122,11 +122,10 @@ def find(data: Dataset, directory: str | None, log: Callable[[str], object] = pr
     except ValueError as error:
         if directory:
             raise UserError(
-                f"--audit={path}: {error}. Pass the --out of a finished audit: python -m trainers.audit"
-                f" --tfrecords={data.directory}"
+                f"--audit={path}: {error}. Pass the directory of a finished audit. To make one, run {again}"
             ) from error
         raise UserError(
-            f"{path}: {error}. The audit of a dataset is found there without a flag. Run {again} again, or delete the"
+            f"{path}: {error}. An audit in this directory is used by default. Run {again} again, or delete the"
             " directory."
         ) from error
 
@@ -152,10 +151,10 @@ def _check(audited: str | None, digest: str) -> None:
 
 
 def _open_issues(directory: Path, dataset: Path) -> dict[str, frozenset[str]]:
-    """Return `Doubts.kinds`.
+    """Return `Doubts.kinds` without images that a person has decided.
 
-    A label or drop that was applied has changed the digest. The decisions keep and both have not, so the audit still
-    has issues of these images.
+    After the decisions "label" or "drop", the dataset has another digest and needs a new audit. The decisions "keep"
+    and "both" do not change the digest, so the audit still lists the issues of these images.
     """
     decided = decisions.of_dataset(dataset)
     kinds: dict[str, frozenset[str]] = {}

@@ -1,4 +1,7 @@
-"""Divide records into folds, so that each record can be judged by a model that has not seen it."""
+"""Divide records into folds, so that each record can be judged by a model that has not seen it.
+
+A unit is a set of records that must stay in one fold, such as copies of an image.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +9,46 @@ import numpy as np
 
 from tfrecord_tools import order
 
-_PURPOSE = 3  # A constant in the hash: other numbers than those of the converter's split and of `hold_out`.
-_SUBSET = 4  # The same for `subset`.
+# Constants in the hashes of `assign` and of `subset`, so that the hashes are independent of each other, of the
+# converter's split and of `hold_out`.
+_PURPOSE = 3
+_SUBSET = 4
 
 
 def assign(units: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Assign each record to a fold. Every fold has the same share of each class, up to one unit.
+    """Assign each record to a fold. Every fold has the same number of units of each class, up to one.
 
     Args:
-        units: u64[n]. Records with equal values stay in one fold.
-        labels: i64[n]. The label of a unit's first record counts.
+        units: u64[n]. Records with equal values form a unit, which stays in one fold.
+        labels: i64[n]. The label of the first record of a unit is the class of the unit.
         count: Number of folds. If there are fewer units, each unit is a fold.
         seed: Another seed gives other folds.
 
     Returns:
-        i64[n], numbers from 0.
+        i64[n], the number of each record's fold, from 0.
     """
     names, first, inverse = np.unique(units, return_index=True, return_inverse=True)
     by_hash = np.argsort(order.hash64(seed, _PURPOSE, names), kind="stable")
     by_class = by_hash[np.argsort(labels[first][by_hash], kind="stable")]
     folds = np.empty(len(names), np.int64)
-    folds[by_class] = np.arange(len(names)) % count  # Dealt like cards, one class after the other.
+    folds[by_class] = np.arange(len(names)) % count  # Classes one after the other, like dealing cards.
     return folds[inverse.reshape(-1)]
 
 
 def joined(units: np.ndarray, pairs: np.ndarray, similarities: np.ndarray, most: int) -> np.ndarray:
-    """Join the units of near-duplicates, the most similar ones first, up to a number of records.
+    """Join the units of near-duplicates. The most similar near-duplicates are joined first.
 
-    In a chain, each picture looks like the next one, and the ends look different. Without a limit, a chain could put
-    most records into one unit.
+    In a chain of near-duplicates, each picture looks like the next one, but the two ends look different. Without a
+    limit, a chain could put most records into one unit.
 
     Args:
-        units: u64[n]. Records with equal values stay together, however many they are.
-        pairs: i64[m 2], near-duplicates.
+        units: u64[n]. Records with equal values always stay together, also if they are more than `most`.
+        pairs: i64[m 2], rows of near-duplicates.
         similarities: f64[m], in 0..1.
-        most: Two units are not joined if they have more records than this.
+        most: Two units are not joined if they have more records than this in total.
 
     Returns:
-        i64[n], equal for records that belong together.
+        i64[n], equal for records of the same unit.
     """
     _, rows = np.unique(units, return_inverse=True)
     rows = rows.reshape(-1)
@@ -65,17 +70,22 @@ def joined(units: np.ndarray, pairs: np.ndarray, similarities: np.ndarray, most:
 
 
 def _strongest(edges: np.ndarray, similarities: np.ndarray, count: int) -> np.ndarray:
-    """Return a spanning forest of the graph of `count` nodes, with the largest similarities first.
+    """Return the edges of the spanning forest with the largest similarities, the most similar first.
 
-    It has fewer edges than nodes. The graph may have hundreds of edges per node.
+    The forest has fewer edges than nodes. The graph may have hundreds of edges per node.
+
+    Args:
+        edges: i64[m 2], numbers of nodes.
+        similarities: f64[m], in 0..1.
+        count: Number of nodes.
     """
-    from scipy.sparse import coo_array, csgraph  # Imported here, because the import changes the filters of warnings.
+    from scipy.sparse import coo_array, csgraph  # Imported late, because the import changes the warning filters.
 
     by_similarity = np.argsort(-similarities, kind="stable")
     edges, similarities = np.sort(edges, axis=1)[by_similarity], similarities[by_similarity]
-    _, first = np.unique(edges[:, 0] * count + edges[:, 1], return_index=True)  # A matrix would add equal edges.
+    _, first = np.unique(edges[:, 0] * count + edges[:, 1], return_index=True)  # A sparse matrix adds equal edges up.
     first = first[edges[first, 0] != edges[first, 1]]
-    lengths = 2 - similarities[first]  # A matrix leaves out edges of length 0.
+    lengths = 2 - similarities[first]  # Always above 0, because a sparse matrix leaves out edges of length 0.
     graph = coo_array((lengths, (edges[first, 0], edges[first, 1])), shape=(count, count))
     tree = csgraph.minimum_spanning_tree(graph).tocoo()
     by_length = np.argsort(tree.data, kind="stable")
@@ -83,11 +93,12 @@ def _strongest(edges: np.ndarray, similarities: np.ndarray, count: int) -> np.nd
 
 
 def subset(labels: np.ndarray, most: int) -> np.ndarray:
-    """Choose records at random, the same share of each class and at least one record of it.
+    """Choose records at random: the same share of each class, and at least one record of each class.
 
     Args:
         labels: i64[n].
-        most: Number of records to choose. Up to one more per class is chosen, because shares are rounded up.
+        most: Number of records to choose. Up to one more per class is chosen, because shares are rounded up. If there
+            are not more records than this, all are chosen.
 
     Returns:
         i64[m], rows in ascending order. The same labels give the same rows.
@@ -98,5 +109,5 @@ def subset(labels: np.ndarray, most: int) -> np.ndarray:
     by_hash = np.argsort(order.hash64(_SUBSET, np.arange(count)), kind="stable")
     by_class = by_hash[np.argsort(labels[by_hash], kind="stable")]
     sizes = np.bincount(labels)
-    positions = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # Within each class.
+    positions = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # Positions within each class.
     return np.sort(by_class[positions < np.ceil(sizes * (most / count))[labels[by_class]]])

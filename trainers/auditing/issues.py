@@ -17,16 +17,16 @@ PARQUET = "issues.parquet"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Issue:
-    """A doubt about a record.
+    """An issue of a record: something that a person should look at.
 
     Attributes:
         kind: One of `KINDS`.
         rank: Rank within the kind; 1 is the worst.
         score: 0..1, higher is worse. See docs/audit.md for the meaning in each kind.
         record: Row of the record in `scoring.Inputs`.
-        proposed: Proposed label, or None.
-        twin: Row of the image to compare with, or None.
-        reason: Why the record is doubtful, a sentence.
+        proposed: Proposed label. None if no label is proposed.
+        twin: Row of the record to compare with. None if there is none.
+        reason: A sentence about why the record is doubtful.
     """
 
     kind: str
@@ -47,14 +47,14 @@ class ListedIssue:
         rank: Rank within the kind; 1 is the worst.
         score: 0..1, higher is worse.
         split: Split of the record.
-        record: Position of the record in its split.
+        record: Number of the record in its split, from 0.
         path: Path of the source file.
-        sha256: Hash of the source file in hexadecimal. It names the image in decisions.csv.
+        sha256: SHA-256 of the source file in hexadecimal. It identifies the image in decisions.csv.
         given_label: Class name of the record.
         proposed_label: Class name that is proposed; "" if there is none.
         twin: Path of the image to compare with; "" if there is none.
         twin_sha256: Hash of the twin's source file in hexadecimal; "" if there is no twin.
-        reason: Why the record is doubtful, a sentence.
+        reason: A sentence about why the record is doubtful.
     """
 
     kind: str
@@ -75,7 +75,7 @@ _COLUMNS = tuple(field.name for field in dataclasses.fields(ListedIssue))
 
 
 def write(directory: Path, rows: Sequence[ListedIssue]) -> None:
-    """Write issues.parquet and issues.csv, each completely or not at all."""
+    """Write issues.parquet and issues.csv. If this is interrupted, no incomplete file is left."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,10 +86,10 @@ def write(directory: Path, rows: Sequence[ListedIssue]) -> None:
 
 
 def read(path: Path, least: float) -> Iterator[tuple[str, str, str]]:
-    """Read kind, sha256 and twin_sha256 of the issues in issues.parquet with a score of at least `least`.
+    """Yield kind, sha256 and twin_sha256 of the issues in issues.parquet with a score of at least `least`.
 
     Raises:
-        ValueError: The file does not exist, is damaged, or is not written by an audit.
+        ValueError: The file does not exist, is damaged, or was not written by an audit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

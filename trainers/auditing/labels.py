@@ -10,9 +10,9 @@ import numpy as np
 from trainers.auditing import heads, noise
 from trainers.auditing.neighbors import Neighbors
 
-_VOTERS = 10  # Neighbors that vote for a class.
-_PRIOR_VOTES = 1.0  # Spread evenly over the classes.
-_CLASSES_NAMED = 5
+_VOTERS = 10  # Number of neighbors that vote for a class.
+_PRIOR_VOTES = 1.0  # Number of imaginary votes, spread evenly over the classes.
+_CLASSES_NAMED = 5  # Most classes that the sentence for people names.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Estimate:
     """The estimated number of wrong labels.
 
     Attributes:
-        records: Number of records with a judged label.
-        wrong: Expected number of wrong labels among them.
-        low, high: 95 % interval of the number.
+        records: Number of records with a label that can be judged.
+        wrong: Expected number of wrong labels among these records.
+        low, high: 95 % interval of the number of wrong labels.
         class_records: Number of these records per given label.
         class_wrong: Expected number of wrong labels per given label.
     """
@@ -35,7 +35,7 @@ class Estimate:
     class_wrong: tuple[float, ...]
 
     def sentence(self, class_names: Sequence[str]) -> str:
-        """Return the estimate for people, with the classes with the most wrong labels."""
+        """Return the estimate as a sentence for people. It names the classes with the most wrong labels."""
         text = (
             f"About {self.wrong:,.0f} of {self.records:,} labels are probably wrong (95% interval: {self.low:,.0f} to"
             f" {self.high:,.0f})"
@@ -51,14 +51,15 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Judgment:
-    """The judgments of models about labels of records that they have not seen.
+    """The judgment of the labels of n records, by models that have not seen the record.
 
     Attributes:
-        probabilities: f32[n k], probability of each class. The record's own label was not used.
+        probabilities: f32[n k], probability of each class, without knowledge of the given label.
         likely: i64[n 2], the two most likely classes by `probabilities`.
-        doubts: f64[n], probability that the given label is wrong; 0 if it is decided, NaN if it cannot be judged.
-        proposed: i64[n], the most likely class except the given label. The errors that the model expects count, too.
-        order: i64[m], judged records that are not decided, the most doubtful label first.
+        doubts: f64[n], probability that the given label is wrong. 0 if a person has decided the label. NaN if the label
+            cannot be judged, because no other fold has records of its class.
+        proposed: i64[n], the most likely class except the given label. The estimated error rates are considered, too.
+        order: i64[m], judged records with a label that no person has decided, the most doubtful label first.
         estimate: The estimated number of wrong labels.
     """
 
@@ -82,18 +83,20 @@ def judge(
     """Judge all labels.
 
     Two models judge each record: a linear head that was fitted to the other folds, and a vote of the nearest records.
-    `noise.fit` joins both, and estimates the error rates. The heads are then fitted again with these error rates.
+    `noise.fit` combines both, and estimates the error rates of the labels. The heads are then fitted again with these
+    error rates.
 
-    Classes that cannot be judged are left out: no record is compared with them.
+    A class cannot be judged if all its records are in one fold. Such classes are left out: no record is compared with
+    them.
 
     Args:
-        features: f32[n c], may be mapped from disk.
+        features: f32[n c]. May be a memory map of a file.
         labels: i64[n], given labels.
         folds: i64[n]. At least two classes have records in several folds.
-        units: [n]. Records of the same unit do not vote for each other.
-        near: The nearest records.
+        units: [n]. Records with equal values belong together, such as copies, and do not vote for each other.
+        near: The nearest records of each record.
         classes: Number of classes, k.
-        decided: bool[n], whether the given label is known to be right. None: for no record.
+        decided: bool[n], whether the given label is known to be right. If None, no label is.
     """
     decided = np.zeros(len(labels), bool) if decided is None else decided
     seen = judged(labels, folds, classes)
@@ -103,14 +106,14 @@ def judge(
     prepared = heads.prepare(features)
     logits, fitted = heads.out_of_fold(prepared, given, folds, len(known), trained=seen)
     first = noise.fit([logits, votes], given, judged=seen, decided=decided)
-    del logits  # 1,000 classes of 100,000 records take 0.4 GB.
+    del logits  # For 100,000 records and 1,000 classes, they take 0.4 GB.
     logits, _ = heads.out_of_fold(prepared, given, folds, len(known), first.matrix, fitted, seen)
     final = noise.fit([logits, votes], given, judged=seen, decided=decided, interval=True)
     return _named(_judgment(final, logits, votes, given, seen, decided), known, classes)
 
 
 def _named(judgment: Judgment, known: np.ndarray, classes: int) -> Judgment:
-    """Return a judgment of the classes `known` as one of all classes."""
+    """Convert a judgment about the classes `known` to a judgment about all classes."""
     if len(known) == classes:
         return judgment
     probabilities = np.zeros((len(judgment.probabilities), classes), np.float32)
@@ -138,7 +141,7 @@ def _judgment(
 ) -> Judgment:
     """Judge all records in blocks.
 
-    The records are ordered by the odds of a wrong label. They also differ where the probabilities are nearly 1.
+    The records are ordered by the odds of a wrong label. Odds still differ if the probabilities are all nearly 1.
     """
     count, classes = logits.shape
     doubts, odds = np.zeros((2, count))
@@ -146,7 +149,7 @@ def _judgment(
     for rows in heads.slices(count, classes):
         own = np.arange(rows.stop - rows.start), labels[rows]
         probabilities, posterior = fitted.judge([logits[rows], votes[rows]], labels[rows], decided[rows])
-        logits[rows] = probabilities  # In place: they have the same size.
+        logits[rows] = probabilities  # In place, to save memory.
         likely[rows] = _best_two(probabilities)
         right = posterior[own]
         doubts[rows] = np.where(decided[rows], 0, np.clip(1 - right, 0, 1))
@@ -172,7 +175,10 @@ def _best_two(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _votes(labels: np.ndarray, seen: np.ndarray, units: np.ndarray, near: Neighbors, classes: int) -> np.ndarray:
-    """Return the logarithm of the share of votes for each class, f32[n k]. Only the records `seen` vote."""
+    """Return the logarithm of the share of votes for each class, f32[n k].
+
+    Only records vote for which `seen` is True.
+    """
     votes = np.full((len(labels), classes), _PRIOR_VOTES / classes, np.float32)
     valid = (near.rows >= 0) & seen[near.rows] & (units[near.rows] != units[:, None])
     valid &= np.cumsum(valid, axis=1) <= _VOTERS
@@ -182,7 +188,7 @@ def _votes(labels: np.ndarray, seen: np.ndarray, units: np.ndarray, near: Neighb
 
 
 def judged(labels: np.ndarray, folds: np.ndarray, classes: int) -> np.ndarray:
-    """Return bool[n], whether the models have seen the class of a record: it has records in another fold."""
+    """Return bool[n], whether a label can be judged: other folds have records of its class, too."""
     counts = np.zeros((int(folds.max()) + 1, classes), np.int64)
     np.add.at(counts, (folds, labels), 1)
     return np.asarray((counts.sum(0) - counts)[folds, labels] > 0)

@@ -1,4 +1,4 @@
-"""The nearest records by their features, and pairs that show the same picture."""
+"""Find the nearest records of each record by features, and pairs of records with the same picture."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from tfrecord_tools.errors import UserError
 from trainers.auditing import folding
 
 COUNT = 30  # Neighbors per record.
-_CANDIDATES = 64  # Nearest records per record, near-duplicates included.
+_CANDIDATES = 64  # Nearest records that a search returns per record, with near-duplicates.
 _BLOCK = 4096  # Rows of features that are read at once.
 _BLOCK_BYTES = 128_000_000  # Memory for the similarities of a block of records to all others.
-_MOST_EXACT = 120_000  # Records. On two processor cores, exact neighbors take ten minutes.
+_MOST_EXACT = 120_000  # Most records for an exact search, which then takes ten minutes on two processor cores.
 _CELLS = 16  # Parts of the dataset that Faiss searches first.
-_SAMPLED_PAIRS = 100_000  # With these, the largest distance of near-duplicates varies by 1 % from draw to draw.
-_LEAST_SAMPLED, _SAMPLED_NUMBERS = 10_000, 128_000_000  # Fewer pairs of wide features, but not fewer than 10,000.
-_CLOSE, _CLOSER = 0.16, 0.05  # Shares of pairs at which the distances are measured. Near-duplicates are fewer.
+_SAMPLED_PAIRS = 100_000  # With this number of pairs, the threshold distance varies by 1 % from draw to draw.
+# For wide features, fewer pairs are sampled: this number of values in total, but at least 10,000 pairs.
+_LEAST_SAMPLED, _SAMPLED_NUMBERS = 10_000, 128_000_000
+# Shares of the sampled pairs that are closer than the two measured distances. Near-duplicates are a smaller share.
+_CLOSE, _CLOSER = 0.16, 0.05
 _NONE = -2.0  # Below every cosine similarity.
-_THINNED = 16  # One of this number of near-duplicates stays in the search, if they hide the other neighbors.
-_LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity, whatever the network sees.
+_THINNED = 16  # If near-duplicates hide the other neighbors, only one of this number of them stays in the search.
+_LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity for every network.
 _EQUAL = 1e-5  # Distances of equal features are below this in float32, also for 25,088 features.
-_FALSE_PAIRS = 1e-5  # Share of different pictures that may be taken for near-duplicates.
-# Returns the nearest records i64[b k] and similarities f32[b k] of records i64[b], without those left out, bool[n].
+_FALSE_PAIRS = 1e-5  # Share of the pairs of different pictures that may be called near-duplicates by mistake.
+# A function that takes records i64[b], and the records to leave out as bool[n]. It returns the nearest records i64[b k]
+# of each record, and their similarities f32[b k].
 _Search = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -36,11 +39,11 @@ class Neighbors:
     """The nearest records of each record, without its near-duplicates.
 
     Attributes:
-        rows: i64[n COUNT], the nearest first; -1 if there are fewer.
-        similarities: f32[n COUNT], cosine similarities; NaN if there are fewer.
-        pairs: i64[m 2], near-duplicates, the smaller row first.
-        pair_similarities: f32[m].
-        threshold: Least similarity of near-duplicates.
+        rows: i64[n COUNT], rows of the neighbors, the nearest first. The rest is -1 if there are fewer.
+        similarities: f32[n COUNT], cosine similarities. The rest is NaN if there are fewer.
+        pairs: i64[m 2], rows of near-duplicates, the smaller row first.
+        pair_similarities: f32[m], cosine similarity of each pair.
+        threshold: Least cosine similarity of near-duplicates.
     """
 
     rows: np.ndarray
@@ -51,11 +54,12 @@ class Neighbors:
 
 
 def directions(features: np.ndarray) -> np.ndarray:
-    """Return features f32[m c] as directions of length 1: f32[m c].
+    """Return vectors of length 1, f32[m c], with the directions of the features f32[m c].
 
-    The square root comes first (the Hellinger distance, if features are counts). It keeps a few large features from
-    deciding everything. In a test with 40 strangers among 2,002 photographs, 40 instead of 36 strangers are among the
-    50 records that are farthest from their neighbors.
+    First, each feature is replaced by the square root of its absolute value, with its sign. (For counts, this gives the
+    Hellinger distance.) Without the square root, a few large features would decide the similarity. In a test with 40
+    off-topic images among 2,002 photographs, 40 of them are among the 50 records that are farthest from their
+    neighbors. Without the square root, only 36 are.
     """
     roots = np.sign(features) * np.sqrt(np.abs(features))
     lengths = np.linalg.norm(roots, axis=1, keepdims=True)
@@ -67,11 +71,12 @@ def find(
 ) -> Neighbors:
     """Find the nearest records of each record.
 
-    If near-duplicates hide the other neighbors of a record, it is searched again without most of them. So each record
-    of a crowd of near-equal pictures has neighbors outside of it, and the time stays linear in the crowd.
+    The search for a record may find only near-duplicates and no other neighbors. It is then repeated
+    without most of these near-duplicates. So each record of a large set of nearly equal pictures gets neighbors outside
+    of the set, and the time grows only linearly with the size of the set.
 
     Args:
-        features: f32[n c], may be mapped from disk. The directions are held in memory.
+        features: f32[n c], which may be a memory-mapped file. The vectors of `directions` are held in memory.
         labels: i64[n].
         seed: Seed of the pairs that are sampled for the threshold.
         progress: Called with the number of records of each finished block.
@@ -106,14 +111,14 @@ def _vectors(features: np.ndarray) -> np.ndarray:
         differ = differ or bool(((vectors[block] - vectors[0]) ** 2).sum(1).max() > 2 * _EQUAL)
     if not differ:
         raise UserError(
-            "the network gives the same features for all images, so they cannot be compared. Pass another network as"
-            " --features_from."
+            "the network computes the same features for all images, so the images cannot be compared. Pass another"
+            " network as --features_from."
         )
     return vectors
 
 
 class _Found:
-    """The neighbors and near-duplicates that were found until now."""
+    """The neighbors and near-duplicates that earlier searches have found."""
 
     def __init__(self, count: int, threshold: float) -> None:
         self._threshold = threshold
@@ -125,12 +130,13 @@ class _Found:
         """Add the result of a search.
 
         Args:
-            own: i64[b], records.
-            numbers: i64[b k], their nearest records, the nearest first; -1 if there are fewer.
+            own: i64[b], the records that were searched for.
+            numbers: i64[b k], the nearest records of each, the nearest first. -1: there are no more.
             values: f32[b k], similarities.
 
         Returns:
-            The records with too few other neighbors behind their near-duplicates, and these near-duplicates, i64[m].
+            The records for which the search returned near-duplicates instead of enough other neighbors, and these
+            near-duplicates, i64[m].
         """
         valid = (numbers >= 0) & (numbers != own[:, None])
         near = valid & (values >= self._threshold)
@@ -138,7 +144,7 @@ class _Found:
         self._pairs.append(np.stack([np.minimum(left, right), np.maximum(left, right)], 1))
         self._pair_similarities.append(values[near])
         others = valid & ~near
-        order = np.argsort(~others, axis=1, kind="stable")[:, :COUNT]  # Keeps the nearest first.
+        order = np.argsort(~others, axis=1, kind="stable")[:, :COUNT]  # Stable, so that the nearest stay first.
         known, width = np.take_along_axis(others, order, 1), order.shape[1]
         self._rows[own, :width] = np.where(known, np.take_along_axis(numbers, order, 1), -1)
         self._similarities[own, :width] = np.where(known, np.take_along_axis(values, order, 1), np.nan)
@@ -153,11 +159,12 @@ class _Found:
 
 
 def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Return the similarity that `_FALSE_PAIRS` of the pairs of different pictures of a class reach.
+    """Return the threshold: the least similarity of near-duplicates.
 
-    The logarithm of the distance (1 - cosine) is taken as normally distributed. The distribution is fitted to pairs
-    that are close, but not as close as near-duplicates. On photographs, about 1 of 100,000 pairs reaches it. Pairs with
-    equal features are left out, and always reach the threshold.
+    Only a share `_FALSE_PAIRS` of the pairs of different pictures of a class should reach the threshold. The logarithm
+    of the distance (1 - cosine) is assumed to be normally distributed. The distribution is fitted to pairs that are
+    close, but not as close as near-duplicates. On photographs, about 1 of 100,000 pairs reaches the threshold. Pairs
+    with equal features are left out of the fit. They always reach the threshold.
     """
     random = np.random.default_rng(seed)
     size = min(_SAMPLED_PAIRS, max(_LEAST_SAMPLED, _SAMPLED_NUMBERS // vectors.shape[1]))
@@ -183,7 +190,7 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
 
 
 def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
-    """Return a search that compares with all records, and the number of records to search for at once."""
+    """Return a search that compares with all records, and the number of records that it takes at once."""
     count = min(_CANDIDATES, len(vectors))
 
     def search(own: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,13 +206,13 @@ def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
 
 
 def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]:
-    """Return a search by Faiss in the closest cells of an inverted file, and its number of records."""
+    """Return a search by Faiss in the closest cells of an index, and the number of records for a call."""
     if importlib.util.find_spec("faiss") is None:
         raise UserError(
-            f"the audit of {len(vectors):,} records needs Faiss, because exact neighbors would take hours. Install it"
+            f"the audit of {len(vectors):,} records needs Faiss, because an exact search would take hours. Install it"
             ' with pip install "tfrecord-tools[audit]".'
         )
-    faiss: Any = importlib.import_module("faiss")  # The types of Faiss lack arguments.
+    faiss: Any = importlib.import_module("faiss")  # The type hints of Faiss lack arguments.
     count, width = vectors.shape
     cells = int(4 * count**0.5)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
@@ -217,7 +224,7 @@ def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]
         rows = np.empty((len(own), _CANDIDATES), np.int64)
         values = np.empty(rows.shape, np.float32)
         few, probes = np.arange(len(own)), _CELLS
-        while len(few):  # A crowd may fill the closest cells.
+        while len(few):  # If left-out near-duplicates fill the closest cells, more cells are searched.
             parameters = faiss.SearchParametersIVF(sel=searched, nprobe=min(probes, cells))
             values[few], rows[few] = index.search(vectors[own[few]], _CANDIDATES, params=parameters)
             few = few[rows[few, COUNT] < 0] if probes < cells else few[:0]

@@ -1,11 +1,15 @@
-"""Estimate how often each label is given for each true class.
+"""Estimate how many labels are wrong, from the outputs of several models.
 
-The estimate uses outputs of models for records that they have not seen.
+Each model has computed logits for records that it was not trained on. `fit` estimates two things from these outputs and
+the given labels:
 
-The model: a record of the true class t gets the given label y with the probability T[t, y]. The probability of t is
-computed from the outputs. They are scaled and added up, and a bias is added for each class. With few classes, a mixing
-matrix changes the sum. Then a softmax follows. All these numbers and T are fitted together: they make the given labels
-as likely as possible (maximum likelihood).
+* T, a matrix of error rates. T[t, y] is the probability that a record of the true class t has the given label y.
+* The probability of each true class for each record. It is computed from the outputs in four steps. The outputs of each
+  model are multiplied by a scale, and added up. With few classes, a mixing matrix changes the sum. A bias is added for
+  each class. A softmax turns the result into probabilities.
+
+All these parameters are fitted together, so that the given labels become as likely as possible (maximum likelihood,
+with priors). The probability that a given label is wrong then follows from both.
 """
 
 from __future__ import annotations
@@ -19,40 +23,52 @@ import numpy as np
 from trainers.auditing import folding
 from trainers.auditing.heads import softmax
 
-_FULL_CLASSES = 30  # With more classes, T has one error rate per class: k * k numbers could not be fitted.
-_RIDGE = 20.0  # Strength of the prior of the mixing matrix: a normal distribution around 0.
-_RIGHT, _WRONG = 1.0, 0.05  # Prior of T: as many imaginary records of each class have a right and a wrong label.
-_STARTS = (0.02, 0.25)  # Error rates from which the fit starts. The likelihood may have several maxima.
-_MOST_WRONG = 0.6  # Highest error rate of a class, for many classes.
-# Iterations of L-BFGS: from each start, of the fits that are kept, and in each step of `_interval`.
+# "Few classes" means up to this number. With more classes, T has only one error rate per class, because the records are
+# too few to fit k * k error rates.
+_FULL_CLASSES = 30
+_RIDGE = 20.0  # Strength of the prior of the mixing matrix. The prior is a normal distribution around 0.
+# Prior of T, as numbers of imaginary records that each class has: with a right label, and with a wrong label.
+_RIGHT, _WRONG = 1.0, 0.05
+# Error rates from which fits start. There are several, because the likelihood may have several maxima.
+_STARTS = (0.02, 0.25)
+_MOST_WRONG = 0.6  # Highest error rate of a class, if there are many classes.
+# Most iterations of L-BFGS: for a fit from each start, to continue the best fits, and for each factor in `_interval`.
 _TRIED, _FINISHED, _PROFILED = 50, 200, 30
-_TOLERANCE = 1e-7  # Relative.
-_MOST_FITTED = 20_000  # Records. They are enough, as the model has few parameters. All records are judged.
-_MOST_NUMBERS = 20_000_000  # Records times classes. For 1,000 classes, a fit takes minutes, and 1 GB.
-_SINGLE: type = np.float32  # For many classes: half of the memory and of the time.
-_STEPS = 15  # Error rates that `_interval` tries.
-_SCALES = (2.0, 30.0)  # Scales from which the fit starts: for classes that are hard or easy to tell apart.
-_SAME = 0.05  # Difference of the losses of two fits that are about to reach the same optimum.
-_NEARLY_TRIED = 20.0  # After the first iterations, fits with a loss so much above the best one are given up.
-_DROP_OPTIMA = 3.0  # Half of the 95 % quantile of chi-squared with two degrees of freedom.
-_DROP = 1.92  # Half of the 95 % quantile of chi-squared with one degree of freedom.
-# The model is simple, so the interval is widened: by the first share of the wrong labels, and by the other two shares
-# of the records without a clear class. Some of these records may have wrong labels, too.
+_TOLERANCE = 1e-7  # A fit ends when the relative change of the loss is smaller than this.
+_MOST_FITTED = 20_000  # Most records in a fit. They are enough for the few parameters. All records are judged.
+_MOST_NUMBERS = 20_000_000  # Most records times classes in a fit. With 1,000 classes, it takes minutes and 1 GB.
+_SINGLE: type = np.float32  # Type of the outputs if there are many classes. It halves the memory and the time.
+_STEPS = 15  # Number of factors from 0 to 2 by which `_interval` multiplies the error rates.
+# Scales of the outputs from which fits start. The small one suits classes that are hard to tell apart, the large one
+# suits classes that are easy to tell apart.
+_SCALES = (2.0, 30.0)
+_SAME = 0.05  # If the losses of two fits differ by less than this, both probably approach the same optimum.
+# A fit is given up if its loss after the first iterations is higher than the best loss by more than this.
+_NEARLY_TRIED = 20.0
+# Optima are kept up to this distance from the best loss: half of the 95 % quantile of chi-squared with two degrees of
+# freedom.
+_DROP_OPTIMA = 3.0
+# `_interval` keeps factors up to this distance from the best loss: half of the 95 % quantile of chi-squared with one
+# degree of freedom.
+_DROP = 1.92
+# The model is simple, so `_interval` widens its result. The first number is a share of the wrong labels. The other two
+# are shares of the records without a clear class, for the lower and the upper end: such records may have wrong labels.
 _MODEL_ERROR, _AMBIGUOUS_LOW, _AMBIGUOUS_HIGH = 0.03, 0.2, 0.3
-# Share of the records that look like another class although their label is right. The digits of scikit-learn have such
-# records.
+# Share of the records that may look like another class although their label is right. It lowers the lower end of the
+# interval. The digits of scikit-learn have such records.
 _UNUSUAL = 0.005
-_SMALLEST = 1e-6
+_SMALLEST = 1e-6  # Smallest error rate that is computed with, so that no logarithm is infinite.
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """A fitted model of the labels.
+    """The result of `fit`.
 
     Attributes:
-        matrix: f64[k k], T.
-        low, high: 95 % interval of the number of wrong labels. Labels that a person decided count as right.
-        deviations: Standard deviation of the outputs of each model.
+        matrix: f64[k k], T: the probability of each given label (column) for each true class (row).
+        low, high: 95 % interval of the number of wrong labels. A label that a person has decided counts as right. Both
+            are 0 if the interval was not computed.
+        deviations: Standard deviation of the outputs of each model. The outputs are divided by it.
         optima: Weight, parameters and T of each fit that explains the labels well. The weights sum to 1.
     """
 
@@ -65,16 +81,16 @@ class Noise:
     def judge(
         self, outputs: Sequence[np.ndarray], labels: np.ndarray, decided: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Judge some records.
+        """Compute the probability of each true class for some records.
 
         Args:
-            outputs: Logits of each model, f32[m k].
+            outputs: Logits of each image model, f32[m k] each.
             labels: i64[m], given labels.
             decided: bool[m], whether the given label is known to be right.
 
         Returns:
-            Two arrays f64[m k]: the probability of each true class from the outputs alone, and from the outputs and
-            the given label.
+            Two arrays f64[m k] with the probability of each true class. The first uses only the outputs. The second
+            also uses the given label.
         """
         data = _Data(_scaled(outputs, self.deviations, np.float64), labels, decided)
         probabilities, posterior = np.zeros((2, data.classes, len(labels)))
@@ -87,12 +103,12 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """The records of a fit.
+    """The n records of a fit.
 
-    Arrays are [classes, records]. Sums over a few classes then take a third of the time.
+    The arrays have the shape [classes, records], because sums over a few classes then take a third of the time.
 
     Attributes:
-        outputs: Scaled outputs of the models, [k n] each. The computation uses their dtype.
+        outputs: Scaled outputs of the models, [k n] each. All computations have their dtype.
         labels: i64[n], given labels.
         decided: bool[n], whether the given label is known to be right.
     """
@@ -107,12 +123,12 @@ class _Data:
 
     @property
     def full(self) -> bool:
-        """Whether T and the matrix are fitted with k * k numbers each."""
+        """Whether there are few classes: T then has k * k parameters, and there is a mixing matrix."""
         return self.classes <= _FULL_CLASSES
 
     @property
     def size(self) -> int:
-        """Number of parameters of the class probabilities."""
+        """Number of parameters before those of T: the scales, the biases and the mixing matrix."""
         return len(self.outputs) + self.classes + (self.classes**2 if self.full else 0)
 
 
@@ -124,15 +140,15 @@ def fit(
     decided: np.ndarray | None = None,
     interval: bool = False,
 ) -> Noise:
-    """Fit the model.
+    """Fit T and the probabilities of the true classes to the given labels.
 
     Args:
-        outputs: Logits of each model, f32[n k], for records that it has not seen.
+        outputs: Logits of each model, f32[n k], for records that the model has not seen.
         labels: i64[n], given labels.
-        judged: bool[n], the records to which the model is fitted. The interval counts the wrong labels among
-            them. None: all.
-        decided: bool[n], whether the given label is known to be right. None: for no record.
-        interval: Whether the interval is computed, which takes as long as the fit.
+        judged: bool[n], the records that are used. The interval is for the number of wrong labels among them. If None,
+            all records are used.
+        decided: bool[n], whether the given label is known to be right. If None, no label is.
+        interval: Whether to compute `Noise.low` and `Noise.high`. This takes as long as the fit.
     """
     classes = outputs[0].shape[1]
     decided = np.zeros(len(labels), bool) if decided is None else decided
@@ -160,11 +176,12 @@ def fit(
 
 
 def _centered(output: np.ndarray) -> np.ndarray:
+    """Subtract the mean logit of each record. This does not change its softmax."""
     return np.asarray(output - output.mean(1, keepdims=True))
 
 
 def _scaled(outputs: Sequence[np.ndarray], deviations: Sequence[float], kind: type) -> list[np.ndarray]:
-    """Return centered outputs [m k], divided by their deviations, as [k m] of a type."""
+    """Return centered outputs [m k], divided by the deviation of their model, as [k m]."""
     return [
         np.ascontiguousarray(_centered(output.astype(kind)).T) / kind(deviation)
         for output, deviation in zip(outputs, deviations)
@@ -172,10 +189,11 @@ def _scaled(outputs: Sequence[np.ndarray], deviations: Sequence[float], kind: ty
 
 
 def _optima(data: _Data) -> list[Any]:
-    """Return the results of `minimize` for the best optimum, then for others that fit nearly as well.
+    """Return the results of `minimize`: the best optimum, then other optima that fit nearly as well.
 
-    Labels that contradict the image may be explained by wrong labels or by images that look like several classes. Both
-    explanations may be an optimum. The judgment is their mean, weighted by likelihood.
+    If labels contradict their images, there are two explanations: the labels are wrong, or the images look like several
+    classes. Each explanation may be an optimum. So `Noise.judge` returns the mean over the optima, weighted by
+    likelihood.
     """
     matrices = [_spread(np.full(data.classes, rate)) for rate in _STARTS]
     if data.full:
@@ -193,7 +211,7 @@ def _optima(data: _Data) -> list[Any]:
 
 
 def _minimize(loss: Callable[..., Any], start: np.ndarray, data: _Data, iterations: int, *more: Any) -> Any:
-    from scipy.optimize import minimize  # Imported here, because the import changes the filters of warnings.
+    from scipy.optimize import minimize  # Imported late, because the import changes the warning filters.
 
     options = {"maxiter": iterations, "ftol": _TOLERANCE}
     return minimize(loss, start, (data, *more), "L-BFGS-B", jac=True, options=options)
@@ -205,7 +223,7 @@ def wrong(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
-    """Return the parameters from which a fit starts: first guesses of T and of the scale of the outputs."""
+    """Return the parameters from which a fit starts, made from a first guess of T and of the scale."""
     first = np.zeros(data.size)
     first[: len(data.outputs)] = scale / len(data.outputs)
     rates = 1 - np.diag(matrix)
@@ -214,7 +232,7 @@ def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _confusion(data: _Data) -> np.ndarray:
-    """Return T as it would be if the likeliest class of each record were its true class."""
+    """Return T under the assumption that the most likely class of each record is its true class."""
     counts = np.full((data.classes, data.classes), 0.1)
     likeliest = np.where(data.decided, data.labels, np.argmax(sum(data.outputs), axis=0))
     np.add.at(counts, (likeliest, data.labels), 1)
@@ -222,7 +240,7 @@ def _confusion(data: _Data) -> np.ndarray:
 
 
 def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
-    """Return T, computed from the parameters that describe it."""
+    """Return T for its parameters."""
     classes = data.classes
     if data.full:
         return softmax(parameters.reshape(classes, classes))
@@ -230,12 +248,12 @@ def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
 
 
 def _rates(parameters: np.ndarray) -> np.ndarray:
-    """Return the error rate of each class, f64[k], for many classes."""
+    """Return the error rate of each class, f64[k]. Used if T has one error rate per class."""
     return np.asarray(_MOST_WRONG / (1 + np.exp(-np.clip(parameters, -100, 100))))
 
 
 def _spread(rates: np.ndarray) -> np.ndarray:
-    """Return T for error rates f64[k] that are spread evenly over the other classes."""
+    """Return T for error rates f64[k]. The errors of a class are spread evenly over all other classes."""
     classes = len(rates)
     matrix = np.repeat(rates[:, None] / (classes - 1), classes, axis=1)
     np.fill_diagonal(matrix, 1 - rates)
@@ -243,7 +261,7 @@ def _spread(rates: np.ndarray) -> np.ndarray:
 
 
 def _logits(data: _Data, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted sum of the outputs, and the logits of the classes, both [k n]."""
+    """Return the weighted sum of the models' outputs, and the logits of the true classes, both [k n]."""
     models, classes = len(data.outputs), data.classes
     parameters = parameters.astype(data.outputs[0].dtype)
     total = sum(scale * output for scale, output in zip(parameters[:models], data.outputs))
@@ -254,9 +272,9 @@ def _logits(data: _Data, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _joint(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.ndarray:
-    """Return the probability of each true class together with the given label, [k n].
+    """Return the joint probability of each true class and the given label, [k n].
 
-    A decided label is the true class: the probability of the other classes is 0.
+    A decided label is the true class. So the probability of all other classes is 0.
     """
     joint = matrix.astype(probabilities.dtype)[:, data.labels]
     joint *= probabilities
@@ -268,19 +286,19 @@ def _joint(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.nda
 
 
 def _posterior(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.ndarray:
-    """Return the probability of each true class, with knowledge of the given labels, [k n]."""
+    """Return the probability of each true class if the given label is known, [k n]."""
     joint = _joint(probabilities, matrix, data)
     joint /= joint.sum(0)
     return joint
 
 
 def _tiny(values: np.ndarray) -> Any:
-    """Return the smallest number of a type, so that nothing is divided by 0."""
+    """Return the smallest positive number of the dtype of `values`. It prevents divisions by 0."""
     return np.finfo(values.dtype).tiny
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities [k n]; columns sum to 1."""
+    """Return the softmax over the classes, [k n]. Each column sums to 1."""
     powers = logits - logits.max(0)
     np.exp(powers, out=powers)
     powers /= powers.sum(0)
@@ -288,17 +306,17 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
-    """Return the negative logarithm of the posterior density, and its gradient."""
+    """Return the loss (the negative logarithm of likelihood times prior), and the gradient of the loss."""
     matrix = _matrix(data, parameters[data.size :])
     value, gradient, joint = _fixed_loss(parameters[: data.size], data, matrix)
     if data.full:
         prior = np.full_like(matrix, _WRONG / (data.classes - 1))
         np.fill_diagonal(prior, _RIGHT)
-        counts = prior + [np.bincount(data.labels, row, data.classes) for row in joint]  # By true and given label.
+        counts = prior + [np.bincount(data.labels, row, data.classes) for row in joint]  # True class x given label.
         value -= float((prior * np.log(matrix + 1e-300)).sum())
         own = (matrix * counts.sum(1, keepdims=True) - counts).ravel()
     else:
-        rates = _rates(parameters[data.size :])  # Not 1 - the diagonal of T, which would round small rates to 0.
+        rates = _rates(parameters[data.size :])  # 1 - diagonal of T would round small rates to 0.
         right = np.bincount(data.labels, joint[data.labels, np.arange(len(data.labels))], data.classes)
         failed = joint.sum(1, dtype=np.float64) - right + _WRONG
         value -= float((_WRONG * np.log(rates) + _RIGHT * np.log(1 - rates)).sum())
@@ -307,7 +325,7 @@ def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
 
 
 def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return loss and gradient for a known T, and the posterior [k n]."""
+    """Return the loss and the gradient for a fixed T, and the probabilities of `_posterior`, [k n]."""
     models, classes = len(data.outputs), data.classes
     total, logits = _logits(data, parameters)
     probabilities = _softmax(logits)
@@ -329,18 +347,19 @@ def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tupl
 
 
 def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[float, float]:
-    """Return the 95 % interval of the number of wrong labels.
+    """Return the 95 % interval of the number of wrong labels in `data`.
 
     All error rates in T are multiplied by a factor, and the other parameters are fitted again. This is done for several
-    factors. Those that explain the labels nearly as well as the best one are kept (profile likelihood). For each of
-    them, the number of wrong labels also varies by chance.
+    factors. The factors that explain the labels nearly as well as the best factor are kept (profile likelihood). The
+    interval covers the numbers of wrong labels for all kept factors. It is widened, because these numbers also vary by
+    chance.
 
     Args:
         data: The records of the fit.
-        parameters: The fit.
-        sampled: Share of the records that the fit uses. The more are left out, the more depends on chance.
+        parameters: The fitted parameters.
+        sampled: Share of all records that the fit uses. With a smaller share, the interval is wider.
     """
-    # A rate of 0 would stay 0 with every factor, so a small number is added.
+    # A small number is added, because an error rate of 0 would stay 0 with every factor.
     errors = _matrix(data, parameters[data.size :]) + 1 / len(data.labels)
     np.fill_diagonal(errors, 0)
     rate = float(errors.sum(1).mean())
@@ -349,7 +368,7 @@ def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[floa
     factors = factors[factors <= most]
     values, counts, deviations = np.array([_profiled(data, parameters, errors * factor) for factor in factors]).T
     likely = values <= values.min() + _DROP
-    likely |= np.r_[likely[1:], False] | np.r_[False, likely[:-1]]  # The border lies between two steps.
+    likely |= np.r_[likely[1:], False] | np.r_[False, likely[:-1]]  # The limit lies between two factors: keep both.
     undecided = ~data.decided
     ambiguous = float((1 - _softmax(_logits(data, parameters)[1]).max(0))[undecided].sum())
     chance = np.sqrt(4 * deviations**2 + (_MODEL_ERROR * counts) ** 2 + 4 * (1 - sampled) * counts)
@@ -359,7 +378,13 @@ def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[floa
 
 
 def _profiled(data: _Data, parameters: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
-    """Return loss, expected number of wrong labels and its standard deviation for given errors in T."""
+    """Return the loss, the expected number of wrong labels and its standard deviation.
+
+    Args:
+        data: The records of the fit.
+        parameters: The parameters from which the fit starts.
+        errors: f64[k k], the error rates in T. The diagonal is not used.
+    """
     matrix = np.clip(errors, _SMALLEST, None)
     np.fill_diagonal(matrix, 0)
     np.fill_diagonal(matrix, 1 - matrix.sum(1))

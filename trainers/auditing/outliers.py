@@ -1,4 +1,4 @@
-"""Records that are unlike the others: strangers, groups in rare conditions, and images of low quality."""
+"""Find records that are unlike the others: off-topic images, rare groups, and images of low quality."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy as np
 
 from trainers.auditing.neighbors import Neighbors
 
-_UNUSUAL = 3.5  # Robust deviations from the median at which a score is 0.5 (Iglewicz and Hoaglin, 1993).
+_UNUSUAL = 3.5  # Robust standard deviations above the median at which a score is 0.5 (Iglewicz and Hoaglin, 1993).
 _NORMAL_MAD = 1.4826  # Standard deviation of a normal distribution with a median absolute deviation of 1.
-_GROUP_NEIGHBORS = 5
-_SMALLEST_GROUP = 3
-_LARGEST_GROUP = 0.05  # Share of the class.
+_GROUP_NEIGHBORS = 5  # Records are only connected with this number of nearest neighbors.
+_SMALLEST_GROUP = 3  # Records.
+_LARGEST_GROUP = 0.05  # Share of the records of the class.
 
 
 def unusual(values: np.ndarray, least_spread: float) -> np.ndarray:
-    """Return how unusually large values are, f64[n] in 0..1.
+    """Score how unusually large each value is, f64[n] in 0..1.
 
-    A value that is 3.5 robust standard deviations above the median gets 0.5.
+    A value that is 3.5 robust standard deviations above the median gets the score 0.5. A value at the median or less
+    gets 0.
 
     Args:
-        values: f64[n]. NaN: the score is 0.
+        values: f64[n]. For NaN, the score is 0.
         least_spread: Smallest standard deviation that is assumed, in the unit of the values.
     """
     known = values[np.isfinite(values)]
@@ -35,10 +36,11 @@ def unusual(values: np.ndarray, least_spread: float) -> np.ndarray:
 
 
 def off_topic(near: Neighbors) -> np.ndarray:
-    """Return scores f64[n]: how far records are from their nearest neighbors that are not near-duplicates.
+    """Return scores f64[n]: how far each record is from its nearest neighbors.
 
-    The distance is 1 - cosine, the mean over 30 neighbors. Near-equal strangers would otherwise be each other's
-    neighbors. A record without any neighbor gets 0, and does not count for the others.
+    The distance is the mean of 1 - cosine over up to 30 neighbors. Near-duplicates are not neighbors. Otherwise several
+    off-topic images that are nearly equal would be close to each other, and would not be found. A record without any
+    neighbor gets 0, and is not used for the scores of the others.
     """
     known = np.isfinite(near.similarities)
     distances = np.where(known, 1 - near.similarities.astype(np.float64), 0).sum(1)
@@ -52,7 +54,7 @@ class Group:
 
     Attributes:
         rows: i64[m], the records.
-        score: 0..1; 0.5: 3.5 robust standard deviations farther than usual.
+        score: 0..1. 0.5 means that the group is 3.5 robust standard deviations farther away than usual.
     """
 
     rows: np.ndarray
@@ -62,9 +64,10 @@ class Group:
 def rare_groups(near: Neighbors, labels: np.ndarray) -> list[Group]:
     """Return groups of similar records that are far from the rest of their class, the worst first.
 
-    Two records are connected if each is among the five nearest neighbors of the other. A group is a connected part of a
-    class: at least three records, and at most 5 % of the class. The distance of a group is the mean distance of its
-    records to the nearest record of the class outside of the group.
+    Two records of a class are connected if each is among the five nearest neighbors (of this class) of the other. A
+    group is a connected part of a class with at least three records, and with at most 5 % of the records of the class.
+    The distance of a record is that to the nearest record of the class outside of its part. The score of a group is the
+    mean of the scores of its records.
     """
     same = (near.rows >= 0) & (labels[near.rows] == labels[:, None])
     parts = _parts(near, same)
@@ -79,20 +82,20 @@ def rare_groups(near: Neighbors, labels: np.ndarray) -> list[Group]:
 
 
 def _grouped(values: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-    """Divide rows i64[m] by their value; the rows of each part ascend."""
+    """Divide rows i64[m] into parts with equal values. If the rows ascend, those of each part ascend, too."""
     ordered = rows[np.argsort(values[rows], kind="stable")]
     parts = np.split(ordered, np.flatnonzero(np.diff(values[ordered])) + 1)
     return [part for part in parts if len(part)]
 
 
 def _parts(near: Neighbors, same: np.ndarray) -> np.ndarray:
-    """Return i64[n], the connected part of each record.
+    """Return the number of the connected part that each record belongs to, i64[n].
 
     Args:
         near: The nearest records.
-        same: bool[n COUNT], whether a neighbor has the record's class.
+        same: bool[n COUNT], whether a neighbor has the class of the record.
     """
-    from scipy.sparse import csgraph, csr_matrix  # Imported here, because the import changes the filters of warnings.
+    from scipy.sparse import csgraph, csr_matrix  # Imported late, because the import changes the warning filters.
 
     left, position = np.nonzero(same & (np.cumsum(same, axis=1) <= _GROUP_NEIGHBORS))
     shape = (len(same), len(same))
@@ -101,10 +104,10 @@ def _parts(near: Neighbors, same: np.ndarray) -> np.ndarray:
 
 
 def _distances(near: Neighbors, same: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Return the distance f64[n] of each record to the nearest one of its class outside of its part.
+    """Return the distance f64[n] of each record to the nearest record of its class outside of its part.
 
-    If all neighbors of its class are in its part, the others are at least as far as the farthest of them. NaN: no
-    neighbor has its class.
+    If all known neighbors of the same class are in the part, the distance to the farthest of them is returned: all
+    other records of the class are at least as far. If no neighbor has the same class, the distance is NaN.
     """
     outside = same & (parts[near.rows] != parts[:, None])
     nearest = np.where(outside, near.similarities, -1).max(1)
@@ -113,7 +116,8 @@ def _distances(near: Neighbors, same: np.ndarray, parts: np.ndarray) -> np.ndarr
     return np.asarray(1 - similarities.astype(np.float64))
 
 
-# Words for a bad quality, its fact, the sign that makes bad values large, the smallest spread in its unit.
+# For each bad quality: the words for it, the name of the fact, the sign that makes bad values large, and the smallest
+# standard deviation that is assumed, in the unit of the fact.
 _QUALITIES = (
     ("very dark (brightness {value:.0f} of 255)", "brightness", -1, 8.0),
     ("very bright (brightness {value:.0f} of 255)", "brightness", 1, 8.0),
@@ -125,10 +129,10 @@ _QUALITIES = (
 
 
 def low_quality(facts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    """Return scores f64[n], and for each record the words for its worst quality.
+    """Return scores f64[n], and a text about the worst quality of each record.
 
     Args:
-        facts: brightness, contrast, sharpness, flat_share and shorter_side, f64[n] each; NaN: unknown.
+        facts: brightness, contrast, sharpness, flat_share and shorter_side, f64[n] each. NaN means unknown.
     """
     scores = np.stack(
         [unusual(sign * facts[name].astype(np.float64), least) for _, name, sign, least in _QUALITIES], axis=1

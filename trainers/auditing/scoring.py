@@ -18,10 +18,13 @@ from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
 
-_LEAST_LISTED = 50  # Records with the highest scores of a kind, which are listed even if these scores are low.
-_LISTED_SHARE = 0.01  # The same as a share of all records. The larger number counts.
-_LEAST_RECORDS = 10
-_PAIRS_OF_HASH = 32  # Near-duplicates by hash for each record. White backgrounds may give thousands.
+# The list of a kind has at least this number of records, and at least this share of all records, even if their scores
+# are low.
+_LEAST_LISTED = 50
+_LISTED_SHARE = 0.01
+_LEAST_RECORDS = 10  # An audit needs at least this number of records.
+# Most near-duplicates by hash for each record. Without this limit, images with a white background may have thousands.
+_PAIRS_OF_HASH = 32
 # The score of near-duplicates is one of these numbers plus 0.24 times their similarity.
 _ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25
 _BY_SIMILARITY = 0.24
@@ -29,21 +32,21 @@ _BY_SIMILARITY = 0.24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The facts about n records.
+    """The n records of a dataset, as an audit needs them.
 
     Attributes:
-        features: f32[n c], may be mapped from disk.
+        features: f32[n c], which may be a memory-mapped file.
         labels: i64[n], given labels.
         splits: i8[n], indices into `split_names`.
         units: u64[n]. Records with equal values belong together: copies, and images of one group.
-        contents: i64[n], row of the first record with the same source file.
-        facts: `appearance.FACTS`[n].
+        contents: i64[n], number of the first record with the same source file.
+        facts: Structured array [n] with the fields of `appearance.FACTS`, such as brightness.
         height, width: i64[n], in pixels.
         class_names: Class names in label order.
         split_names: Names of the splits.
         paths: Paths of the source files.
-        decided: bool[n], whether a person has decided that the label is right, or corrected it. Such a record is not
-            listed again, but others are compared with it.
+        decided: bool[n], whether a person has confirmed or corrected the label. Such a record is not listed again, but
+            other records are compared with it.
         dataset: The flag that names the dataset, such as "--tfrecords=out", for messages.
         kept_pairs: i64[m 2], pairs of near-duplicates that a person has kept, as values of `contents`. They are not
             listed again. The decision says nothing about labels.
@@ -70,10 +73,10 @@ class Audit:
     """The result of an audit.
 
     Attributes:
-        probabilities: f32[n k], probability of each class, by models that have not seen the record.
+        probabilities: f32[n k], probability of each class. It comes from models that have not seen the record.
         issues: All issues, by kind and rank.
         estimate: The estimated number of wrong labels.
-        notes: Sentences about what makes the judgment weaker.
+        notes: Sentences for the user about records that are harder to judge.
     """
 
     probabilities: np.ndarray
@@ -87,12 +90,14 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
 
     Args:
         inputs: The records.
-        folds: Number of folds, at least 2.
+        folds: Number of folds (parts of the dataset), at least 2. The records of each fold are judged by a model that
+            was fitted to the other folds.
         seed: Seed of the folds.
-        progress: Called with the number of records of each finished block of the slowest step.
+        progress: Called during the slowest step, after each block of records, with the number of records in it. If
+            None, nothing is called.
 
     Raises:
-        UserError: There are fewer than ten records, only one class or only one group, or fewer than two classes
+        UserError: There are fewer than ten records, there is only one class or one group, or fewer than two classes
             have records in several folds.
     """
     _check(inputs)
@@ -114,7 +119,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
 
 
 def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
-    """Return issues, the worst of each kind first, with ranks from 1 within each kind."""
+    """Number the issues within each kind, from 1. The worst issues of each kind must come first."""
     counts = Counter[str]()
     ranked = []
     for issue in issues:
@@ -140,30 +145,30 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
     assigned = folding.assign(units, inputs.labels, count, seed)
     if assigned.max() == 0:
         raise UserError(
-            f"{inputs.dataset}: all records belong to one group. An audit judges each group by the others, so it needs"
-            " at least two. Convert again with smaller groups."
+            f"{inputs.dataset}: all records belong to one group. An audit compares each group with other groups, so it"
+            " needs at least two. Convert again with smaller groups."
         )
     classes = len(inputs.class_names)
     if len(np.unique(inputs.labels[labels.judged(inputs.labels, assigned, classes)])) < 2:
         raise UserError(
-            f"{inputs.dataset}: fewer than two classes have images in several groups. An audit judges an image by"
-            " images of its class in other groups. Convert more images, or smaller groups."
+            f"{inputs.dataset}: fewer than two classes have images in several groups. An audit compares an image with"
+            " images of the same class in other groups. Convert more images, or use smaller groups."
         )
     return labels.judge(inputs.features, inputs.labels, assigned, units, near, classes, inputs.decided)
 
 
 def _notes(units: np.ndarray, pairs: np.ndarray, folds: int) -> Iterator[str]:
-    """Yield sentences about units that are too large for a fold."""
+    """Yield notes if images that belong together are too many for one fold."""
     count, largest = len(units), int(np.unique(units, return_counts=True)[1].max())
     if largest * folds > count:
         yield (
-            f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. They are judged"
-            f" by the other {words.number(count - largest, 'image')} only."
+            f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. They are compared"
+            f" only with the other {words.number(count - largest, 'image')}."
         )
     if (units[pairs[:, 0]] != units[pairs[:, 1]]).any():
         yield (
-            f"note: near-duplicates form a chain of more than {count // folds:,} images. It was cut at its least"
-            " similar pairs, so some images are judged with the help of their near-duplicates."
+            f"note: near-duplicates form a chain of more than {count // folds:,} images. The chain was divided between"
+            " its least similar images, so some images are compared with their own near-duplicates."
         )
 
 
@@ -180,13 +185,14 @@ def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _listed(scores: np.ndarray, decided: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
-    """Yield the records to list, the worst first.
+    """Yield the records to list with their scores, the worst first.
 
-    The list has the worst 50 records or the worst 1 %, whichever is more, and all with a score of 0.5 or more.
+    The list has the worst 50 records or the worst 1 % of the records, whichever is more. It also has all records with a
+    score of 0.5 or more.
 
     Args:
         scores: f64[n].
-        decided: bool[n], records that are not listed.
+        decided: bool[n], whether a person has decided the record. Such records are not listed.
         least: Records with a score of at most this are never listed.
     """
     order = np.argsort(-scores, kind="stable")
@@ -215,15 +221,15 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
     for row, score in _listed(outliers.off_topic(near), inputs.decided):
         twin = int(near.rows[row, 0])
         similarity = float(near.similarities[row, 0])
-        reason = f"Unlike all other images: the similarity to the most similar one is {similarity:.2f} of 1."
+        reason = f"Unlike all other images: the similarity to the most similar image is {similarity:.2f} of 1."
         yield _issue("off_topic", row, score, reason, twin=twin if twin >= 0 else None)
 
 
 def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
-    """Yield records with their worst near-duplicate. Each record of an open pair is a record or a twin.
+    """Yield an issue for records with near-duplicates. The twin is the worst near-duplicate.
 
-    If one of the two is decided, the other one is the record, and the decided one is its twin. Pairs of two decided
-    records are left out, and pairs that a person has kept.
+    Each record of a pair across labels or splits is in an issue, as its record or as its twin. If a person has decided
+    one record of a pair, this record is the twin. Pairs of two decided records and kept pairs are left out.
     """
     settled = inputs.decided[pairs].all(1) | _is_kept(inputs, pairs)
     pairs, similarities = pairs[~settled], similarities[~settled]
@@ -231,7 +237,8 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
-    first = _worst(right, scores)  # Each record with one of those before it. Copies of a picture have many pairs.
+    # Each record is paired with only one record before it, because copies of one picture form many pairs.
+    first = _worst(right, scores)
     first = first[scores[first] >= _ACROSS_SPLITS]
     covered = inputs.decided[left] | np.isin(left, np.concatenate([left[first], right[first]]))
     missing = np.flatnonzero((scores >= _ACROSS_SPLITS) & ~covered)
@@ -252,7 +259,7 @@ def _is_kept(inputs: Inputs, pairs: np.ndarray) -> np.ndarray:
 
 
 def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the position of the highest score of each record, i64[k]."""
+    """Return the index of the highest score of each of the k different records, i64[k]."""
     order = np.lexsort((-scores, records))
     worst: np.ndarray = order[np.unique(records[order], return_index=True)[1]]
     return worst
@@ -273,7 +280,7 @@ def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
 def _ambiguous_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
     """Yield records with two likely classes, unless the label is probably wrong or cannot be judged."""
     best, second = np.take_along_axis(judgment.probabilities, judgment.likely, 1).T.astype(np.float64)
-    scores = np.where(judgment.doubts < 0.5, second / best, 0)  # Doubts are NaN if the class is unknown to the models.
+    scores = np.where(judgment.doubts < 0.5, second / best, 0)  # Doubts are NaN if the label cannot be judged.
     for row, score in _listed(scores, inputs.decided, least=0.1):
         first, other = (inputs.class_names[label] for label in judgment.likely[row])
         reason = f"Two classes are likely: {first} ({best[row]:.0%}) and {other} ({second[row]:.0%})."

@@ -1,1 +1,1 @@
-"""The trainings of a comparison: which to run, how to run them, cross-validation and search."""
+"""Run the trainings of `trainers.compare`, with cross-validation and search, and collect the results."""

@@ -21,7 +21,8 @@ from trainers.results import comparison
 from trainers.results.comparison import Variant
 
 LOCK = "lock"
-# Flags of a trainer that cannot be combined with flags of a comparison. It sets them itself, or they fix the recipe.
+# Flag of a trainer -> flag of a comparison that cannot be used together with it. The comparison sets the flag of the
+# trainer itself, or the flag of the trainer fixes the recipe.
 _WITH_FOLDS = dict.fromkeys(("records", "fold", "more_epochs"), "folds")
 _WITH_SEARCH = {"more_epochs": "search"}
 
@@ -35,8 +36,8 @@ class CompareConfig:
         out: Directory for the runs and the results.
         variants: Variants with distinct names.
         seeds: Each variant is trained once per seed.
-        plan: Folds for cross-validation. None: the splits of the dataset are used.
-        budget: Budget of a search around the variants. None: each variant is trained as it is.
+        plan: Folds for cross-validation. If None, the splits of the dataset are used.
+        budget: Limits of a search for good settings of the variants. If None, each variant is trained as it is.
     """
 
     tfrecords: str
@@ -51,7 +52,7 @@ class CompareConfig:
             recipes.check_seed("seeds", seed)
         if self.budget and len(self.seeds) > 1:
             raise UserError(
-                f"--seeds={','.join(map(str, self.seeds))}: a search has one seed. Pass --seeds={self.seeds[0]}, and"
+                f"--seeds={','.join(map(str, self.seeds))}: a search uses one seed. Pass --seeds={self.seeds[0]}, and"
                 " compare the best settings over several seeds later."
             )
         if self.out.exists() and not self.out.is_dir():
@@ -60,7 +61,7 @@ class CompareConfig:
         jobs.check_flags(self.variants, excluded)
 
     def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
-        """Return the training of a variant with a seed and, if `fold` is not 0, a fold."""
+        """Return the training of a variant with a seed, and with a fold if `fold` is not 0."""
         plan = self.plan if fold else None
         return Job(tfrecords=self.tfrecords, out=self.out, variant=variant, seed=seed, plan=plan, fold=fold)
 
@@ -77,12 +78,12 @@ class Outcome:
     Attributes:
         config: The comparison.
         data: The dataset.
-        jobs: The trainings; after a search, those of the last rung that succeeded, the best setting first.
+        jobs: The trainings. After a search, the trainings of the last rung that succeeded, the best setting first.
         failed: The trainings that ended with an error.
         summary: The results.
-        notes: Sentences about classes and groups that do not fit into the folds.
-        folds: The folds, in cross-validation.
-        search: The search, if there was one.
+        notes: Sentences about classes and groups that cannot be spread evenly over the folds.
+        folds: The folds of a cross-validation. None: there was no cross-validation.
+        search: The result of the search. None: there was no search.
     """
 
     config: CompareConfig
@@ -99,7 +100,8 @@ class Outcome:
         if self.failed:
             raise UserError(
                 f"{len(self.failed)} of {words.number(len(self.jobs), 'training')} failed, see"
-                f" {', '.join(str(job.log) for job in self.failed)}. Correct the causes and run the same command again."
+                f" {', '.join(str(job.log) for job in self.failed)}. Correct the causes and run the same command"
+                " again."
             )
 
 
@@ -107,8 +109,8 @@ def conduct(config: CompareConfig) -> Outcome:
     """Run the trainings that are not finished.
 
     Raises:
-        UserError: A finished run has other flags, other folds or another dataset, the folds cannot be made, or all
-            trainings of a search failed.
+        UserError: A finished run has other flags, other folds or another dataset. Or the folds cannot be made, or all
+            trainings of a rung of a search failed.
     """
     data = open_dataset(config.tfrecords)
     if config.plan:
@@ -118,7 +120,7 @@ def conduct(config: CompareConfig) -> Outcome:
         Runner() as runner,
     ):
         assigned, notes = _folds(config, data)
-        # Errors in later trainings are found before hours are spent on the first.
+        # All finished runs are checked before the first training, which may take hours.
         _check(config, config.jobs(config.variants), data.digest)
         if config.budget:
             found, failed = _search(config, config.budget, runner, data.digest)
@@ -140,7 +142,7 @@ def conduct(config: CompareConfig) -> Outcome:
 
 
 def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence[str]]:
-    """Assign the records to folds, and write the file of folds, which the trainings read."""
+    """Assign the records to folds, and write the file of folds. The trainings read this file."""
     if not config.plan:
         return None, ()
     assigned, notes = folds.assign(data, config.plan.count, config.plan.seed, config.out / "features", command.say)
@@ -156,7 +158,7 @@ def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence
 
 
 def _check(config: CompareConfig, every: Sequence[Job], digest: str) -> None:
-    """Raise UserError if a finished run differs from this comparison, or from others of its variant."""
+    """Raise UserError if a finished run does not fit this comparison, or the other runs of its variant."""
     for job in every:
         job.check(digest)
     runs: dict[Variant, list[Path]] = {}
@@ -175,5 +177,5 @@ def _search(config: CompareConfig, budget: Budget, runner: Runner, digest: str) 
     evaluator = Evaluator(lambda variant, fold: config.job(variant, seed, fold), train)
     ordered = search.settings(config.variants, seed)
     count = config.plan.count if config.plan else 0
-    # Settings that failed are part of the result: a learning rate may be too high.
+    # A failed setting is a result and not an error: the learning rate may be too high.
     return search.search(ordered, count, budget, evaluator, command.say), []

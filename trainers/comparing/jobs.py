@@ -1,4 +1,4 @@
-"""The trainings of a comparison: their commands, their run directories, and whether they are finished."""
+"""Describe the trainings of a comparison: commands, run directories, and whether they are finished."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainers.results.comparison import Variant
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The folds of a comparison.
+    """The number of folds of a comparison, and their seed.
 
     Attributes:
         count: Number of folds.
@@ -40,7 +40,7 @@ class Plan:
         return f"-fold{fold}of{self.count}{self._seed}"
 
     def sha256(self, out: Path) -> str:
-        """Return the hash of the file, as in settings.json of the runs."""
+        """Return the SHA-256 of the file of folds, as in settings.json of the runs."""
         return hashlib.sha256((out / self.file).read_bytes()).hexdigest()
 
     @property
@@ -57,8 +57,8 @@ class Job:
         out: The directory of the comparison.
         variant: The variant.
         seed: The seed.
-        plan: The folds. None: the splits of the dataset are used.
-        fold: Number of the fold to validate on.
+        plan: The folds. If None, the splits of the dataset are used.
+        fold: Number of the fold to validate on, from 1. Only with `plan`.
     """
 
     tfrecords: str
@@ -103,18 +103,18 @@ class Job:
         return [sys.executable, "-m", f"trainers.{self.variant.trainer}", *self.flags()]
 
     def arguments(self) -> list[str]:
-        """Return the trainer and the flags that decide the result; they are kept in the record."""
+        """Return the trainer and the flags that decide the result. They are stored in the record."""
         return [*self.variant.arguments(self.seed), *([f"--fold={self.fold}"] if self.plan else [])]
 
     def is_done(self) -> bool:
         """Return whether the run is finished and its record exists.
 
-        Without the record, the trainer is started again. It compares the settings, and ends at once if they are equal.
+        If the record does not exist, the trainer is started again. It ends at once if the settings are the same.
         """
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
     def seconds(self) -> float:
-        """Return the duration of a finished training, with the start of its process and its report."""
+        """Return the duration of a finished training in seconds, with the start of its process and its report."""
         metrics = run_directory.read_metrics(self.run) or {}
         return float(_read(self.record).get("seconds", metrics.get("seconds", 0.0)))
 
@@ -123,7 +123,7 @@ class Job:
         run_directory.write_json(self.record, {"arguments": self.arguments(), "seconds": round(seconds, 1)})
 
     def check(self, digest: str) -> None:
-        """Check a finished run.
+        """Check that a finished run belongs to this comparison. Unfinished runs are not checked.
 
         Args:
             digest: Digest of the dataset.
@@ -136,8 +136,8 @@ class Job:
         begun = _read(self.record)["arguments"]
         if begun != self.arguments():
             raise UserError(
-                f"{self.run}: is finished, but was trained with other flags: {' '.join(begun)}. Give the variant"
-                " another NAME, or pass another --out."
+                f"{self.run}: is finished, but was trained with other flags: {' '.join(begun)}. Pass another NAME"
+                " in --variant=NAME=TRAINER, or pass another --out."
             )
         settings = run_directory.read_settings(self.run)
         trained_on = settings["dataset"]["digest"]
@@ -148,8 +148,8 @@ class Job:
             )
         if self.plan and settings["flags"].get("records_sha256") != self.plan.sha256(self.out):
             raise UserError(
-                f"{self.run}: is finished, but was trained with another {self.plan.file}. Pass another --out, or put"
-                " the old file back."
+                f"{self.run}: is finished, but was trained with another version of the file {self.plan.file}. Pass"
+                " another --out, or restore the old file."
             )
 
 
@@ -158,10 +158,11 @@ def check_flags(variants: Sequence[Variant], excluded: Mapping[str, str]) -> Non
 
     Args:
         variants: The variants.
-        excluded: Name of a flag that cannot be used -> the flag of this comparison that excludes it.
+        excluded: Name of a flag that variants must not have -> the flag of this comparison that forbids it.
 
     Raises:
-        UserError: A trainer does not have a flag, a value has the wrong type, or a flag is excluded.
+        UserError: A trainer does not have a flag, a value has the wrong type, or a flag is not allowed
+            in this comparison.
     """
     for variant in variants:
         given = values_of(variant)
@@ -174,10 +175,10 @@ def check_flags(variants: Sequence[Variant], excluded: Mapping[str, str]) -> Non
 
 
 def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
-    """Check that no training with folds starts with a model that has seen the images of its fold.
+    """Check that no variant starts from a model that has seen the images of the folds.
 
     Raises:
-        UserError: A variant starts with a model that was trained on this dataset, or there is no such model.
+        UserError: A variant starts from a model that was trained on this dataset, or from one that does not exist.
     """
     for variant in variants:
         parent = values_of(variant).get("init_from")
@@ -185,8 +186,8 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
             continue
         if model_file.read_info(model_file.find(parent, "init_from")).dataset_digest == data.digest:
             raise UserError(
-                f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That run has"
-                " seen the images of the folds, and their accuracy would be too high. Start from another run, or"
+                f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That model has"
+                " already seen the images of the folds, so the accuracy would be too high. Start from another run, or"
                 " compare without --folds."
             )
 

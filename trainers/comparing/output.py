@@ -1,4 +1,4 @@
-"""The files of a comparison, and the lines that the command prints at its end."""
+"""Write the files of a comparison, and make the lines that the command prints at its end."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def write(outcome: Outcome) -> Iterator[str]:
 
 
 def command_text(job: Job) -> str:
-    """Return the command of a training, as typed in a shell."""
+    """Return the command of a training as text for a shell."""
     return shlex.join(["python", *job.command()[1:]])
 
 
 def _differences(outcome: Outcome) -> Iterator[str]:
-    """Yield a line for the difference of the best variant to each other one."""
+    """Yield a line for each other variant: the difference in accuracy between the best variant and it."""
     rows = comparison.best_first(outcome.summary.rows)
     yield from (str(each) for each in outcome.summary.differences if each.first == rows[0].name)
 
@@ -74,9 +74,10 @@ def _facts(outcome: Outcome) -> Facts:
 
 
 def final_commands(outcome: Outcome) -> list[str]:
-    """Return the commands that train the best setting on the dataset's splits and evaluate it.
+    """Return the command that trains the best setting, and the command that evaluates its model.
 
-    Without a test split, there is nothing to evaluate it on. Without a search, there are no commands.
+    The second command uses the test split. If the dataset has none, this command is left out. Without a search, the
+    list is empty.
     """
     if not outcome.search:
         return []
@@ -87,7 +88,7 @@ def final_commands(outcome: Outcome) -> list[str]:
 
 
 def _final(outcome: Outcome, facts: Facts) -> Iterator[str]:
-    """Yield the best setting of a search, and its commands."""
+    """Yield the best setting of a search, and the commands to train and to evaluate it."""
     if not outcome.search:
         return
     best = outcome.search.finalists[0]
@@ -97,14 +98,14 @@ def _final(outcome: Outcome, facts: Facts) -> Iterator[str]:
         f" {outcome.search.seconds / 60:,.1f} minutes of training"
     )
     train, *evaluate = facts.final
-    trained = "" if outcome.folds else ", which is trained already"
-    yield f"its model{trained}:\n    {train}"
+    trained = "" if outcome.folds else " (its model is trained already)"
+    yield f"to train this setting{trained}:\n    {train}"
     if evaluate:
-        yield f"its accuracy on images that no choice was made on:\n    {evaluate[0]}"
+        yield f"to evaluate it on the test split, which was not used to choose it:\n    {evaluate[0]}"
     else:
         yield (
-            "The dataset has no test split for an unbiased figure. Convert again with --test_fraction=0.2 of"
-            " python -m tfrecord_tools.convert, and search on that dataset."
+            "The dataset has no test split, so there is no unbiased accuracy. Run python -m tfrecord_tools.convert"
+            " again with --test_fraction=0.2, and search on the new dataset."
         )
 
 

@@ -1,4 +1,4 @@
-"""Run the trainings of a comparison in another process, and report each on a line."""
+"""Run the trainings of a comparison in a worker process, and print a line for each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from trainers import run_directory
 from trainers.comparing.jobs import Job
 from trainers.comparing.worker import Request
 
-_MOST = 50  # Trainings of one process. It keeps about 20 MB of each, and another start takes four seconds.
-# TensorFlow cannot switch determinism off again in the same process, and the names of two users' layers may be equal.
-# So all trainings of a process have the same flags of this kind.
+# Most trainings in one process. Each leaves about 20 MB in memory, and the start of a new process takes four seconds.
+_MOST = 50
+# TensorFlow cannot switch determinism off again in the same process, and two files of the user may define layers with
+# the same name. So all trainings of a process must have the same values of these flags.
 _OF_PROCESS = re.compile(r"--?(deterministic|custom_objects|model)(=|$)|.*(:|\.py\b|\.keras\b)")
 
 
@@ -42,7 +43,7 @@ class Runner:
 
         Args:
             job: The training.
-            position: Text in front of the line about it, such as 2/10.
+            position: Text at the start of the line about the training, such as 2/10.
         """
         if job.is_done():
             command.say(f"{position}  {job}: is finished already")
@@ -57,7 +58,7 @@ class Runner:
         if code or metrics is None:
             command.say(f"failed with exit code {code}: {_last_error(job.log)}")
             return False
-        # The time of a process that was killed is in metrics.json.
+        # If the training was begun by a process that was killed, metrics.json also counts the time of that process.
         job.finish(max(seconds, metrics["seconds"]) if is_begun else seconds)
         command.say(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s")
         return True
@@ -78,7 +79,7 @@ class Runner:
         return int(reply) if reply else process.wait() or 1
 
     def _started(self) -> subprocess.Popen[str]:
-        """Return the worker process. If it does not run, it is started."""
+        """Return the worker process. If it is not running, start it."""
         if self._process is None or self._process.poll() is not None:
             self._count = 0
             self._process = subprocess.Popen(
@@ -92,13 +93,13 @@ class Runner:
 
     def _stop(self) -> None:
         if self._process is not None:
-            with self._process as process:  # It closes the pipes and waits.
+            with self._process as process:  # The context closes the pipes and waits.
                 process.kill()
             self._process = None
 
 
 def _last_error(log: Path) -> str:
-    """Return the last error of a training, or the last line if there is none."""
+    """Return the last error in the output of a training. If there is none, return the last line."""
     lines = log.read_text(errors="replace").strip().splitlines()
     errors = [line for line in lines if line.startswith(("error: ", "FATAL "))]
     return (errors or lines or [""])[-1]

@@ -1,11 +1,12 @@
-"""Search for good settings by successive halving: short trainings of many, full ones of the best.
+"""Search for good settings: short trainings with many settings, then full trainings with the best.
 
-A setting is a variant with a learning rate and an augmentation. After each rung of the search, the best settings go on
-to the next rung, in which a training costs about three times as much: more folds or more epochs. In the last rung, a
-setting is trained as `compare` trains a variant: on all folds and with all epochs.
+A setting is a variant with a learning rate and an augmentation. The search has rounds, called rungs ("successive
+halving"). After each rung, the best settings go on to the next rung, in which a training costs about three times as
+much: more folds or more epochs. In the last rung, a setting is trained as `compare` trains a variant: on all folds and
+with all epochs.
 
-The budget counts the recorded durations of the trainings, in the order in which they are made. So a search that was
-killed makes the same decisions when it is repeated, and trains only what is missing.
+The budget counts the recorded durations of the trainings, in the order in which they are made. So if a search was
+killed and is repeated, it makes the same decisions and runs only the missing trainings.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ AUGMENTATIONS = ("none", "standard", "strong")
 REDUCTION = 3  # A training costs this many times as much as in the rung before.
 _LEAST_SHARE = 0.1  # A training with a smaller share of the epochs says little about a full one.
 _SHORT = {"learning_rate": "lr"}  # Names of flags in the names of settings.
-_FEWEST = 2  # Settings in the first rung, however long they take.
+_FEWEST = 2  # Least number of settings in the first rung, even if their trainings take longer than the budget.
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """When a search ends.
+    """The limits of a search.
 
     Attributes:
-        minutes: Minutes of training. Trainings that have begun are finished. None: no limit.
-        trials: Number of settings in the first rung. None: all that there is time for.
+        minutes: Minutes of training. Trainings that have begun are finished. If None, there is no limit.
+        trials: Number of settings in the first rung. If None, as many as there is time for.
     """
 
     minutes: float | None = None
@@ -76,7 +77,7 @@ class Setting:
 
     Attributes:
         variant: The variant, with the flags of the setting.
-        base: Name of the variant without them.
+        base: Name of the variant without the flags of the setting.
         origin: Name of the setting with all its epochs.
         learning_rate: Learning rate of each phase.
         augment: Name of the augmentation.
@@ -91,7 +92,7 @@ class Setting:
     epochs: tuple[int, ...]
 
     def shortened(self, share: float) -> Setting:
-        """Return the setting with a share of its epochs, at least one per phase."""
+        """Return the setting with a share of its epochs, but at least one epoch per phase."""
         epochs = tuple(max(1, round(share * count)) if count else 0 for count in self.epochs)
         if epochs == self.epochs:
             return self
@@ -101,11 +102,11 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rung:
-    """How the settings of a rung are trained.
+    """How settings are trained in a rung (round) of the search.
 
     Attributes:
-        share: Share of the epochs.
-        folds: Number of folds; 0: the splits of the dataset.
+        share: Share of the epochs that are trained, above 0 and at most 1.
+        folds: Number of folds that are trained. 0: the splits of the dataset are used.
     """
 
     share: float
@@ -124,10 +125,11 @@ class Trial:
         rung: Number of the rung, from 1.
         setting: The setting, with the epochs of this rung.
         folds: Number of folds; 0: the splits of the dataset.
-        accuracy: Share of right predictions for the validation records of all these folds; None: a training failed.
-        loss: Mean cross-entropy for these records; None: a training failed.
-        images: Number of these records.
-        seconds: Duration of the trainings, also of those that an earlier rung has made.
+        accuracy: Share of the validation records of all these folds that are classified correctly, 0..1. None if a
+            training failed.
+        loss: Mean cross-entropy for the same validation records. None if a training failed.
+        images: Number of the validation records.
+        seconds: Duration of the trainings. Trainings that an earlier rung has made count, too.
     """
 
     rung: int
@@ -160,7 +162,7 @@ class Search:
     """The result of a search.
 
     Attributes:
-        trials: Everything that was tried, in its order.
+        trials: All trials, in the order in which they were made.
         seconds: Duration of all trainings.
     """
 
@@ -175,7 +177,7 @@ class Search:
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the successful trials by falling accuracy. If two are equal, the lower loss comes first."""
+    """Return the successful trials by falling accuracy. For equal accuracy, the lower loss comes first."""
     successful = [trial for trial in trials if trial.accuracy is not None]
     return sorted(successful, key=lambda trial: (-(trial.accuracy or 0.0), trial.loss))
 
@@ -183,8 +185,9 @@ def best_first(trials: Sequence[Trial]) -> list[Trial]:
 def settings(variants: Sequence[Variant], seed: int) -> list[Setting]:
     """Return all settings in the order in which they are tried.
 
-    The variants themselves come first, and trainings on features, which take seconds, before the others. A flag of a
-    variant is kept: a variant with --learning_rate is tried with this rate only.
+    Variants without changes come before changed variants. In both groups, trainings on features come first, because
+    they take only seconds. The search does not change flags that a variant has. For example, a variant with
+    --learning_rate is only tried with this rate.
 
     Args:
         variants: The variants.
@@ -229,7 +232,7 @@ def _settings_of(variant: Variant) -> Iterator[Setting]:
 
 
 def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with all its phases, also those that --epochs leaves out."""
+    """Return the recipe with all phases, including phases that --epochs leaves out."""
     every = {name: value for name, value in values.items() if name != "epochs"}
     try:
         return training_options.recipe(variant.trainer, every)
@@ -238,18 +241,18 @@ def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
 
 
 def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:
-    """Return a variant with further flags, which are also part of its name."""
+    """Return a variant with additional flags. The flags are also added to its name."""
     flags = [f"--{name}={value}" for name, value in changes.items()]
     name = " ".join([variant.name, *(f"{_SHORT.get(name, name)}={value}" for name, value in changes.items())])
     return dataclasses.replace(variant, name=name, flags=(*variant.flags, *flags))
 
 
 def ladder(count: int, folds: int) -> list[Rung]:
-    """Return the rungs. A training in a rung costs about a third of one in the next rung.
+    """Return the rungs. A training takes about a third of the time of a training in the next rung.
 
     Args:
         count: Number of settings in the first rung.
-        folds: Number of folds; 0: the splits of the dataset.
+        folds: Number of folds. 0: the splits of the dataset are used.
     """
     rungs: list[Rung] = []
     cost = float(max(1, folds))
@@ -269,16 +272,18 @@ def search(
 ) -> Search:
     """Search by successive halving.
 
-    Each rung gets the same part of the minutes, and takes the best settings of the rung before until this time is over.
-    Since its trainings cost three times as much, that is usually a third of them. Time that a rung does not need is
-    left for the next rungs. Without a limit of minutes, exactly a third goes on.
+    Each rung gets the same part of the minutes. A rung trains the best settings of the rung before, the best one first,
+    until its time is over. The trainings cost three times as much as before, so this is usually a third of the
+    settings. The next rungs also get the time that a rung does not need. Without a limit of minutes, exactly the
+    best third of the settings goes on, rounded up.
 
     Args:
         ordered: All settings, see `settings`.
         folds: Number of folds; 0: the splits of the dataset.
         limits: The budget.
-        evaluate: Function of a setting, a rung, its number and its position for the user. It trains, and returns the
-            result and the seconds of its trainings that no earlier call has made.
+        evaluate: Function that trains a setting in a rung. It takes the setting, the rung, the number of the rung, and
+            a text with the position of the setting, such as 2/9. It returns the result, and the seconds of the
+            trainings that no earlier call has made.
         log: Receives the lines for the user.
 
     Raises:
@@ -300,7 +305,10 @@ def search(
         trials += [trial for _, trial in made]
         best = best_first([trial for _, trial in made])
         if not best:
-            raise UserError(f"--search: all {words.number(len(made), 'setting')} of rung {number} failed.")
+            raise UserError(
+                f"--search: all {words.number(len(made), 'setting')} of rung {number} failed. Read the .log files of"
+                " the runs, and correct the cause."
+            )
         of_trial = {id(trial): setting for setting, trial in made}
         going_on = len(best) if limits.minutes else math.ceil(len(made) / REDUCTION)
         chosen = [of_trial[id(trial)] for trial in best[:going_on]]
@@ -308,14 +316,15 @@ def search(
 
 
 class Evaluator:
-    """Callable that trains a setting on the folds of a rung, for `search`."""
+    """Train a setting as a rung requires. This is the argument `evaluate` of `search`."""
 
     def __init__(self, job: Callable[[Variant, int], Job], train: Callable[[Job, str], bool]) -> None:
         """Prepare the trainings.
 
         Args:
-            job: Function of a variant and the number of a fold. Without folds, the number is 0.
-            train: Function of a training and its position. It runs the training unless it is finished, and returns
+            job: Function that takes a variant and the number of a fold, and returns the training. Without folds, the
+                number is 0.
+            train: Function that takes a training and its position, runs the training unless it is finished, and returns
                 whether it succeeded.
         """
         self._job, self._train = job, train
@@ -323,7 +332,7 @@ class Evaluator:
         self.failed: list[Job] = []
 
     def __call__(self, setting: Setting, rung: Rung, number: int, position: str) -> tuple[Trial, float]:
-        """Return the result, and the seconds of the trainings that no earlier call has made."""
+        """Return the result, and the seconds of all trainings that no earlier call has made."""
         own = setting.shortened(rung.share)
         every = [self._job(own.variant, fold) for fold in range(1, rung.folds + 1)] or [self._job(own.variant, 0)]
         new = 0.0

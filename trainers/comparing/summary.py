@@ -1,4 +1,4 @@
-"""The results of a comparison: a row per variant and, in cross-validation, their differences."""
+"""The results of a comparison: a row per variant, and the differences between variants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Summary:
 
     Attributes:
         rows: A row per variant, in the given order.
-        differences: In cross-validation, the difference of each two variants with results.
+        differences: In cross-validation, the difference in accuracy for each pair of variants with results.
         predictions: In cross-validation, the out-of-fold predictions of each variant and seed.
     """
 
@@ -37,7 +37,7 @@ def summarize(jobs: Sequence[Job], failed: Sequence[Job], folds: Folds | None) -
     Args:
         jobs: All trainings.
         failed: The trainings that ended with an error.
-        folds: The folds, in cross-validation.
+        folds: The folds of a cross-validation. None: there was no cross-validation.
 
     Raises:
         UserError: A file of results is missing or damaged.
@@ -63,7 +63,7 @@ def _cross_validation(of_variant: Mapping[Variant, Sequence[Job]], failed: Seque
             of_seed = [job for job in own if job.seed == seed]
             metrics = [run_directory.read_metrics(job.run) for job in of_seed]
             finished: list[Metrics] = [each for each in metrics if each is not None]
-            if len(finished) < len(of_seed):  # The mean over some of the folds could not be compared.
+            if len(finished) < len(of_seed):  # A mean over only some folds cannot be compared with other means.
                 continue
             found.append(out_of_fold.gather(variant.name, seed, folds, [job.run for job in of_seed]))
             runs.append(out_of_fold.metrics(found[-1], finished))

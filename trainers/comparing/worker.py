@@ -1,7 +1,7 @@
-"""A process that runs trainings one after the other, so that TensorFlow is imported once.
+"""A process that runs trainings one after the other, so that TensorFlow is imported only once.
 
-Each line of the standard input is a training as JSON: trainer, flags and the file for its output. Each line of the
-standard output is the exit code of a training. If the process that started this one ends, the training ends too.
+Each line of the standard input is a `Request` as JSON. After each training, the process writes a line with the exit
+code to the standard output. If the process that started this one ends, the training ends, too.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from trainers.training_options import OPTIONS
 
 
 class Request(TypedDict):
-    """A training.
+    """A training to run.
 
     Attributes:
         trainer: Name of the trainer.
         flags: Flags of the trainer.
-        log: File to which the output is added.
+        log: File to which the output is appended.
     """
 
     trainer: str
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _receive(requests: queue.SimpleQueue[Request | None], busy: threading.Event) -> None:
-    """Put requests into a queue. End the process during a training if the sender is gone, as after a kill."""
+    """Put requests into a queue. If the sender has ended, for example by a kill, end this process."""
     for line in sys.stdin:
         requests.put(json.loads(line))
     if busy.is_set():
@@ -60,7 +60,7 @@ def _receive(requests: queue.SimpleQueue[Request | None], busy: threading.Event)
 
 
 def _redirect(log: str) -> None:
-    """Add all further output, also that of TensorFlow's libraries, to a file."""
+    """Append all further output to a file, including the output of TensorFlow's libraries."""
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -72,7 +72,7 @@ def _train(request: Request) -> None:
     given: dict[str, Any] = options.parsed(OPTIONS[trainer], request["flags"], f"trainers.{trainer}")
     training_options.train(trainer, given, command.say)
 
-    import keras  # Imported late, because wrong flags are reported without TensorFlow.
+    import keras  # Imported late, so that wrong flags are reported without waiting for TensorFlow.
 
     keras.backend.clear_session()
     gc.collect()

@@ -1,1 +1,1 @@
-"""Devices, workers, and the diagnosis of a machine."""
+"""Set up the device and the workers of a training, and check a machine."""

@@ -1,4 +1,4 @@
-"""The workers of a training on several machines. Does not need TensorFlow."""
+"""Find the workers (processes) of a training on several machines. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The workers of a job, and the number of this process among them.
+    """The workers of a training, and the number of this process.
 
     Attributes:
         worker: Number of this process, from 0. Worker 0 is the chief, which writes all files.
@@ -28,8 +28,16 @@ class Cluster:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(i, n): this process reads the i-th of n slices of each batch."""
+        """(i, n): this process reads slice i, from 0, of the n slices of each batch."""
         return self.worker, self.workers
+
+
+def is_chief() -> bool:
+    """Return whether this process is worker 0, or is not one of several workers."""
+    try:
+        return from_environment().worker == 0
+    except UserError:
+        return True
 
 
 def from_environment() -> Cluster:
@@ -42,7 +50,9 @@ def from_environment() -> Cluster:
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
-        raise UserError(f"--strategy=multi_worker: TF_CONFIG is not set in the environment. Set it as in {_EXAMPLE}.")
+        raise UserError(
+            f"--strategy=multi_worker: TF_CONFIG is not set in the environment. Set it to a value such as {_EXAMPLE}."
+        )
     try:
         job: dict[str, Any] = json.loads(text)
         addresses, kind, index = job["cluster"], job["task"]["type"], int(job["task"]["index"])
@@ -50,11 +60,11 @@ def from_environment() -> Cluster:
             raise TypeError
         names = [(role, i) for role in ("chief", "worker") for i in range(len(addresses.get(role, ())))]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"TF_CONFIG={text}: must be as in {_EXAMPLE}.") from error
+        raise UserError(f"TF_CONFIG={text}: must be JSON such as {_EXAMPLE}.") from error
     if (kind, index) not in names or set(addresses) - {"chief", "worker"} or len(addresses.get("chief", ())) > 1:
         raise UserError(
-            f"TF_CONFIG={text}: cluster may list workers and at most one chief, and task must be one of them"
-            f" (task is {kind} {index}; an index is counted from 0), as in {_EXAMPLE}."
+            f"TF_CONFIG={text}: the cluster or the task ({kind} {index}) is wrong. The cluster may only list workers"
+            f" and at most one chief. The task must be one of them, with an index from 0. Example: {_EXAMPLE}."
         )
     return Cluster(
         worker=names.index((kind, index)), workers=len(names), addresses=tuple(addresses[k][i] for k, i in names)

@@ -1,4 +1,4 @@
-"""The device of a training, with its precision and compilation."""
+"""Find the device of a training, and choose its precision, compilation and distribution strategy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainers.devices.cluster import Cluster
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-    """The device or devices on which steps are computed.
+    """The device or devices on which training steps are computed.
 
     Attributes:
         name: "CPU", or the product name of the GPU.
         precision: Name of a Keras dtype policy.
         jit_compile: Whether steps are compiled with XLA.
         replicas: Number of devices that share each batch, over all workers.
-        strategy: Strategy that distributes models over the devices. None: one device without a strategy.
-        cluster: The workers of the job.
+        strategy: Strategy of TensorFlow that distributes models over the devices. If None, one device is used.
+        cluster: The workers of the training.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Device:
 
     @property
     def chief(self) -> bool:
-        """Whether this process writes files."""
+        """Whether this process is worker 0, which writes all files."""
         return self.cluster.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -53,8 +53,8 @@ class Device:
     def distributed(self, data: tf.data.Dataset, batch_size: int) -> Any:
         """Prepare this worker's part of a dataset for `fit`. On one machine, `fit` does this itself.
 
-        Keras does not know the number of batches, which may differ between workers. So every worker continues until
-        the last one has no batches left.
+        The number of batches may differ between workers, so it is hidden from Keras. Then every worker continues until
+        no worker has batches left.
 
         Args:
             data: Batches of this worker.
@@ -68,7 +68,7 @@ class Device:
     def averager(self, variables: Sequence[keras.Variable]) -> Callable[[], None]:
         """Return a function that sets variables to the mean of their values on all devices.
 
-        All workers must call the function at the same time. This also holds for `all_gather` and `barrier`.
+        All workers must call the function at the same time. The same is true for `all_gather` and `barrier`.
         """
         strategy = self.strategy
         if strategy is None or not variables:
@@ -84,7 +84,7 @@ class Device:
         return compiled
 
     def all_gather(self, number: int) -> list[int]:
-        """Return the number that each worker gives, the chief's first."""
+        """Return the numbers that all workers pass to this method. The number of the chief is the first."""
         strategy = self.strategy
         if strategy is None or self.cluster.workers == 1:
             return [number]
@@ -113,15 +113,15 @@ def set_up(
 ) -> Device:
     """Find the device and configure Keras for it.
 
-    It sets memory growth, the dtype policy, seeds and deterministic operations. Call it once, before any model or
-    tensor is made.
+    This sets memory growth, the dtype policy, seeds and deterministic operations. Call this function once, before any
+    model or tensor is made.
 
     Args:
         precision: One of `recipes.PRECISIONS`. "auto": mixed precision on GPUs that support it, else float32.
         seed: Seed of Python's, NumPy's and Keras's random numbers.
         deterministic: Whether only operations with reproducible results are used. Slower on GPUs.
         strategy: As in `recipes.TrainConfig`.
-        cluster: The workers of the job, for strategy "multi_worker".
+        cluster: The workers of the training, for strategy "multi_worker".
         log: Receives a line if this process has to wait for other workers.
 
     Raises:
@@ -140,11 +140,11 @@ def set_up(
 def precision_for(compute_capability: tuple[int, int] | None) -> str:
     """Return the fastest reliable precision for a device.
 
-    It is bfloat16 on GPUs from Ampere on, float16 on Volta and Turing, and float32 on all others.
+    It is bfloat16 on Ampere and newer GPUs, float16 on Volta and Turing, and float32 on all other devices.
 
     Args:
-        compute_capability: Compute capability of the GPU. None for a CPU, on which half precision is emulated and ten
-            times slower.
+        compute_capability: Compute capability of the GPU, such as (8, 0). None for a CPU, because CPUs emulate half
+            precision, which is ten times slower.
     """
     if compute_capability is None or compute_capability < (7, 0):
         return "float32"
@@ -153,7 +153,7 @@ def precision_for(compute_capability: tuple[int, int] | None) -> str:
 
 def _find(precision: str, strategy: str, cluster: Cluster, log: Callable[[str], object]) -> Device:
     gpus = tf.config.list_physical_devices("GPU")
-    # Notebooks may have used the GPU already, which fixes how its memory grows.
+    # TensorFlow raises RuntimeError if the GPU is in use already, as in a notebook. Memory growth then stays unchanged.
     with contextlib.suppress(RuntimeError):
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -185,9 +185,10 @@ def _make_strategy(
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"TF_CONFIG: the workers cannot connect to each other: {one_line(error)}. This is worker"
-                f" {cluster.worker}, at {cluster.addresses[cluster.worker]}. Start all workers, each with a free port."
+                f" {cluster.worker}, at {cluster.addresses[cluster.worker]}. Start all workers. The port of each worker"
+                " must be free."
             ) from error
-    # A strategy is used even for one GPU: its dataset copies batches to the GPU ahead of time, which `fit` does not.
+    # A strategy is used even for one GPU, because it copies batches to the GPU ahead of time. `fit` alone does not.
     if strategy == "mirrored" or (strategy == "auto" and kind == "GPU"):
         return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
     return None

@@ -1,6 +1,7 @@
-"""Checks of whether this machine can train, with advice.
+"""Check whether this machine can train, and give advice.
 
-Checks that need TensorFlow import it in their functions. So this module can be imported even if TensorFlow is broken.
+The checks that need TensorFlow import it only when they run. So this module can be imported even if TensorFlow is
+broken.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from tfrecord_tools.errors import one_line
 FINE, NOTE, BROKEN = "fine", "note", "BROKEN"
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and first byte of the PCI class of display devices.
 _GPU_EXTRA = "pip install 'tfrecord-tools[gpu]'"
-# Bytes. Below these limits, the check gives advice. TensorFlow alone needs about 2 GB of memory.
+# Limits in bytes. The check gives advice if less is free. TensorFlow alone needs about 2 GB of memory.
 _SMALL_MEMORY, _SMALL_DISK = 4e9, 5e9
-_STEP = (32, 56, 64)  # The convolution that is timed: images, pixels per side, channels of input and output.
-_ROUNDS = 5
+# The convolution that is timed: number of images, pixels per side, and channels of the input and of the output.
+_STEP = (32, 56, 64)
+_ROUNDS = 5  # Number of timed steps.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +54,15 @@ class Diagnosis:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cuda:
-    """Everything that determines whether TensorFlow can use an NVIDIA GPU.
+    """The facts that decide whether TensorFlow can use an NVIDIA GPU.
 
     Attributes:
         cards: Number of NVIDIA cards on the PCI bus.
-        driver: Version of the driver's kernel module. "": not loaded.
+        driver: Version of the driver's kernel module. "" if it is not loaded.
         driver_library: Whether the driver's libcuda can be loaded.
         built: Whether this TensorFlow was built for CUDA.
         missing: Names of CUDA libraries that cannot be found.
-        hidden: Value of CUDA_VISIBLE_DEVICES. None: not set.
+        hidden: Value of CUDA_VISIBLE_DEVICES. None if it is not set.
     """
 
     cards: int = 0
@@ -72,7 +74,7 @@ class Cuda:
 
 
 def examine() -> Iterator[Diagnosis]:
-    """Run all checks in order. A check may need an import that an earlier check has made."""
+    """Run all checks in a fixed order, because a check may need an import that an earlier check has made."""
     yield _guarded("packages", packages)
     checks: dict[str, Callable[[], Diagnosis]] = {
         "GPU": gpu,
@@ -117,7 +119,7 @@ def gpu() -> Diagnosis:
 
 
 def no_gpu(cuda: Cuda) -> Diagnosis:
-    """Find out why TensorFlow has no GPU. The card is checked first, then the driver, then TensorFlow."""
+    """Find out why TensorFlow cannot use a GPU. Check the card first, then the driver, then TensorFlow."""
     if platform.system() != "Linux":
         return Diagnosis("GPU", NOTE, f"none: TensorFlow uses GPUs only on Linux, and this is {platform.system()}")
     if not cuda.cards and not cuda.driver:
@@ -137,7 +139,7 @@ def no_gpu(cuda: Cuda) -> Diagnosis:
     if cuda.missing:
         result = f"none: there is driver {cuda.driver}, but CUDA libraries are missing: {', '.join(cuda.missing)}"
         return Diagnosis("GPU", BROKEN, result, f"Run {_GPU_EXTRA}.")
-    result = f"none, although there are a card, driver {cuda.driver} and CUDA's libraries"
+    result = f"none, although a card, driver {cuda.driver} and the CUDA libraries were found"
     advice = "Set TF_CPP_MAX_VLOG_LEVEL=1 to make TensorFlow print the reason. The driver may be too old."
     return Diagnosis("GPU", BROKEN, result, advice)
 
@@ -183,7 +185,7 @@ def convolution() -> Diagnosis:
 
 
 def xla() -> Diagnosis:
-    """Check whether XLA compiles, since the augmentation needs it on every device."""
+    """Check whether XLA works, because the augmentation needs it on every device."""
     import tensorflow as tf
 
     total = float(tf.function(lambda x: tf.reduce_sum(x * 2), jit_compile=True)(tf.ones(1000)))
@@ -209,7 +211,7 @@ def memory(available: int) -> Diagnosis:
 
 
 def disk(free: int) -> Diagnosis:
-    """Check the free disk space in bytes where runs are written."""
+    """Check the free disk space, in bytes, of the directory where runs are written."""
     result = f"{free / 1e9:,.0f} GB free in this directory, where runs/ is written"
     if free < _SMALL_DISK:
         command = "python -m trainers.finetune --run=DIRECTORY"
@@ -228,7 +230,7 @@ def processors() -> Diagnosis:
 def _guarded(check: str, run: Callable[[], Diagnosis]) -> Diagnosis:
     try:
         return run()
-    except Exception as error:  # noqa: BLE001  A broken installation may raise any error, which is the result.
+    except Exception as error:  # noqa: BLE001  A broken installation may raise any error. The error is the result.
         advice = "Run pip install --force-reinstall tfrecord-tools." if isinstance(error, ImportError) else ""
         return Diagnosis(check, BROKEN, f"{type(error).__name__}: {one_line(error)}", advice)
 
@@ -276,7 +278,7 @@ def _loads(library: str) -> bool:
 
 
 def _in_wheels(library: str) -> bool:
-    """Return whether one of NVIDIA's wheels holds the library. TensorFlow finds it there."""
+    """Return whether one of NVIDIA's wheels has the library, because TensorFlow finds it there."""
     return bool(glob.glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "*", "lib", library)))
 
 
@@ -290,14 +292,14 @@ def _memory_bytes() -> int:
     text = Path("/proc/meminfo").read_text()
     available = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     limits = [int(available[1]) * 1024] if available else [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError, ValueError):  # This is not a container, or its limit is "max".
+    with contextlib.suppress(OSError, ValueError):  # There is no container, or its limit is "max".
         group = Path("/sys/fs/cgroup")
         limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return min(limits)
 
 
 def _wanted(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions that this package requires: name -> `>=1,<2`. Empty if it is not installed."""
+    """Return the versions that this package requires: name -> `>=1,<2`. {}: it is not installed."""
     try:
         requirements = importlib.metadata.requires("tfrecord-tools") or []
     except importlib.metadata.PackageNotFoundError:
@@ -307,7 +309,7 @@ def _wanted(names: Sequence[str]) -> dict[str, str]:
 
 
 def _within(version: str, range_: str) -> bool:
-    """Return whether a version such as 2.21.0rc1 is within a range such as `>=2.21,<2.22`, by its numbers."""
+    """Return whether the numbers of a version, such as 2.21.0rc1, are in a range such as `>=2.21,<2.22`."""
     numbers = _numbers(version)
     for operator, bound in re.findall(r"(<|>=)([\d.]+)", range_):
         if (numbers < _numbers(bound)) != (operator == "<"):

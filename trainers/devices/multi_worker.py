@@ -1,12 +1,16 @@
-"""Additions to Keras's `fit` for several devices, in one process or in several.
+"""Make Keras's `fit` work on several devices, in one process or in several processes.
 
-Keras 3.15 fails under `tf.distribute.MultiWorkerMirroredStrategy` in two places of its TensorFlow trainer. It builds
-the model from a batch that it reduces over the processes, and it reduces the results of steps over an axis that scalars
-do not have. The version of Keras is pinned, and a test trains in two processes. On CPUs, TensorFlow's oneDNN
-convolutions also fail for empty batches, which devices get at the end of a validation.
+This module works around four problems:
 
-Keras's global seed generator belongs to a thread. A strategy runs its steps in other threads, where no variables can be
-created. Layers without a seed generator of their own need it, such as ConvNeXt's StochasticDepth.
+* Keras 3.15 builds a model from a batch that it has reduced over the processes. This fails with
+  `tf.distribute.MultiWorkerMirroredStrategy`.
+* With the same strategy, Keras reduces the results of steps over an axis that scalars do not have.
+* On CPUs, TensorFlow's oneDNN convolutions fail for empty batches. Devices get such batches at the end of a validation.
+* Each thread has its own global seed generator of Keras, which is a variable. A strategy runs steps in other threads,
+  where variables cannot be created. Layers without their own seed generator, such as ConvNeXt's StochasticDepth, need
+  the global one.
+
+The version of Keras is pinned, and a test trains in two processes.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from keras.src.random import seed_generator
 
 
 def for_several(model: keras.Model, workers: int) -> keras.Model:
-    """Return a model with the same layers and variables that `fit` can train on several devices.
+    """Return a model that `fit` can train on several devices. It shares layers and variables with `model`.
 
     Args:
         model: The model.
@@ -31,7 +35,7 @@ def for_several(model: keras.Model, workers: int) -> keras.Model:
 
 
 def share_global_random() -> None:
-    """Let the steps of a strategy use this thread's seed generator. Call it in the strategy's scope."""
+    """Let a strategy's steps use the seed generator of this thread. Call this in the strategy's scope."""
     owner, generator = threading.get_ident(), seed_generator.global_seed_generator()
 
     def shared() -> Any:
@@ -46,8 +50,8 @@ _of_this_thread = seed_generator.global_seed_generator
 class _OnDevices(keras.Model):
     def test_step(self, data: Any) -> Any:
         evaluate = super().test_step
-        # A device can get an empty batch in two cases: the last batch has too few images, or its worker has fewer
-        # batches than the others.
+        # A device can get an empty batch in two cases: the last batch has too few images for all devices, or the worker
+        # has fewer batches than the other workers.
         has_images = tf.shape(tf.nest.flatten(data)[0])[0] > 0
         return tf.cond(has_images, lambda: evaluate(data), self.get_metrics_result)
 
@@ -56,7 +60,7 @@ class _OnWorkers(_OnDevices):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         metrics = self._compile_metrics
         if metrics is not None and metrics.built and self.optimizer.built:
-            return  # Without this, each validation would read a batch in vain.
+            return  # Without this line, each validation would read a batch that it does not use.
         strategy = self.distribute_strategy
         if iterator is not None:
             _, _, batches = next(iter(iterator))

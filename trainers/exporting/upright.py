@@ -23,7 +23,8 @@ _ENTRY_BYTES = 12
 def decoded(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Decode a file to the input of a network, turned upright by its EXIF orientation.
 
-    Cropping and resizing are symmetric. So the small result is turned, which is faster than to turn the large image.
+    The small result is turned, which is faster than to turn the large image. Both give the same pixels, except that a
+    JPEG that is decoded at 1/2, 1/4 or 1/8 differs by up to 5 of 255 levels.
 
     Args:
         encoded: string[], the file. Files that are not JPEGs are not turned.
@@ -34,11 +35,14 @@ def decoded(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """
     number = orientation(encoded)
     swapped = dataclasses.replace(geometry, height=geometry.width, width=geometry.height)
+    rows, columns = _is_in(number, 3, 4, 7, 8), _is_in(number, 2, 3, 6, 7)  # Whether they are reversed.
     pixels = tf.cond(
-        number < 5, lambda: decode_pixels(encoded, geometry), lambda: _transposed(decode_pixels(encoded, swapped))
+        number < 5,
+        lambda: decode_pixels(encoded, geometry, mirrored=tf.stack([rows, columns])),
+        lambda: _transposed(decode_pixels(encoded, swapped, mirrored=tf.stack([columns, rows]))),
     )
-    pixels = tf.cond(_is_in(number, 2, 3, 6, 7), lambda: pixels[:, ::-1], lambda: pixels)
-    return tf.cond(_is_in(number, 3, 4, 7, 8), lambda: pixels[::-1], lambda: pixels)
+    pixels = tf.cond(columns, lambda: pixels[:, ::-1], lambda: pixels)
+    return tf.cond(rows, lambda: pixels[::-1], lambda: pixels)
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:

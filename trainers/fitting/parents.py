@@ -106,11 +106,27 @@ def find(run: str, flag: str = "init_from") -> Path:
             f" its {run_directory.MODEL}."
         )
     model = model_file.find(run, flag)
+    check_finished(model, run, flag)
+    return model
+
+
+def check_finished(model: Path, run: str, flag: str) -> None:
+    """Check that the training of a model file is finished.
+
+    A training that was killed just before its end may have saved its model.
+
+    Args:
+        model: The model file.
+        run: Value of the flag, for errors.
+        flag: Name of the flag, for errors.
+
+    Raises:
+        UserError: It is unfinished.
+    """
     if _settings_of(model) and run_directory.read_metrics(model.parent) is None:
         raise UserError(
             f"--{flag}={run}: the training is unfinished. Run its command again to finish it, then repeat this command."
         )
-    return model
 
 
 def _settings_of(path: Path) -> Settings:

@@ -215,11 +215,11 @@ def of_dataset(tfrecords: str, split: str | None, info: ModelInfo, names: Mappin
         names: Class of the dataset -> class of the model, as in `class_map.match`.
 
     Raises:
-        UserError: The dataset or the split does not exist, or the model lacks a class.
+        UserError: The dataset or the split does not exist, the split has no images, or the model lacks a class.
     """
     data = open_dataset(tfrecords)
     split = split or DEFAULT_SPLIT
-    records = data.records(split)
+    records = predictions.records_of(data, split)
     counts = np.bincount(records.labels, minlength=len(data.class_names))
     match = class_map.match(info.classes, data.class_names, counts, names, f"--tfrecords={tfrecords}")
     if match.left_out:

@@ -38,6 +38,8 @@ class PredictSet(Protocol):
     def judge(self, predictor: Predictor, info: ModelInfo) -> Iterator[Judged]:
         """Predict the classes of the images, a batch at a time, in their order.
 
+        The numbers are those of the records. Files have the position of the argument that names them.
+
         Raises:
             UserError: Too many records of a dataset are corrupt.
         """
@@ -52,7 +54,8 @@ class FileSet:
 
     def judge(self, predictor: Predictor, info: ModelInfo) -> Iterator[Judged]:
         yield _unreadable(info, self.found.unreadable)
-        yield from image_files.judge(predictor, info, self.found.sources)
+        for part in image_files.judge(predictor, info, self.found.sources):
+            yield dataclasses.replace(part, numbers=self.found.numbers[part.numbers])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,7 @@ class RecordSet:
                     sha256=sha256[numbers],
                     tta=predictor.tta,
                 ),
-                numbers=numbers,
+                numbers=records.rows[numbers],
             )
         yield _unreadable(info, {paths[number]: text for number, text in records.corrupt.items()})
 
@@ -124,7 +127,7 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
         image_key: Feature with the image in TFRecords of another tool; None: it is guessed.
 
     Raises:
-        UserError: There are no such records, or the split does not exist.
+        UserError: There are no such records, or the split does not exist or has no images.
     """
     is_dataset = os.path.isfile(os.path.join(tfrecords, dataset_files.CONVERT_JSON))
     if is_dataset and image_key:
@@ -137,7 +140,7 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
                 f"{data.directory}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Images without"
                 " labels are not in a dataset. To classify them, pass their files, or the TFRecords that hold them."
             )
-        return RecordSet(data, data.records(split))
+        return RecordSet(data, predictions.records_of(data, split))
     if split:
         raise UserError(
             f"--split={split}: only a dataset has splits, and --tfrecords={tfrecords} is not a dataset. Remove --split,"

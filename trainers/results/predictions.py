@@ -12,7 +12,7 @@ import numpy as np
 
 from tfrecord_tools.base import tabular, words
 from tfrecord_tools.errors import UserError, one_line
-from tfrecord_tools.records import Records
+from tfrecord_tools.records import Dataset, Records
 from trainers.auditing.audit_files import Doubts
 from trainers.models.model_file import ModelInfo
 from trainers.results import scores, views
@@ -122,6 +122,22 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     if probabilities.shape[1] == 2:
         return (probabilities[:, 1] >= threshold).astype(np.int64)
     return probabilities.argmax(1)
+
+
+def records_of(data: Dataset, split: str) -> Records:
+    """Open the records of a split that has at least one.
+
+    Raises:
+        UserError: The split does not exist, or decisions leave out all of its records.
+    """
+    records = data.records(split)
+    if not len(records):
+        others = [name for name in data.splits if len(data.records(name))]
+        raise UserError(
+            f"{data.directory}: split {split!r} has no images, because decisions leave out all of them. Splits with"
+            f" images: {', '.join(others)}. Pass one as --split."
+        )
+    return records
 
 
 def of_records(

@@ -9,13 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tfrecord_tools.base.files import StrPath, paths
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import formats, preparation, recode
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.base import ReadError, Store, printable
 from tfrecord_tools.sources.directory import stat_files
+
+_PNG_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "P", "RGB", "RGBA"})
+_NO_NUMBERS = "OSTU"  # Kinds of NumPy arrays: objects and texts.
 
 
 class Source(Protocol):
@@ -105,10 +109,12 @@ class Found:
 
     Attributes:
         sources: The files, in the order of the command line; sorted within directories, each file once.
+        numbers: i64[sources], the position of the argument that names the file or a directory above it.
         unreadable: Path -> reason, for directories that cannot be listed and files that cannot be images.
     """
 
     sources: Sequence[Source]
+    numbers: np.ndarray
     unreadable: Mapping[str, str]
 
 
@@ -119,8 +125,9 @@ def find(arguments: Sequence[str]) -> Found:
         UserError: A file does not exist, or there are no files.
     """
     sources: dict[str, Source] = {}
+    numbers: list[int] = []
     unreadable: dict[str, str] = {}
-    for argument in arguments:
+    for position, argument in enumerate(arguments):
         if os.path.isdir(argument):
             root, listing = argument, stores.list_store(argument, strict=False)
         elif os.path.exists(argument):
@@ -129,11 +136,13 @@ def find(arguments: Sequence[str]) -> Found:
             raise UserError(f"{argument}: does not exist. Pass images, or directories of images.")
         for number, name in enumerate(listing.paths):
             path = shown(root, name)
-            sources.setdefault(path, FileSource(path=path, listing=listing, number=number, named=not root))
+            if path not in sources:
+                sources[path] = FileSource(path=path, listing=listing, number=number, named=not root)
+                numbers.append(position)
         unreadable |= {shown(root, rejected.path): rejected.reason for rejected in listing.rejected}
     if not sources and not unreadable:
         raise UserError(f"{', '.join(arguments)}: contains no files. Pass images, or directories of images.")
-    return Found(sources=list(sources.values()), unreadable=unreadable)
+    return Found(sources=list(sources.values()), numbers=np.array(numbers, np.int64), unreadable=unreadable)
 
 
 def of_images(images: Images) -> Found:
@@ -145,11 +154,11 @@ def of_images(images: Images) -> Found:
     Raises:
         UserError: A file does not exist, or pixels have another type or shape.
     """
-    single = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 4) < 4
-    given: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    given = _listed(images)
     if not given:
         raise UserError("no images given. Pass paths of images, pixels u8[h w 3], or images of Pillow.")
     sources: list[Source] = []
+    numbers: list[int] = []
     unreadable: dict[str, str] = {}
     for number, image in enumerate(given):
         if isinstance(image, (str, os.PathLike)):
@@ -158,22 +167,56 @@ def of_images(images: Images) -> Found:
             unreadable |= found.unreadable
         else:
             sources.append(_in_memory(image, f"image {number}"))
-    return Found(sources=sources, unreadable=unreadable)
+        numbers += [number] * (len(sources) - len(numbers))
+    return Found(sources=sources, numbers=np.array(numbers, np.int64), unreadable=unreadable)
+
+
+def _listed(images: Any) -> list[Any]:
+    """Return the items of a sequence, of a batch of pixels, or of an array or a column of paths or images."""
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+        return [images]
+    if getattr(images, "ndim", 4) >= 4:
+        return list(images)
+    array = np.asarray(images)  # A column of pandas, too.
+    return np.atleast_1d(array).tolist() if array.dtype.kind in _NO_NUMBERS else [images]
 
 
 def _in_memory(image: Any, name: str) -> Source:
-    """Return an image as a PNG file in memory, so that it is prepared like any other file."""
-    pixels = image if isinstance(image, Image.Image) else np.asarray(image)
-    if isinstance(pixels, np.ndarray):
+    """Return an image as a file in memory, so that it is prepared like any other file."""
+    if not isinstance(image, Image.Image):
+        pixels = np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
             raise UserError(
                 f"{name}: is {pixels.dtype}{list(pixels.shape)}, but pixels must be uint8 with the shape [height,"
                 " width, 3], from 0 to 255. Convert them, or pass the path of the image."
             )
-        pixels = Image.fromarray(pixels)
+    try:
+        with preparation.as_bad_image():
+            data = _encoded(image if isinstance(image, Image.Image) else Image.fromarray(pixels))
+    except preparation.BadImage as error:
+        return MemorySource(path=name, data=b"", reason=str(error))
+    return MemorySource(path=name, data=data)
+
+
+def _encoded(image: Image.Image) -> bytes:
+    """Encode an image without loss, with its EXIF orientation. `prepare` turns it if the model needs that."""
+    image.load()  # Turns a TIFF upright, and reads an orientation that is stored after the pixels.
+    orientation = preparation.orientation_of(image)
+    image = formats.with_common_mode(image)
     file = io.BytesIO()
-    pixels.save(file, "PNG", compress_level=1)
-    return MemorySource(path=name, data=file.getvalue())
+    if image.mode in ("I", "F"):  # Only a TIFF can hold these levels. `prepare` maps them to 0..255, or refuses them.
+        Image.fromarray(np.asarray(image)).save(file, "TIFF")
+        return file.getvalue()
+    if image.mode.startswith("I;16") and image.mode not in _PNG_MODES:  # Another byte order.
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
+    if image.mode not in _PNG_MODES:
+        image = recode.plain(image)
+    more = {}
+    if orientation != 1:
+        more["exif"] = Image.Exif()
+        more["exif"][ExifTags.Base.Orientation] = orientation
+    image.save(file, "PNG", compress_level=1, **more)
+    return file.getvalue()
 
 
 def shown(root: str, name: str) -> str:

@@ -60,7 +60,15 @@ def predictor(model: keras.Model, tta: Sequence[str] = ()) -> Predictor:
     """
     from trainers.models import inference  # Here, since it imports TensorFlow.
 
-    return Predictor(inference.compiled(model), tuple(kind for kind in KINDS if kind in tta))
+    return of_compiled(inference.compiled(model), tta)
+
+
+def of_compiled(compute: Callable[[Any], Any], tta: Sequence[str] = ()) -> Predictor:
+    """Return a function that computes probabilities with a compiled model.
+
+    See `Predictor` for the arguments.
+    """
+    return Predictor(compute, tuple(kind for kind in KINDS if kind in tta))
 
 
 def both_classes(output: np.ndarray) -> np.ndarray:

@@ -115,8 +115,8 @@ def test_an_unfinished_audit_in_the_default_directory_is_as_none(workspace, tmp_
     with pytest.raises(UserError) as error:
         audit_files.find(data, str(directory))
     assert str(error.value) == (
-        f"--audit={directory}: is not finished. Pass the --out of a finished audit: python -m trainers.audit"
-        f" --tfrecords={workspace / 'out'}"
+        f"--audit={directory}: is not finished. Pass the directory of a finished audit. To make one, run python -m"
+        f" trainers.audit --tfrecords={workspace / 'out'}"
     )
 
 
@@ -165,11 +165,11 @@ def test_errors_name_the_flag_only_if_it_was_passed(damage, message, given, work
         audit_files.find(data, str(default) if given else None)
     audit = f"python -m trainers.audit --tfrecords={workspace / 'out'}"
     where, advice = (
-        (f"--audit={default}", f"Pass the --out of a finished audit: {audit}")
+        (f"--audit={default}", f"Pass the directory of a finished audit. To make one, run {audit}")
         if given
         else (
             str(default),
-            f"The audit of a dataset is found there without a flag. Run {audit} again, or delete the directory.",
+            f"An audit in this directory is used by default. Run {audit} again, or delete the directory.",
         )
     )
     assert str(error.value).startswith(f"{where}: {message}")

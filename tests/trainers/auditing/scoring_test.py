@@ -298,8 +298,8 @@ def test_a_chain_of_near_duplicates_does_not_become_one_unit():
     facts["phash"] = np.array(chain, np.uint64)[np.arange(300) % 32]
     audit = scoring.audit(dataclasses.replace(inputs, facts=facts))
     assert audit.notes == (
-        "note: near-duplicates form a chain of more than 60 images. It was cut at its least similar pairs, so some"
-        " images are judged with the help of their near-duplicates.",
+        "note: near-duplicates form a chain of more than 60 images. The chain was divided between its least similar"
+        " images, so some images are compared with their own near-duplicates.",
     )
     assert audit.estimate.records == 300
 
@@ -309,8 +309,8 @@ def test_a_large_group_stays_together_and_is_noted():
     units = np.where(np.arange(300) < 200, 0, inputs.units)
     audit = scoring.audit(dataclasses.replace(inputs, units=units))
     assert audit.notes == (
-        "note: 200 of 300 images are copies of each other or belong to one group. They are judged by the other 100"
-        " images only.",
+        "note: 200 of 300 images are copies of each other or belong to one group. They are compared only with the"
+        " other 100 images.",
     )
     assert scoring.audit(inputs).notes == ()
 
@@ -344,14 +344,14 @@ def test_many_classes():
         (
             slice(0, 50),
             {"units": np.zeros(50, np.uint64)},
-            "all records belong to one group. An audit judges each group by the others, so it needs at least two."
-            " Convert again with smaller groups.",
+            "all records belong to one group. An audit compares each group with other groups, so it needs at"
+            " least two. Convert again with smaller groups.",
         ),
         (
             slice(0, 20),
             {"labels": np.arange(20)},
-            "fewer than two classes have images in several groups. An audit judges an image by images of its class in"
-            " other groups. Convert more images, or smaller groups.",
+            "fewer than two classes have images in several groups. An audit compares an image with images of the same"
+            " class in other groups. Convert more images, or use smaller groups.",
         ),
     ],
 )

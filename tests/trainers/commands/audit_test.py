@@ -203,7 +203,7 @@ def test_the_printed_command_applies_the_decisions_and_they_are_not_asked_again(
     again: list[str] = []
     result = audit_dataset(config, again.append)
     assert result.estimate.high < 3
-    assert "  3 images decided in earlier reviews, not listed again" in again  # The fourth is left out.
+    assert "  not listed again: 3 images that you decided on in earlier reviews" in again  # The fourth is left out.
     assert json.loads((tmp_path / "audit/audit.json").read_text())["decided"] == 3
     decided = {row["sha256"] for row in listed[:4]}
     assert decided.isdisjoint(row["sha256"] for row in label_issues(tmp_path / "audit"))
@@ -231,7 +231,9 @@ def test_an_interrupted_audit_stops_no_training_and_is_replaced(workspace, audit
         lines: list[str] = []
         assert inputs.split(data, training, log=lines.append).doubts is None
         with pytest.raises(
-            UserError, match=f"^--audit={out}: is not finished. Pass the --out of a finished audit: python -m "
+            UserError,
+            match=f"^--audit={out}: is not finished. Pass the directory of a finished audit. To make one, run "
+            "python -m ",
         ):
             inputs.split(data, dataclasses.replace(training, audit=str(out)), log=lines.append)
         return lines
@@ -254,8 +256,13 @@ def test_issues_that_the_page_does_not_show_are_counted(workspace, audited, tmp_
     hidden = int(line.split()[0].replace(",", ""))
     assert len(result.issues) - 5 <= hidden < len(result.issues)
     assert line == (
+<<<<<<< HEAD
         f"  {hidden:,} issues with low ranks are in issues.csv but not on the page. To see more on the page,"
         " pass a number above 5 as --pictures"
+=======
+        f"  {hidden:,} issues with the lowest ranks are in issues.csv but not on the page. To see more on the page,"
+        " pass a larger --pictures than 5"
+>>>>>>> main
     )
     assert not [line for line in audited if "not on the page" in line]
 
@@ -356,7 +363,11 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--tfrecords is missing: the dataset to audit. Pass the --out of python -m tfrecord_tools.convert."),
+        (
+            (),
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m"
+            " tfrecord_tools.convert.",
+        ),
         (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--folds=1"), "--folds=1: must be at least 2. Five folds are usual."),
         (("--tfrecords=out", "--seed=-1"), "--seed=-1: must be from 0 to "),
@@ -370,7 +381,10 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
             "--features_from=src: a trained model has its own weights, scaling and image size. Remove",
         ),
         (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: does not exist."),
-        (("--tfrecords=out", "--out=src"), "--out=src: is not empty and not an audit (it has no audit.json)."),
+        (
+            ("--tfrecords=out", "--out=src"),
+            "--out=src: is not empty, and is not an audit, because it has no audit.json. Pass another --out.",
+        ),
         (("--tfrecords=out", "x"), "unexpected argument 'x'"),
     ],
 )
@@ -387,7 +401,7 @@ def test_features_of_a_trained_model(workspace, audited):
     assert run("trainers.scratch", *flags, cwd=workspace).returncode == 0
     done = run("trainers.audit", "--tfrecords=out", "--features_from=scratch", "--out=own", cwd=workspace)
     assert done.returncode == 0, done.stderr
-    assert "features: of the model scratch" in done.stdout
+    assert "features: computed by the model scratch" in done.stdout
     assert json.loads((workspace / "own/audit.json").read_text())["features_from"] == "scratch"
 
 

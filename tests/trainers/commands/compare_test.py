@@ -204,7 +204,8 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=workspace)
     assert other.stderr.splitlines()[-1] == (
         "error: comparison/plain-seed0: is finished, but was trained with other flags: trainers.scratch --seed=0"
-        " --image_size=24 --epochs=1 --augment=none. Give the variant another NAME, or pass another --out."
+        " --image_size=24 --epochs=1 --augment=none. Pass another NAME in --variant=NAME=TRAINER, or pass another"
+        " --out."
     )
     trainer = "--variant=plain=finetune --image_size=24 --epochs=1 --augment=none"
     other = run("trainers.compare", *flags[:2], trainer, cwd=workspace)
@@ -236,7 +237,7 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--tfrecords is missing: the dataset to train on."),
+        ((), "--tfrecords is missing. Pass the directory of the dataset, as written by "),
         (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--seeds=a"), "--seeds=a: must be whole numbers, as in 0,1,2."),
         (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: must be from 0 to 4294967295."),
@@ -441,7 +442,7 @@ def test_a_search_uses_finished_folds_and_names_a_command(colors, validated, cap
         ({"search": "minutes=0"}, "--search=minutes=0: must be a number above 0."),
         (
             {"search": "trials=2", "seeds": [0, 1]},
-            "--seeds=0,1: a search has one seed. Pass --seeds=0, and compare the",
+            "--seeds=0,1: a search uses one seed. Pass --seeds=0, and compare the",
         ),
         (
             {"variant": ["scratch --records=a"], "folds": 3},
@@ -468,8 +469,8 @@ def test_a_model_that_has_seen_the_folds_is_refused(colors, validated, tmp_path)
     with pytest.raises(UserError) as error:
         trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[f"on=features --init_from={parent}"], folds=2)
     assert str(error.value) == (
-        f"--variant=on: it starts from {parent}, which was trained on this dataset. That run has seen the images of the"
-        " folds, and their accuracy would be too high. Start from another run, or compare without --folds."
+        f"--variant=on: it starts from {parent}, which was trained on this dataset. That model has already seen the"
+        " images of the folds, so the accuracy would be too high. Start from another run, or compare without --folds."
     )
 
 
@@ -480,8 +481,8 @@ def test_other_folds_need_another_directory(colors, validated, tmp_path):
     with pytest.raises(UserError) as error:
         trainers.compare(tfrecords=colors / "out", out=tmp_path / "cv", variant=variants(colors), folds=2)
     assert str(error.value) == (
-        f"{tmp_path}/cv/linear-seed0-fold1of2: is finished, but was trained with another folds2.csv. Pass another"
-        " --out, or put the old file back."
+        f"{tmp_path}/cv/linear-seed0-fold1of2: is finished, but was trained with another version of the file"
+        " folds2.csv. Pass another --out, or restore the old file."
     )
 
 

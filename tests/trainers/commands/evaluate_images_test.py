@@ -107,7 +107,7 @@ def test_images_that_cannot_be_read_are_listed(workspace: Path, tmp_path: Path) 
     assert errors[1:] == [
         "unreadable: reds/link.jpg: cannot be followed: No such file or directory",
         "note: skipped 1 file that is not an image, for example reds/data.bin",
-        "error: 2 files cannot be read, listed above. All other images were evaluated.",
+        "error: 2 files cannot be read (see the list above). All other images were evaluated.",
     ]
     lines = done.stdout.splitlines()
     assert lines[:3] == [
@@ -127,8 +127,12 @@ def test_unreadable_files_of_other_splits_do_not_count(workspace: Path, tmp_path
     folder = photos(tmp_path / "new", {"train/greens": 1, "train/reds": 1, "test/greens": 2, "test/reds": 2})
     for split in ("train", "test"):
         (folder / split / "reds/link.jpg").symlink_to("nowhere")
-    result, _ = evaluated(workspace, images=folder, out=tmp_path / "to")
+    result, lines = evaluated(workspace, images=folder, out=tmp_path / "to")
     assert list(result.unreadable) == ["test/reds/link.jpg"]
+    assert lines[-1] == (
+        "note: 1 image cannot be read, for example test/reds/link.jpg: cannot be followed: No such file or directory."
+        " All are in `unreadable` of the result"
+    )
 
 
 def test_a_folder_without_a_readable_image_is_an_error(workspace: Path, tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from foreign_records import example, write
 from image_sources import converted, run
-from judged_runs import judged_pair, photos, read_csv, run_of
+from judged_runs import judged_pair, photo, photos, read_csv, run_of
 
+import trainers
+from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import run_directory
@@ -110,7 +115,7 @@ def test_threshold_is_used_and_reported(workspace, tmp_path):
     ("kind", "message"),
     [
         ("run", "is the directory of a training, and the evaluation would replace its report. Pass another --out."),
-        ("src", "is not empty and not an evaluation (it has no metrics.json). Pass another --out."),
+        ("src", "is not empty, and is not an evaluation, because it has no metrics.json. Pass another --out."),
         ("locked", "{parent} is not a writable directory. Pass another --out."),
     ],
 )
@@ -160,8 +165,8 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--run is missing: the model to evaluate. Pass the run directory of a trainer."),
-        (("--run=run",), "--tfrecords is missing: the images to evaluate on. Pass the --out of "),
+        ((), "--run is missing. Pass the run directory of a trainer, or its model.keras."),
+        (("--run=run",), "--tfrecords is missing. Pass the directory of a dataset, as written by python -m"),
         (("--run=nowhere", "--tfrecords=out"), "--run=nowhere: does not exist."),
         (("--run=src", "--tfrecords=out"), "--run=src: is not a run directory, since it has no model.keras."),
         (("--run=run", "--tfrecords=src"), "src: is not a dataset (it has no convert.json)"),
@@ -188,6 +193,29 @@ def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, mes
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
     assert " tensorflow" not in done.stderr
+
+
+def test_a_split_without_images_is_an_error(workspace, tmp_path):
+    """Decisions may leave out all records of a split. The message must not blame --class_map."""
+    rows = ["sha256,decision,label,path"]
+    for split, numbers in {"train": range(4), "test": range(4, 6)}.items():
+        images = [photo("reds" if number % 2 else "greens", number) for number in numbers]
+        write(
+            tmp_path / f"theirs/{split}.tfrecord", [example({"image": x, "label": i % 2}) for i, x in enumerate(images)]
+        )
+        rows += [f"{hashlib.sha256(image).hexdigest()},drop,," for image in images if split == "test"]
+    (tmp_path / "decisions.csv").write_text("\n".join(rows) + "\n")
+    config: dict[str, Any] = {"records": str(tmp_path / "theirs"), "out": str(tmp_path / "out"), "workers": 1}
+    adopt(
+        AdoptConfig(**config, classes=["greens", "reds"], decisions=str(tmp_path / "decisions.csv")), lambda line: None
+    )
+    for function in (trainers.evaluate, trainers.predict):
+        with pytest.raises(UserError) as error:
+            function(run=workspace / "run", tfrecords=tmp_path / "out", split="test", log=lambda line: None)
+        assert str(error.value) == (
+            f"{tmp_path}/out: split 'test' has no images, because decisions leave out all of them. Splits with images:"
+            " train. Pass one as --split."
+        )
 
 
 def test_damaged_model_is_reported(workspace, tmp_path):

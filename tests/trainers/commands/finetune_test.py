@@ -182,7 +182,7 @@ def test_finished_run_is_not_run_again(workspace, whole):
     again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
     scores = [line for line in whole if line.startswith(("accuracy ", "balanced accuracy ", "results: "))]
     assert again == [
-        "run: two is finished already. To go on with it, add --more_epochs=N. To train again, pass another --run",
+        "run: two is finished already. To train it further, add --more_epochs=N. To train again, pass another --run",
         *scores,
     ]
 
@@ -264,7 +264,11 @@ def test_killed_five_times_in_each_phase(steps, workspace, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."),
+        (
+            (),
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m"
+            " tfrecord_tools.convert.",
+        ),
         (("--tfrecords=nowhere",), "nowhere: does not exist. "),
         (("--tfrecords=src",), "src: is not a dataset (it has no convert.json)"),
         (

@@ -187,7 +187,7 @@ def test_augmentations_of_python_have_names(augment: Any, name: str, values: dic
         ({"fit": "pad", "crop": 0.5}, "--crop=0.5 with --fit=pad: only --fit=crop cuts a part out of the image."),
         (
             {"fit": "crop", "crop": 0.0},
-            "--crop=0 with --fit=crop: --crop must be above 0, at most 1. Pass a share, or --fit=stretch.",
+            "--crop=0 with --fit=crop: --crop must be above 0 and at most 1. Pass another --crop, or --fit=stretch.",
         ),
         ({"image_size": (0, 5)}, "--image_size=0x5: must be at least 1 pixel."),
         ({"augment": "standards"}, "--augment=standards: must be the name of a preset (none, "),

@@ -92,7 +92,7 @@ def test_more_epochs_give_the_weights_of_a_longer_training(workspace: Path, pare
     lines: list[str] = []
     child = parent.train_more(2, log=lines.append)
     assert child.path == Path(f"{parent.path}-more2")
-    assert f"goes on with the weights of {parent.path}: {2 * STEPS} steps are done" in lines
+    assert f"continues with the weights of {parent.path}: {2 * STEPS} steps are done" in lines
     assert any(line.startswith("phase scratch: ") and line.endswith(" constant, 4 epochs") for line in lines)
     check_equal(child, train("scratch", workspace, "whole", **SCRATCH | {"epochs": 4}))
     assert child.history["epoch"] == [1, 2, 3, 4]
@@ -111,7 +111,7 @@ def test_more_epochs_give_the_weights_of_a_longer_training(workspace: Path, pare
     lines.clear()
     assert parent.train_more(2, log=lines.append).path == child.path
     assert lines[0] == (
-        f"run: {child.path} is finished already. To go on with it, add --more_epochs=N. To train again, pass another"
+        f"run: {child.path} is finished already. To train it further, add --more_epochs=N. To train again, pass another"
         " --run"
     )
     assert child.path.with_name(f"{child.path.name}-more1") == child.train_more(1, log=lines.append).path  # And again.
@@ -183,7 +183,12 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
 @pytest.mark.parametrize(
     ("trainer", "given", "message"),
     [
-        ("scratch", {"run": None}, "--more_epochs=1: --run is missing: the finished run that goes on."),
+        (
+            "scratch",
+            {"run": None},
+            "--more_epochs=1: --run is missing. Pass the run directory of the finished run that you want to train"
+            " further.",
+        ),
         ("scratch", {"more_epochs": 0}, "--more_epochs=0: must be at least 1 epoch."),
         (
             "scratch",
@@ -199,7 +204,7 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
         (
             "finetune",
             {},
-            "--run=RUN: was trained by trainers.scratch, and goes on with that trainer only. Run python -m"
+            "--run=RUN: was trained by trainers.scratch. Only that trainer can train it further. Run python -m"
             " trainers.scratch --run=RUN --more_epochs=1.",
         ),
     ],

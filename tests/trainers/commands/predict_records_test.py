@@ -89,7 +89,7 @@ def test_corrupt_records_are_listed(workspace: Path, tmp_path: Path) -> None:
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("unreadable: ")]
     assert " is corrupt: test record " in line
     assert done.stderr.splitlines()[-1] == (
-        "error: 1 file cannot be read, listed above. All other images were classified."
+        "error: 1 file cannot be read (see the list above). All other images were classified."
     )
 
 

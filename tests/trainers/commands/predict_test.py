@@ -109,7 +109,7 @@ def test_table_and_unreadable_files(workspace, mixed):
     assert errors[1:] == [
         "unreadable: mixed/empty.png: empty file",
         "unreadable: mixed/text.jpg: not an image (starts with b'<html>'); an HTML page: download the file again",
-        "error: 3 files cannot be read, listed above. All other images were classified.",
+        "error: 3 files cannot be read (see the list above). All other images were classified.",
     ]
 
 
@@ -160,7 +160,7 @@ def test_only_unreadable_files(workspace, mixed, tmp_path):
     assert lines == []
     assert (tmp_path / "none.csv").read_text() == "record,path,label,prediction,p_greens,p_reds\n"
     done = run("trainers.predict", "--run=run", "mixed/text.jpg", cwd=workspace)
-    assert done.stderr.splitlines()[-1] == "error: 1 file cannot be read, listed above. No image was classified."
+    assert done.stderr.splitlines()[-1] == "error: 1 file cannot be read (see the list above). No image was classified."
 
 
 def test_repeated_file_is_classified_once(workspace):
@@ -283,7 +283,7 @@ def test_decode_file_returns_pixels_or_the_reason(workspace):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--run is missing: the model to use. Pass the run directory of a trainer."),
+        ((), "--run is missing. Pass the run directory of a trainer, or its model.keras."),
         (("--run=run",), "no images given. Pass image files, or directories of images."),
         (("--run=run", "nowhere.jpg"), "nowhere.jpg: does not exist. Pass images, or"),
         (("--run=nowhere", "src"), "--run=nowhere: does not exist."),

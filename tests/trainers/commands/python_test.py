@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import pickle
+import shutil
 import typing
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,11 @@ from PIL import Image
 
 import trainers
 from tfrecord_tools.errors import UserError
-from trainers import training_options
+from trainers import predict, training_options
 from trainers.auditing.issues import KINDS
+from trainers.models import inference
+from trainers.predict import PredictOptions
+from trainers.results import image_files
 from trainers.run import Run
 
 TYPES = {
@@ -166,6 +172,86 @@ def test_files_without_prediction_are_listed(trained: Run, tmp_path: Path) -> No
     assert list(named.unreadable) == [f"{tmp_path}/notes.txt"]
 
 
+def test_a_run_is_found_after_a_change_of_the_working_directory(
+    trained: Run, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    run = trainers.load(trained.path.name)
+    assert run.path == trained.path
+    monkeypatch.chdir(tmp_path)
+    assert (run.metrics, run.settings, run.history) == (trained.metrics, trained.settings, trained.history)
+    assert repr(run) == repr(trained)
+
+
+def test_a_run_that_was_deleted_is_an_error(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainers.load(shutil.copytree(trained.path, tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run")
+    for name in ("metrics.json", "settings.json", "history.csv"):
+        with pytest.raises(UserError) as error:
+            getattr(run, name.partition(".")[0])
+        assert str(error.value).startswith(f"{tmp_path}/run/{name}: does not exist. The run was moved or deleted, or ")
+    assert repr(run) == f"Run('{tmp_path}/run')"
+    hosts = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(hosts))
+    with pytest.raises(UserError):
+        _ = run.metrics
+    monkeypatch.setenv("TF_CONFIG", json.dumps(hosts | {"task": {"type": "worker", "index": 1}}))
+    assert (run.metrics, run.settings, run.history) == ({}, {}, {})  # Shared storage may show the files late.
+
+
+def test_the_model_is_compiled_once(trained: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, photo, calls = trainers.load(trained.path), workspace / "src/cats/000.jpg", []
+    compiled = inference.compiled
+    monkeypatch.setattr(inference, "compiled", lambda model: calls.append(model) or compiled(model))
+    first = run.predict(photo).probabilities
+    np.testing.assert_array_equal(run.predict(photo).probabilities, first)
+    run.predict(photo, tta="mirror")
+    assert len(calls) == 1
+    run.model.set_weights([values + 0.1 for values in run.model.get_weights()])
+    pixels = np.asarray(image_files.decode_file(photo.read_bytes(), run.info))[None]
+    np.testing.assert_allclose(run.predict(photo).probabilities[:, 1:], run.model(pixels), atol=1e-5)
+    assert np.abs(run.predict(photo).probabilities - first).max() > 1e-3
+    assert len(calls) == 2
+    copy = pickle.loads(pickle.dumps(run))  # The compiled model stays here.
+    assert (copy, copy.metrics) == (run, run.metrics)
+
+
+def test_options_that_a_run_sets_itself_are_refused(trained: Run, workspace: Path) -> None:
+    photo = workspace / "src/cats/000.jpg"
+    wrong: dict[str, Any] = {"run": "nowhere", "custom_objects": ["no.py"]}
+    for name, value in wrong.items():
+        with pytest.raises(TypeError, match=f"^there is no option '{name}'"):
+            trained.predict(photo, **{name: value})
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'init_from'"):
+        trained.train_more(1, init_from="nowhere")
+    listed = typing.get_type_hints(PredictOptions).keys()
+    assert listed == {option.name for option in predict._OF_IMAGES}
+    assert listed | {"run", "custom_objects"} == {option.name for option in predict._SHARED}
+
+
+def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Path, tmp_path: Path) -> None:
+    good = [workspace / "src/cats/000.jpg", workspace / "src/dogs/001.jpg"]
+    (tmp_path / "cut.png").write_bytes((workspace / "src/cats/002.png").read_bytes()[:200])
+    (tmp_path / "notes.txt").write_text("hello")
+    cut, lines = Image.open(tmp_path / "cut.png"), list[str]()
+    images: list[Any] = [tmp_path / "cut.png", good[0], cut, workspace / "src/dogs", tmp_path, good[1]]
+    answers = trained.predict(images, log=lines.append)
+    assert answers.numbers.tolist() == [1, *[3] * 12, 5]
+    assert len(answers) == 14
+    assert answers.paths[0] == str(good[0])
+    assert answers.paths[-1] == str(good[1])
+    assert list(answers.unreadable) == [f"{tmp_path}/cut.png", "image 2"]
+    assert lines == [
+        f"note: 2 images cannot be read, for example {tmp_path}/cut.png: {answers.unreadable[f'{tmp_path}/cut.png']}."
+        " All are in `unreadable` of the result",
+        f"note: skipped 1 file that is not an image, for example {tmp_path}/notes.txt",
+    ]
+    of_records = trained.predict(tfrecords=workspace / "out", split="validation", log=lines.append)
+    assert of_records.numbers.tolist() == list(range(len(of_records)))
+    assert trained.predict(cut, log=lines.append).numbers.tolist() == []
+    assert lines[2].startswith("note: 1 image cannot be read, for example image 0: damaged image: ")
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -191,11 +277,20 @@ def test_evaluate_and_export_of_a_run(trained: Run, workspace: Path, tmp_path: P
     assert (exported.directory / "export.json").exists()
 
 
-def test_load_refuses_what_is_not_finished(tmp_path: Path) -> None:
+def test_load_refuses_what_is_not_finished(trained: Run, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError) as error:
         trainers.load(tmp_path)
     assert "the training is unfinished, so it has no model.keras yet." in str(error.value)
+    run = shutil.copytree(trained.path, tmp_path / "run")
+    (run / "metrics.json").unlink()  # As after a kill between model.keras and metrics.json.
+    with pytest.raises(UserError) as error:
+        trainers.load(run)
+    assert str(error.value) == (
+        f"--run={run}: the training is unfinished. Run its command again to finish it, then repeat this command."
+    )
+    (run / "settings.json").unlink()
+    assert trainers.load(run).classes == ("cats", "dogs")  # A model alone, without a run.
     with pytest.raises(UserError) as error:
         trainers.load(tmp_path / "nowhere")
     assert str(error.value).startswith(f"--run={tmp_path}/nowhere: does not exist.")

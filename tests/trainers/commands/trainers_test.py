@@ -275,8 +275,8 @@ def test_operation_without_deterministic_version_is_reported(workspace, tmp_path
     with pytest.raises(UserError) as error:
         train("scratch", workspace / "out", tmp_path / "run", small("scratch", workspace), deterministic=True)
     assert str(error.value) == (
-        "--deterministic: TensorFlow has no reproducible version of an operation: A deterministic GPU implementation of"
-        " X is not available. Remove the flag and pass another --run, or train another model."
+        "--deterministic: TensorFlow has no reproducible version of an operation in this model: A deterministic GPU"
+        " implementation of X is not available. Remove --deterministic and pass another --run, or train another model."
     )
 
 

@@ -186,7 +186,9 @@ def test_failed_settings_are_left_out() -> None:
     assert "features" not in [trial.setting.origin for trial in found.finalists]
     with pytest.raises(UserError) as error:
         search.search(settings("features"), 0, Budget(trials=1), Oracle({"features": None}), lambda line: None)
-    assert str(error.value) == "--search: all 1 setting of rung 1 failed."
+    assert str(error.value) == (
+        "--search: all 1 setting of rung 1 failed. Read the .log files of the runs, and correct the cause."
+    )
 
 
 def trained(out: Path, is_killed: bool) -> Search:

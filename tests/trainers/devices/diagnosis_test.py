@@ -42,7 +42,7 @@ WHOLE: dict[str, Any] = {"cards": 1, "driver": "550.54.15", "driver_library": Tr
         (
             Cuda(**WHOLE, hidden="0"),
             BROKEN,
-            "none, although there are a card, driver 550.54.15",
+            "none, although a card, driver 550.54.15",
             "TF_CPP_MAX_VLOG_LEVEL=1",
         ),
         (Cuda(driver="550.54", driver_library=True, missing=("libcudart.so.12",)), BROKEN, "missing", "[gpu]"),  # WSL

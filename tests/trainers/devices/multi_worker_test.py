@@ -120,7 +120,8 @@ def test_job_with_a_killed_worker_resumes_exactly(killed, workspace):
     assert code != 0
     assert killed == 0 or (
         "error: the connection between the workers is lost: " in err
-        and "If another worker has ended, its output says why. Run the same command on all workers again" in err
+        and "If another worker has ended, look at the error in the output of that worker." in err
+        and "Run the same command on all workers again" in err
     )
     assert 4 <= checkpoint.load(workspace / "job/checkpoint.npz").position.global_step <= 5
     for code, out, err in trained(workspace, "job", 2, batch_norm=True):
@@ -168,7 +169,7 @@ def test_workers_without_a_shared_directory_are_reported(workspace):
     ]
     check_rejecting_job(
         job,
-        f"error: --run={workspace / '1/run'}: worker 1 cannot see the directory that the chief has made."
+        f"error: --run={workspace / '1/run'}: worker 1 cannot see the directory that worker 0 has made."
         " --run must be on storage that all workers share.",
     )
 
@@ -228,26 +229,29 @@ def test_number_of_this_worker_and_of_all_workers(tf_config, expected, monkeypat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "--strategy=multi_worker: TF_CONFIG is not set in the environment. Set it as in {"),
-        ("cluster", "TF_CONFIG=cluster: must be as in {"),  # Not JSON.
+        (None, "--strategy=multi_worker: TF_CONFIG is not set in the environment. Set it to a value such as {"),
+        ("cluster", "TF_CONFIG=cluster: must be JSON such as {"),  # Not JSON.
         (
             '{"cluster": {"worker": ["a:1"]}}',  # The number of this worker is missing.
-            'TF_CONFIG={"cluster": {"worker": ["a:1"]}}: must be as in {',
+            'TF_CONFIG={"cluster": {"worker": ["a:1"]}}: must be JSON such as {',
         ),
-        ("[]", "TF_CONFIG=[]: must be as in {"),
+        ("[]", "TF_CONFIG=[]: must be JSON such as {"),
         # A string is not a list of three workers.
-        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 2}}', '"index": 2}}: must be as in {'),
+        (
+            '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 2}}',
+            '"index": 2}}: must be JSON such as {',
+        ),
         (
             json.dumps({"cluster": WORKERS, "task": {"type": "worker", "index": 2}}),
-            "(task is worker 2;",
+            "the cluster or the task (worker 2) is wrong. ",
         ),
         (
             json.dumps({"cluster": WORKERS, "task": {"type": "ps", "index": 0}}),
-            "(task is ps 0;",
+            "the cluster or the task (ps 0) is wrong. ",
         ),
         (
             json.dumps({"cluster": {**WORKERS, "ps": ["p:1"]}, "task": {"type": "worker", "index": 0}}),
-            "cluster may list workers and at most one chief, ",
+            "The cluster may only list workers and at most one chief. ",
         ),
     ],
 )

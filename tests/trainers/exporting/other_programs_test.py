@@ -105,6 +105,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Path]]:
     """Return a run that knows colors, and images with stripes of both colors."""
     place = tmp_path_factory.mktemp("drawn")
     _, run = judged_pair(place)
+    (run / "metrics.json").write_text("{}")  # The mark of a finished training.
     return trainers.load(run), [striped(place / f"{seed}.{'png' if seed % 2 else 'jpg'}", seed) for seed in range(200)]
 
 

@@ -122,7 +122,7 @@ def test_class_weights_must_be_of_the_classes(given, message, out):
         ({"a": math.inf}, "--class_weights=a:inf: the weight of a is inf. A weight must be 0 or a number above 0."),
         (
             {"a": 0, "b": 0.0},
-            "--class_weights=a:0,b:0: no weight is above 0, so nothing would be learned. Pass a larger weight.",
+            "--class_weights=a:0,b:0: no weight is above 0, so the model would learn nothing. Pass a weight above 0.",
         ),
     ],
 )

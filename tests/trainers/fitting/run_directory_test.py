@@ -165,7 +165,7 @@ def test_damaged_settings_are_reported(tmp_path):
     begin("run")
     (tmp_path / "run/settings.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"run/settings.json: is damaged .*Delete this run, or use another run directory\."
+        UserError, match=r"run/settings.json: is damaged .*Delete this run directory, or use another one\."
     ):
         begin("run")
 

@@ -662,11 +662,11 @@ def test_models_that_cannot_be_described(
     [
         (
             {"weights": "own"},
-            "--weights=own: MobileNetV2 comes without weights. Pass --weights=imagenet, none, or the pa",
+            "--weights=own: MobileNetV2 has no weights of its own. Pass --weights=imagenet, --weights=none, or the pa",
         ),
         (
             {"backbone": "own_nets:vit", "weights": "imagenet"},
-            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights with which it c",
+            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights of the network",
         ),
         (
             {"model": "own_nets:compiled", "weights": "none"},
