@@ -295,7 +295,9 @@ def _describe(
     settings = {"adopted": True, "name": name}
     if adoption.config.rewrite:
         settings |= {"rewritten": True, **ImageConfig().image_settings()}
-    effect = decisions.effect(adoption.made, ((decision, table.names[label]) for decision, label in decided))
+    hashes = index.hashes(index.read(index_path, ["source_sha256"]), "source_sha256")
+    pairs = [decision for *_, decision in decisions.pairs(adoption.made.in_effect, hashes)]
+    effect = decisions.effect(adoption.made, ((decision, table.names[label]) for decision, label in decided), pairs)
     source = adoption.config.records or " ".join(adoption.config.split)
     adoption.made.check_matched(effect.found, source)
     if not any(of_split.any() for of_split in counts.values()):

@@ -281,7 +281,7 @@ def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
         yield f"  not listed again: {words.number(about['decided'], 'image')} that you decided on in earlier reviews"
     if hidden:
         yield (
-            f"  {words.number(hidden, 'issue')} with the lowest ranks are in {issues.CSV} but not on the page. To see"
+            f"  {words.number(hidden, 'issue')} with low ranks are in {issues.CSV} but not on the page. To see"
             f" more on the page, pass a larger --pictures than {pictures:,}"
         )
 

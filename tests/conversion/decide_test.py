@@ -45,7 +45,7 @@ def table(path: Path, src: Path, rows: Rows) -> str:
         writer.writerow(decisions.COLUMNS)
         for name, what in rows.items():
             word = what if what in ("drop", "keep", "none") else "label"
-            writer.writerow([sha256(src / name), word, what if word == "label" else "", name, ""])
+            writer.writerow([sha256(src / name), word, what if word == "label" else "", name, "", ""])
     return str(path)
 
 

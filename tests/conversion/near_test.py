@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,11 +89,18 @@ def said(src: Path, out: Path, **settings: Any) -> list[str]:
     return lines
 
 
-def decided(path: Path, src: Path, keep: Sequence[str] = (), drop: Sequence[str] = ()) -> str:
+def decided(
+    path: Path, src: Path, keep: Sequence[str] = (), drop: Sequence[str] = (), both: Sequence[tuple[str, str]] = ()
+) -> str:
     """Write a decisions file about images of a source; return its path."""
-    lines = ["sha256,decision"]
+
+    def hash_of(name: str) -> str:
+        return hashlib.sha256((src / name).read_bytes()).hexdigest()
+
+    lines = ["sha256,decision,twin_sha256"]
     for word, names in (("keep", keep), ("drop", drop)):
-        lines += [f"{hashlib.sha256((src / name).read_bytes()).hexdigest()},{word}" for name in names]
+        lines += [f"{hash_of(name)},{word}," for name in names]
+    lines += [f"{hash_of(one)},both,{hash_of(other)}" for one, other in both]
     path.write_text("\n".join(lines))
     return str(path)
 
@@ -218,6 +226,48 @@ def test_drop_never_drops_an_image_that_a_decision_keeps(tmp_path: Path) -> None
     assert is_valid(tmp_path / "out")
     lines = said(src, tmp_path / "all", decisions=made)
     assert not any("in spite of" in line for line in lines)
+
+
+def test_drop_keeps_both_of_a_pair(tmp_path: Path) -> None:
+    """A pair is only kept if the source has both images, and no other decision leaves one of them out."""
+    src = pets(tmp_path / "pets", copies=8)
+    both = [(f"cats/00{n}.png", f"cats/small00{n}.png") for n in (0, 2, 4)]
+    made = decided(tmp_path / "d.csv", src, drop=["cats/002.png"], both=[*both, ("dogs/001.png", "dogs/001.png")])
+    (src / "cats/004.png").unlink()
+    save(picture(4, 48), src / "cats/larger004.png")
+    lines = said(src, tmp_path / "out", near_duplicates="drop", decisions=made)
+    reasons = rejected(tmp_path / "out")
+    assert reasons.keys() == {"cats/002.png", "cats/small004.png", "cats/small006.png"} | {
+        f"dogs/small00{n}.png" for n in (1, 3, 5, 7)
+    }
+    facts = json.loads((tmp_path / "out/convert.json").read_text())
+    assert facts["decided"] == {"relabeled": 0, "dropped": 1, "kept": 0, "unchanged": 0, "absent": 1, "pairs": 3}
+    assert "  note: 3 pairs of images that look alike kept by decisions" in lines
+    note = "  note: 2 images look alike and stay in spite of --near_duplicates=drop, because decisions keep them"
+    assert note in lines
+    assert is_valid(tmp_path / "out")
+    before = contents(tmp_path / "out")
+    converted(src, tmp_path / "out", update=True)  # The dataset has stored the decisions.
+    assert contents(tmp_path / "out") == before
+
+
+def test_both_says_nothing_about_the_labels_of_equal_files(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets", copies=0)
+    save(picture(0), src / "dogs/copy.png")
+    made = decided(tmp_path / "d.csv", src, both=[("cats/000.png", "dogs/copy.png")])
+    converted(src, tmp_path / "out", duplicates="drop", decisions=made)
+    assert rejected(tmp_path / "out").keys() == {"cats/000.png", "dogs/copy.png"}
+
+
+def test_group_keeps_both_of_a_pair_in_one_split(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets")
+    both = [
+        (f"{name}/{n:03d}.png", f"{name}/small{n:03d}.png") for n in range(20) for name in [("cats", "dogs")[n % 2]]
+    ]
+    settings: dict[str, Any] = {"near_duplicates": "group", "validation_fraction": 0.3}
+    facts = converted(src, tmp_path / "out", decisions=decided(tmp_path / "d.csv", src, both=both), **settings)
+    assert divided(tmp_path / "out") == 0
+    assert facts["digest"] == converted(src, tmp_path / "plain", **settings)["digest"]
 
 
 def test_kept_images_that_look_alike_still_displace_others(tmp_path: Path) -> None:

@@ -552,7 +552,7 @@ def test_counts_of_more_than_256_classes() -> None:
         ),
         shards=(),
         rejected=(),
-        decided=Decided(class_names=(), labels=labels, dropped=nothing[:0], kept=nothing[:0]),
+        decided=Decided(class_names=(), labels=labels, dropped=nothing[:0], kept=nothing[:0], paired=nothing[:0]),
         duplicates=NO_DUPLICATES,
         near_duplicates=NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0, kept=0),
         group_leaks=0,

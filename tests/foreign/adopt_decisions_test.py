@@ -107,6 +107,20 @@ def test_labels_drops_and_keeps(theirs: Path, tmp_path: Path, rewrite: bool) -> 
     assert (old_labels in lines) == (not rewrite)
 
 
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_pairs_are_counted_and_stored(theirs: Path, tmp_path: Path, rewrite: bool) -> None:
+    """Numbers 1 and 9 are in different files. No record has the image of number 11."""
+    one, other, absent = (hashlib.sha256(image(number)).hexdigest() for number in (1, 9, 11))
+    (tmp_path / "d.csv").write_text(f"sha256,decision,twin_sha256\n{one},both,{other}\n{one},both,{absent}\n")
+    adopted(theirs, tmp_path / "out", decisions=str(tmp_path / "d.csv"), rewrite=rewrite)
+    facts = json.loads((tmp_path / "out/convert.json").read_text())
+    assert facts["decided"] == {"relabeled": 0, "dropped": 0, "kept": 0, "unchanged": 0, "absent": 1, "pairs": 1}
+    assert decisions.of_dataset(tmp_path / "out").keys() == {
+        decisions.key_of(one, other), decisions.key_of(absent, one),
+    }  # fmt: skip
+    assert problems(tmp_path / "out") == []
+
+
 def test_readers_see_the_new_labels(theirs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     adopted(theirs, out, decisions=table(tmp_path / "d.csv", ROWS))

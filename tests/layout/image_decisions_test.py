@@ -85,8 +85,8 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         ),
         (
             f"{HEADER}\n{A},remove,,1.jpg,\n",
-            "row 1: 'remove' is not a decision. The column decision must be label, drop, keep or none. Correct the"
-            " row.",
+            "row 1: 'remove' is not a decision. The column decision must be label, drop, keep, both or none. Correct"
+            " the row.",
         ),
         (
             f"{HEADER}\n{A},drop,,,\n1.2E+45,drop,,,\n",
@@ -103,12 +103,12 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         ),
         (
             f"{HEADER}\n{A},,,1.jpg,cats\n",
-            "no row has a decision. The column decision must have label, drop, keep or none in",
+            "no row has a decision. The column decision must have label, drop, keep, both or none in",
         ),
         (
             "image,verdict\n1.jpg,drop\n",
             "is not a decisions file: there is no column 'sha256' and no column 'decision'. The columns are 'image',"
-            " 'verdict'. The columns must be sha256, decision, label, path, given_label.",
+            " 'verdict'. The columns must be sha256, decision, label, path, given_label, twin_sha256.",
         ),
         (
             "rank,path,predicted_label,given_label,p_predicted,p_given,record\n1,a.jpg,dogs,cats,1,0,3\n",
@@ -279,3 +279,48 @@ def test_a_file_must_be_about_the_source_unless_it_takes_decisions_back() -> Non
 def test_new_labels(word: decisions.Word, label: int) -> None:
     one = Decision(A, word, "dogs" if word == "label" else "", "")
     assert decisions.Decisions().new_label(one, {"cats": 0, "dogs": 1}, 0) == label
+
+
+PAIR = Decision(B, "both", "", "b.jpg", A)
+
+
+def test_both_is_about_a_pair(tmp_path: Path) -> None:
+    text = f"sha256,decision,twin_sha256,path\n{B},both,{A},b.jpg\n{A},both,{B},a.jpg\n{A},keep,,a.jpg\n"
+    read = decisions.read(written(tmp_path / "d.csv", text))
+    assert read == {PAIR.key: PAIR, A: Decision(A, "keep", "", "a.jpg")}
+    assert PAIR.key == decisions.key_of(A, B) == decisions.key_of(B, A)
+    expected = {"sha256", "decision", "label", "path"}
+    assert [set(entry) - expected for entry in decisions.entries(read)] == [{"twin_sha256"}, set()]  # Sorted by hash.
+    (tmp_path / "convert.json").write_text(json.dumps({"decisions": decisions.entries(read)}))
+    assert decisions.of_dataset(tmp_path) == read
+
+
+def test_pairs_are_found_if_both_images_are_there() -> None:
+    known = np.frombuffer(bytes.fromhex(A + B + C), np.uint8).reshape(3, 32)
+    made = {PAIR.key: PAIR, C: EXPECTED[C]}
+    hashes = known[[2, 1, 0, 1]]
+    assert list(decisions.pairs(made, hashes)) == [([1, 3], [2], PAIR)]
+    assert [(number, one.sha256) for number, one in decisions.matches(made, hashes)] == [(0, C)]
+    assert list(decisions.pairs(made, known[[0, 2]])) == []
+    assert list(decisions.pairs({C: EXPECTED[C]}, hashes)) == []
+    same = Decision(A, "both", "", "", A)
+    assert list(decisions.pairs({same.key: same}, hashes)) == [([2], [2], same)]
+
+
+def test_none_takes_both_back_and_labels_stay() -> None:
+    stored = {PAIR.key: PAIR, A: EXPECTED[A]}
+    none = Decision(A, "none", "", "", B)
+    made = decisions.combined(stored, [("--decisions=d.csv", {none.key: none})])
+    assert (made.in_effect, made.withdrawn, made.idle) == ({A: EXPECTED[A]}, 1, 0)
+
+
+def test_a_file_with_pairs_only_must_be_about_the_source() -> None:
+    made = decisions.combined({}, [("--decisions=d.csv", {PAIR.key: PAIR})])
+    effect = decisions.effect(made, [], [PAIR])
+    made.check_matched(effect.found, "pets")
+    assert effect.report()["decided"] == {
+        "relabeled": 0, "dropped": 0, "kept": 0, "unchanged": 0, "absent": 0, "pairs": 1,
+    }  # fmt: skip
+    assert list(effect.notes()) == ["1 pair of images that look alike kept by decisions"]
+    with pytest.raises(UserError, match=r"1 decision is not about any image in pets, for example 'b\.jpg'\."):
+        made.check_matched([A, B], "pets")

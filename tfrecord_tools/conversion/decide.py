@@ -1,6 +1,7 @@
 """Apply the user's decisions about single images, before duplicates are found and splits are made.
 
-A decision leaves an image out ("drop"), keeps it ("keep"), or gives it another label ("label").
+A decision leaves an image out ("drop"), keeps it ("keep"), gives it another label ("label"), or keeps two images that
+look alike ("both").
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Decided:
         labels: i32[n], index into `class_names` for each file; -1 for files that are left out.
         dropped: i64[k], the numbers of the files that are left out, ascending.
         kept: i64[k], the numbers of the files that are right as they are, ascending.
+        paired: i64[k], the numbers of the files that are kept as one of a pair of files that look alike, ascending.
         taken: The number of each file that is left out or gets another label, and the decision.
         removed: The classes that were removed.
     """
@@ -39,10 +41,16 @@ class Decided:
     labels: np.ndarray
     dropped: np.ndarray
     kept: np.ndarray
+    paired: np.ndarray
     decisions: Decisions = dataclasses.field(default_factory=Decisions)
     effect: Effect = dataclasses.field(default_factory=Effect)
     taken: Sequence[tuple[int, Decision]] = ()
     removed: tuple[str, ...] = ()
+
+    @property
+    def alike(self) -> np.ndarray:
+        """The numbers of the files that stay although they look like others, i64[k]."""
+        return np.union1d(self.kept, self.paired)
 
     @property
     def origin(self) -> str:
@@ -92,13 +100,15 @@ def apply(
     dropped, kept = (
         np.array([number for number, one in pairs if one.decision == word], np.int64) for word in ("drop", "keep")
     )
+    both, paired = _pairs(made, facts, np.flatnonzero(valid), dropped)
     result = Decided(
         class_names=class_names,
         labels=changed,
         dropped=dropped,
         kept=kept,
+        paired=paired,
         decisions=made,
-        effect=decisions.effect(made, ((one, class_names[labels[number]]) for number, one in pairs)),
+        effect=decisions.effect(made, ((one, class_names[labels[number]]) for number, one in pairs), both),
         taken=[(number, one) for number, one in pairs if changed[number] != labels[number]],
     )
     valid[dropped] = False
@@ -108,6 +118,19 @@ def apply(
         )
     touched = labels[changed != labels]
     return result if fixed_classes else _without_empty(result, np.setdiff1d(touched, changed[valid]))
+
+
+def _pairs(
+    made: Decisions, facts: Facts, numbers: np.ndarray, dropped: np.ndarray
+) -> tuple[list[Decision], np.ndarray]:
+    """Return the decisions about pairs among files i64[n], and the files that they keep.
+
+    A decision keeps nothing if another decision leaves out one side of the pair.
+    """
+    found = list(decisions.pairs(made.in_effect, facts.table["source_sha256"][numbers]))
+    files = [numbers[[*one, *other]] for one, other, _ in found]
+    kept = [pair for pair in files if not np.isin(pair, dropped).any()]
+    return [decision for *_, decision in found], np.unique(np.concatenate(kept)) if kept else numbers[:0]
 
 
 def _without_empty(decided: Decided, empty: np.ndarray) -> Decided:

@@ -122,7 +122,7 @@ def make_plan(
     alike = near.look_for(rows, first, facts, config.near_distance)
     rows = _with_splits(rows, sha256, alike, sources, config, previous)
     same = copies.find(rows, first)
-    kept = near.count(rows.take(np.isin(rows.numbers, decided.kept)), facts, config.near_distance)
+    kept = near.count(rows.take(np.isin(rows.numbers, decided.alike)), facts, config.near_distance)
     similar = near.find(rows, alike, kept)
     if config.duplicates == "fail":
         copies.refuse(same, sources)
@@ -228,7 +228,7 @@ def _without_copies(
         kept = np.isin(rows.numbers, decided.kept)
         rows = without(*copies.drop(rows, first, kept, sources), "--duplicates=drop")
     if config.near_duplicates == "drop":
-        kept = np.isin(rows.numbers, decided.kept)
+        kept = np.isin(rows.numbers, decided.alike)
         rows = without(*near.drop(rows, facts, kept, sources, config.near_distance), "--near_duplicates=drop")
     return rows, rejected, losses
 

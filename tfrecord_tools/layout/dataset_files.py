@@ -138,16 +138,20 @@ DuplicateFile = TypedDict("DuplicateFile", {"path": str, "class": str, "split": 
 Relabelled = TypedDict("Relabelled", {"from": str, "to": str, "images": int})
 
 
-class DecisionEntry(TypedDict):
-    """A decision about an image (`decisions.Decision`). The label is "" unless the decision is "label"."""
-
+class _DecisionEntry(TypedDict):
     sha256: str
-    decision: Literal["label", "drop", "keep", "none"]
+    decision: Literal["label", "drop", "keep", "both", "none"]
     label: str
     path: str
 
 
-class DecidedCounts(TypedDict):
+class DecisionEntry(_DecisionEntry, total=False):
+    """A decision about an image (`decisions.Decision`). The label is "" unless the decision is "label"."""
+
+    twin_sha256: str  # Only for a pair of images.
+
+
+class _DecidedCounts(TypedDict):
     """Numbers of images by decision. `absent`: decisions about images that the source does not have."""
 
     relabeled: int
@@ -155,6 +159,12 @@ class DecidedCounts(TypedDict):
     kept: int
     unchanged: int  # The images had the label of the decision already.
     absent: int
+
+
+class DecidedCounts(_DecidedCounts, total=False):
+    """The same numbers, and the number of pairs of images that are kept, if there are any."""
+
+    pairs: int
 
 
 class DuplicateCounts(TypedDict):

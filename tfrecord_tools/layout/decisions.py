@@ -1,8 +1,8 @@
-"""A person's decisions about single images: change or confirm the label, or leave the image out.
+"""A person's decisions about images: change or confirm a label, leave an image out, keep a pair.
 
 A decision names an image by the SHA-256 of its source file's bytes. Renamed and moved files keep their decision, and
-copies of the same bytes share it. The table decisions.csv has the columns `COLUMNS`; a dataset has its decisions in
-`convert.json`, under "decisions".
+copies of the same bytes share it. A decision about a pair has two hashes. The table decisions.csv has the columns
+`COLUMNS`; a dataset has its decisions in `convert.json`, under "decisions".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,9 +27,9 @@ from tfrecord_tools.layout.splitting import content_hashes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Word = Literal["label", "drop", "keep", "none"]
-WORDS: tuple[Word, ...] = ("label", "drop", "keep", "none")
-COLUMNS = ("sha256", "decision", "label", "path", "given_label")
+Word = Literal["label", "drop", "keep", "both", "none"]
+WORDS: tuple[Word, ...] = ("label", "drop", "keep", "both", "none")
+COLUMNS = ("sha256", "decision", "label", "path", "given_label", "twin_sha256")
 STORED = "the decisions of the dataset at --out"  # Start of messages about stored decisions, instead of a flag.
 DROPPED = "left out by the decision drop"  # The reason in rejected.csv.
 _NEEDED = ("sha256", "decision")
@@ -47,16 +47,23 @@ _OTHERS = {
 }
 
 
+def key_of(sha256: str, twin_sha256: str = "") -> str:
+    """Return the key of a decision: the hash of its image, or both hashes of its pair in any order."""
+    return " ".join(sorted((sha256, twin_sha256))) if twin_sha256 else sha256
+
+
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """A decision about an image.
+    """A decision about an image, or about a pair of images that look alike.
 
     Attributes:
         sha256: SHA-256 of the source file's bytes, 64 hexadecimal digits in lower case.
-        decision: "label" gives the image another label, "drop" leaves it out, "keep" confirms its label. "none" takes
-            an earlier decision back, and is never stored.
+        decision: "label" gives the image another label, "drop" leaves it out, "keep" confirms its label. "both" keeps
+            both images of a pair, and says nothing about their labels. "none" takes an earlier decision back, and is
+            never stored.
         label: Name of the new class; "" unless `decision` is "label".
         path: Path of the image when the decision was made. It may be "". It is used only in messages.
+        twin_sha256: The same hash for the other image of a pair. "": the decision is about one image.
         given_label: The label that the person saw, or "". It is used only in messages, and is never stored.
     """
 
@@ -64,6 +71,7 @@ class Decision:
     decision: Word
     label: str
     path: str
+    twin_sha256: str = ""
     given_label: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -89,6 +97,11 @@ class Decision:
         return label_of[self.label] if self.decision == "label" else old
 
     @property
+    def key(self) -> str:
+        """The key of the decision in mappings; see `key_of`."""
+        return key_of(self.sha256, self.twin_sha256)
+
+    @property
     def image(self) -> str:
         """The path of the image, or its hash if no path is known."""
         return self.path or self.sha256
@@ -99,10 +112,10 @@ class Decisions:
     """All decisions about the images of a dataset, from `combined`.
 
     Attributes:
-        in_effect: sha256 -> decision, without those that are "none".
-        layers: Pairs of a flag with its value, such as "--decisions=FILE", and the decisions in this file: sha256 ->
+        in_effect: Key -> decision, without those that are "none".
+        layers: Pairs of a flag with its value, such as "--decisions=FILE", and the decisions in this file: key ->
             decision. They include "none", but not those in `confirming`. Later pairs replace earlier ones.
-        confirming: sha256 -> "keep" about an image with an earlier decision "label". The earlier decision stays.
+        confirming: Key -> "keep" about an image with an earlier decision "label". The earlier decision stays.
         new_class: Advice for messages: how a user adds a class.
         stored: Number of decisions of the existing dataset.
         replaced: How many of the stored decisions were replaced.
@@ -134,22 +147,22 @@ class Decisions:
 
     def origin(self, decisions: Iterable[Decision]) -> str:
         """Return the start of a message: the flag with the file that has one of the decisions, or `STORED`."""
-        named = {one.sha256 for one in decisions}
+        named = {one.key for one in decisions}
         return next((where for where, layer in reversed(self.layers) if not named.isdisjoint(layer)), STORED)
 
     def check_matched(self, found: Collection[str], source: str) -> None:
         """Refuse a file if none of its decisions is about an image of the source.
 
         Args:
-            found: Hashes of the images of the source that any decision names.
+            found: Keys of the decisions about images of the source.
             source: The source of the images.
 
         Raises:
             UserError: A file has decisions that are in effect, and none of them is about an image of the source.
         """
         for where, layer in self.layers:
-            changing = [one for sha256, one in layer.items() if self.in_effect.get(sha256) is one]
-            if changing and not any(one.sha256 in found for one in changing):
+            changing = [one for key, one in layer.items() if self.in_effect.get(key) is one]
+            if changing and not any(one.key in found for one in changing):
                 count = words.number(len(changing), "decision is", "decisions are")
                 raise UserError(
                     f"{where}: {count} not about any image in {source}, for example {changing[0].image!r}. A decision"
@@ -189,14 +202,15 @@ class Effect:
     """The effect of decisions on the images of a source.
 
     Attributes:
-        decisions: sha256 -> decision; also those about images that the source does not have.
-        found: Hashes of the images of the source that a decision names.
+        decisions: Key -> decision; also those about images that the source does not have.
+        found: Keys of the decisions about images of the source.
         relabeled: (label in the source, label of the decision) -> number of images.
         dropped: Number of images that are left out.
         kept: Number of images with the decision "keep".
         unchanged: Number of images that already had the label of their decision.
         differing: A decision "keep" and the label of its image, for images that have another label than the one that
             the person saw and confirmed.
+        pairs: Number of pairs with the decision "both".
     """
 
     decisions: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
@@ -206,6 +220,7 @@ class Effect:
     kept: int = 0
     unchanged: int = 0
     differing: Sequence[tuple[Decision, str]] = ()
+    pairs: int = 0
 
     @property
     def absent(self) -> int:
@@ -223,6 +238,8 @@ class Effect:
             "unchanged": self.unchanged,
             "absent": self.absent,
         }
+        if self.pairs:
+            counts["pairs"] = self.pairs
         result: Report = {"decisions": entries(self.decisions), "decided": counts}
         if self.relabeled:
             changes = sorted(self.relabeled.items())
@@ -237,6 +254,8 @@ class Effect:
             yield f"{words.number(self.dropped, 'image')} left out by decisions"
         if self.kept:
             yield f"{words.number(self.kept, 'image')} kept by decisions"
+        if self.pairs:
+            yield f"{words.number(self.pairs, 'pair')} of images that look alike kept by decisions"
         if self.unchanged:
             image = words.number(self.unchanged, "image has", "images have")
             yield f"{image} the label of the decision already"
@@ -262,10 +281,11 @@ def read(path: str, flag: str = "decisions") -> dict[str, Decision]:
         flag: The flag with the path, for messages.
 
     Returns:
-        sha256 -> decision, in the order of the table. "none" decisions are included.
+        Key -> decision, in the order of the table. "none" decisions are included.
 
     Raises:
-        UserError: The file cannot be read, is another table, has no decision, or has two decisions about one image.
+        UserError: The file cannot be read, is another table, has no decision, or has two decisions about one image or
+            pair.
     """
     where = f"--{flag}={path}"
     if Path(path).is_dir():
@@ -281,7 +301,7 @@ def read(path: str, flag: str = "decisions") -> dict[str, Decision]:
 
 
 def of_dataset(directory: str | Path) -> dict[str, Decision]:
-    """Return the decisions in the `convert.json` of a dataset, sha256 -> decision.
+    """Return the decisions in the `convert.json` of a dataset, key -> decision.
 
     The result is empty if there is no dataset, or if the dataset has no decisions.
 
@@ -293,7 +313,7 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
         return {}
     try:
         entries = dataset_files.read(Path(directory)).get("decisions", [])
-        return {one.sha256: one for one in map(_from_entry, _listed(entries))}
+        return {one.key: one for one in map(_from_entry, _listed(entries))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
@@ -302,26 +322,31 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
 
 
 def entries(decisions: Mapping[str, Decision]) -> list[DecisionEntry]:
-    """Return decisions as `convert.json` holds them, sorted by hash."""
-    stored = (decisions[sha256] for sha256 in sorted(decisions))
-    return [{"sha256": d.sha256, "decision": d.decision, "label": d.label, "path": d.path} for d in stored]
+    """Return decisions as `convert.json` holds them, sorted by key. Only pairs have "twin_sha256"."""
+    return [_entry(decisions[key]) for key in sorted(decisions)]
 
 
-def effect(made: Decisions, old_labels: Iterable[tuple[Decision, str]]) -> Effect:
+def _entry(one: Decision) -> DecisionEntry:
+    entry: DecisionEntry = {"sha256": one.sha256, "decision": one.decision, "label": one.label, "path": one.path}
+    return {**entry, "twin_sha256": one.twin_sha256} if one.twin_sha256 else entry
+
+
+def effect(made: Decisions, old_labels: Iterable[tuple[Decision, str]], pairs: Collection[Decision] = ()) -> Effect:
     """Return what decisions do to the images that they name.
 
     Args:
         made: The decisions.
         old_labels: The decision in effect about each of these images, and the image's label without the decision.
+        pairs: The decisions about pairs with both images in the source.
     """
-    relabeled, counts, found = Counter[tuple[str, str]](), Counter[Word](), set[str]()
+    relabeled, counts, found = Counter[tuple[str, str]](), Counter[Word](), {one.key for one in pairs}
     differing: list[tuple[Decision, str]] = []
     for decision, old in old_labels:
-        keep = made.confirming.get(decision.sha256, decision)
+        keep = made.confirming.get(decision.key, decision)
         label = decision.label or old
         if keep.decision == "keep" and keep.given_label not in ("", label):
             differing.append((keep, label))
-        found.add(decision.sha256)
+        found.add(decision.key)
         counts[decision.decision] += 1
         if decision.decision == "label" and decision.label != old:
             relabeled[old, decision.label] += 1
@@ -333,6 +358,7 @@ def effect(made: Decisions, old_labels: Iterable[tuple[Decision, str]]) -> Effec
         kept=counts["keep"],
         unchanged=counts["label"] - relabeled.total(),
         differing=differing,
+        pairs=len(pairs),
     )
 
 
@@ -378,22 +404,49 @@ def combined(
 
 
 def matches(decisions: Mapping[str, Decision], sha256: np.ndarray) -> Iterator[tuple[int, Decision]]:
-    """Find the images that decisions name.
+    """Find the images that decisions name. Decisions about pairs are found by `pairs`.
 
     Args:
-        decisions: sha256 -> decision.
+        decisions: Key -> decision.
         sha256: u8[n 32], hashes of source files.
 
     Yields:
         The position of an image, and its decision, in ascending order of the positions.
     """
-    if not decisions or not len(sha256):
+    for number, name in _named(sha256, [one.sha256 for one in decisions.values() if not one.twin_sha256]):
+        if name in decisions:
+            yield number, decisions[name]
+
+
+def pairs(
+    decisions: Mapping[str, Decision], sha256: np.ndarray
+) -> Iterator[tuple[Sequence[int], Sequence[int], Decision]]:
+    """Find the pairs that decisions name.
+
+    Args:
+        decisions: Key -> decision.
+        sha256: u8[n 32], hashes of source files.
+
+    Yields:
+        The positions of all copies of one image, those of the other image, and the decision. Pairs with a
+        missing image are left out.
+    """
+    named = [one for one in decisions.values() if one.twin_sha256]
+    found: dict[str, list[int]] = defaultdict(list)
+    for number, name in _named(sha256, [name for one in named for name in (one.sha256, one.twin_sha256)]):
+        found[name].append(number)
+    for one in named:
+        if one.sha256 in found and one.twin_sha256 in found:
+            yield found[one.sha256], found[one.twin_sha256], one
+
+
+def _named(sha256: np.ndarray, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield position and name of the hashes, u8[n 32], that are among the names, and of a few others."""
+    if not names or not len(sha256):
         return
-    known = np.frombuffer(bytes.fromhex("".join(decisions)), np.uint8).reshape(-1, 32)
+    known = np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(-1, 32)
     for number in np.flatnonzero(np.isin(content_hashes(sha256), content_hashes(known))).tolist():
-        decision = decisions.get(sha256[number].tobytes().hex())
-        if decision is not None:
-            yield number, decision
+        yield number, sha256[number].tobytes().hex()
 
 
 def check_labels(
@@ -462,13 +515,15 @@ def _from_entry(entry: DecisionEntry) -> Decision:
         KeyError: A value is missing.
         TypeError: The entry is not a dict.
     """
-    one = Decision(entry["sha256"], entry["decision"], entry["label"], entry["path"])
-    if not all(isinstance(value, str) for value in (one.sha256, one.decision, one.label, one.path)):
+    one = Decision(entry["sha256"], entry["decision"], entry["label"], entry["path"], entry.get("twin_sha256", ""))
+    if not all(isinstance(value, str) for value in dataclasses.astuple(one)):
         raise ValueError(f"a value in {entry} is not a text")
-    if not _HASH.fullmatch(one.sha256):
-        raise ValueError(f"{one.sha256!r} is not a SHA-256 hash")
+    if not all(map(_HASH.fullmatch, [one.sha256, *[one.twin_sha256] * ("twin_sha256" in entry)])):
+        raise ValueError(f"{one.sha256!r} or {one.twin_sha256!r} is not a SHA-256 hash")
     if one.decision not in WORDS or one.decision == "none":
         raise ValueError(f"{one.decision!r} is not a decision")
+    if (one.decision == "both") != bool(one.twin_sha256):
+        raise ValueError(f"the decision {one.decision!r} has the twin {one.twin_sha256!r}")
     if (one.decision == "label") != bool(one.label):
         raise ValueError(f"the decision {one.decision!r} has the label {one.label!r}")
     return one
@@ -509,15 +564,17 @@ def _remedy(columns: Collection[str]) -> str:
 
 def _rows(table: pa.Table, where: str) -> Iterator[tuple[int, Decision]]:
     """Yield the number of each row with a decision, from 1, and the decision."""
-    optional = [name for name in ("path", "given_label", *_LABELS) if name in table.column_names]
+    optional = [name for name in ("path", "twin_sha256", "given_label", *_LABELS) if name in table.column_names]
+    # The list of issues has a twin in rows about one image, too. There, "none" is about the image.
+    of_pairs = ("both",) if "kind" in table.column_names else ("both", "none")
     columns = {name: tables.texts(table, name) for name in (*_NEEDED, *optional)}
     for row in range(len(table)):
         values = {name: column[row] for name, column in columns.items()}
         if values["decision"]:
-            yield row + 1, _decision(values, f"{where}: row {row + 1:,}")
+            yield row + 1, _decision(values, of_pairs, f"{where}: row {row + 1:,}")
 
 
-def _decision(values: Mapping[str, str], where: str) -> Decision:
+def _decision(values: Mapping[str, str], of_pairs: Collection[str], where: str) -> Decision:
     sha256, word = values["sha256"].lower(), values["decision"].lower()
     if word not in WORDS:
         raise UserError(
@@ -535,20 +592,27 @@ def _decision(values: Mapping[str, str], where: str) -> Decision:
             f"{where}: the column 'decision' has the word 'label', but the column 'label' is empty. Write the name of a"
             " class into it, or change the decision to 'drop', 'keep' or 'none'."
         )
+    twin = values.get("twin_sha256", "").lower() if word in of_pairs else ""
+    if not _HASH.fullmatch(twin) and (twin or word == "both"):
+        raise UserError(
+            f"{where}: {twin!r} is not a SHA-256 hash. With the word '{word}', the column twin_sha256 must have the"
+            " hash of the other image of the pair: 64 hexadecimal digits. Copy the hash from issues.csv, or change the"
+            " decision."
+        )
     label, given_label = (unicodedata.normalize("NFC", name) for name in (label, values.get("given_label", "")))
-    return Decision(sha256, word, label, values.get("path", ""), given_label)
+    return Decision(sha256, word, label, values.get("path", ""), twin, given_label)
 
 
 def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Decision]:
-    """Return the decisions by hash, and refuse two different ones about the same bytes."""
+    """Return the decisions by key, and refuse two different ones about the same bytes."""
     decisions, row_of = dict[str, Decision](), dict[str, int]()
     for row, decision in rows:
-        first = decisions.setdefault(decision.sha256, decision)
-        row_of.setdefault(decision.sha256, row)
+        first = decisions.setdefault(decision.key, decision)
+        row_of.setdefault(decision.key, row)
         if first.contradicts(decision):
             same = first.image if first.image == decision.image else f"{first.image} and {decision.image}"
             raise UserError(
-                f"{where}: rows {row_of[first.sha256]:,} ({first}) and {row:,} ({decision}) are different decisions"
+                f"{where}: rows {row_of[first.key]:,} ({first}) and {row:,} ({decision}) are different decisions"
                 f" about the same image, {same}. There must be one decision about an image. Delete one of the rows."
             )
     if not decisions:

@@ -72,7 +72,7 @@ class Doubts:
         directory: Directory of the audit.
         kinds: Hash of a source file in hexadecimal -> the kinds of its open issues.
         conflicts: Hashes of the images of open near-duplicates with different labels.
-        decided: Hashes of images that a person has decided.
+        decided: Keys of the decisions of earlier reviews (`decisions.Decision.key`).
     """
 
     directory: Path
@@ -115,6 +115,8 @@ class Doubts:
         twins = train & others  # A table of folds may have copies of a file in several folds.
         try:
             for left, right in issues.read_pairs(self.directory):
+                if decisions.key_of(left, right) in self.decided:
+                    continue
                 twins.update(one for one, other in ((left, right), (right, left)) if one in train and other in others)
         except ValueError as error:
             raise UserError(f"{self.directory}: {error}. Run python -m trainers.audit again.") from error
@@ -194,13 +196,15 @@ def _check(audited: str | None, digest: str) -> None:
 def _open_issues(directory: Path, dataset: Path) -> Doubts:
     """Return the open issues, without images that a person has decided.
 
-    After the decisions "label" or "drop", the dataset has another digest and needs a new audit. The decision "keep"
-    does not change the digest, so the audit still lists the issues of these images.
+    After the decisions "label" or "drop", the dataset has another digest and needs a new audit. The decisions "keep"
+    and "both" do not change the digest, so the audit still lists the issues of these images.
     """
     decided = decisions.of_dataset(dataset)
     kinds: dict[str, frozenset[str]] = {}
     conflicts = set()
     for kind, sha256, twin, score in issues.read(directory / issues.PARQUET, DOUBTFUL):
+        if kind == _NEAR and decisions.key_of(sha256, twin) in decided:
+            continue
         for image in (sha256, twin) if kind == _NEAR else (sha256,):
             if image not in decided:
                 kinds[image] = kinds.get(image, frozenset()) | {kind}

@@ -48,6 +48,8 @@ class Inputs:
         decided: bool[n], whether a person has confirmed or corrected the label. Such a record is not listed again, but
             other records are compared with it.
         dataset: The flag that names the dataset, such as "--tfrecords=out", for messages.
+        kept_pairs: i64[m 2], pairs of near-duplicates that a person has kept, as values of `contents`. They are not
+            listed again. The decision says nothing about labels.
     """
 
     features: np.ndarray
@@ -63,6 +65,7 @@ class Inputs:
     paths: Sequence[str]
     decided: np.ndarray
     dataset: str
+    kept_pairs: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,10 +248,10 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     """Yield an issue for records with near-duplicates. The twin is the worst near-duplicate.
 
     Each record of a pair across labels or splits is in an issue, as its record or as its twin. If a person has decided
-    one record of a pair, this record is the twin. Pairs of two decided records are left out.
+    one record of a pair, this record is the twin. Pairs of two decided records and kept pairs are left out.
     """
-    one, other = inputs.decided[pairs].T
-    pairs, similarities = pairs[~(one & other)], similarities[~(one & other)]
+    settled = inputs.decided[pairs].all(1) | _is_kept(inputs, pairs)
+    pairs, similarities = pairs[~settled], similarities[~settled]
     left, right = np.where(inputs.decided[pairs[:, 1]], pairs[:, ::-1].T, pairs.T)
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
@@ -264,6 +267,14 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():
         row, twin = int(rows[pair]), int(twins[pair])
         yield _issue("near_duplicate", row, float(scores[pair]), _twin_reason(inputs, row, twin), twin=twin)
+
+
+def _is_kept(inputs: Inputs, pairs: np.ndarray) -> np.ndarray:
+    """Return bool[m], the pairs i64[m 2] that are in `Inputs.kept_pairs`, in any order."""
+    low, high = np.sort(inputs.contents[pairs], 1).T
+    kept_low, kept_high = np.sort(inputs.kept_pairs, 1).T
+    count = len(inputs.contents)
+    return np.isin(low * count + high, kept_low * count + kept_high)
 
 
 def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:

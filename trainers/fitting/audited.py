@@ -38,7 +38,7 @@ class Audited:
         records: The records of each split, in the order of `inputs.split_names`.
         numbers: i64[n], number of each record among the records of its split.
         sha256: Hash of each source file, in hexadecimal.
-        decided: Hash of a source file -> decision of an earlier review, for the records that have one.
+        decided: Key -> decision of an earlier review, for the records and pairs of records that have one.
     """
 
     inputs: Inputs
@@ -105,15 +105,17 @@ def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[
     groups = table.column("group").to_numpy()
     numbers = np.concatenate([own.valid for own in features])
     splits = np.repeat(np.arange(len(names), dtype=np.int8), [len(own.valid) for own in features])
-    decided = dict(decisions.matches(decisions.of_dataset(data.directory), sha256))
+    stored = decisions.of_dataset(data.directory)
+    decided, pairs = dict(decisions.matches(stored, sha256)), list(decisions.pairs(stored, sha256))
     is_decided = np.zeros(len(sha256), bool)
     is_decided[list(decided)] = True
+    contents = duplicates.first_of(sha256)
     inputs = Inputs(
         features=_joined(features, Path(directory)),
         labels=np.concatenate([own.labels[own.valid] for own in features]),
         splits=splits,
         units=splitting.split_keys(sha256, groups),
-        contents=duplicates.first_of(sha256),
+        contents=contents,
         facts=_facts(table, opened, splits, numbers, data.digest, Path(directory), log),
         height=table.column("height").to_numpy(),
         width=table.column("width").to_numpy(),
@@ -122,13 +124,14 @@ def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[
         paths=table.column("path").to_pylist(),
         decided=is_decided,
         dataset=f"--tfrecords={data.directory}",
+        kept_pairs=contents[np.array([(one[0], other[0]) for one, other, _ in pairs], np.int64).reshape(-1, 2)],
     )
     return Audited(
         inputs=inputs,
         records=opened,
         numbers=numbers,
         sha256=[row.tobytes().hex() for row in sha256],
-        decided={decision.sha256: decision for decision in decided.values()},
+        decided={one.key: one for one in (*decided.values(), *(pair[-1] for pair in pairs))},
     )
 
 

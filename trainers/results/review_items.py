@@ -45,11 +45,10 @@ def _chosen(issues: Sequence[Issue], most: int) -> list[Issue]:
     rows: set[int] = set()
     chosen: set[int] = set()
     for number in sorted(range(len(issues)), key=lambda number: issues[number].rank):
-        needed = rows.union(_rows(issues[number]))
-        if len(needed) > most:
-            break
-        rows = needed
-        chosen.add(number)
+        new = set(_rows(issues[number])) - rows
+        if len(rows) + len(new) <= most:  # If a pair does not fit, a later issue may.
+            rows |= new
+            chosen.add(number)
     return [issue for number, issue in enumerate(issues) if number in chosen]
 
 

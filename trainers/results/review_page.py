@@ -8,7 +8,7 @@ import hashlib
 import importlib.resources
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +98,8 @@ class Review:
         items: The doubtful images. The page groups them by kind, and keeps their order within a kind.
         total: Number of all issues of the audit. It is larger than the number of items if the page shows only a part.
         apply_command: Command that applies decisions.csv to the dataset.
-        decided: SHA-256 of the source file -> decision that the dataset already has. The page shows the decisions about
-            its own images.
+        decided: `Decision.key` -> decision that the dataset already has. The page shows the decisions about its own
+            images.
         facts: Sentences about the dataset, such as the estimated number of wrong labels.
     """
 
@@ -150,7 +150,7 @@ def render(review: Review) -> str:
             "pictures": pictures.rows,
             "items": rows,
             "total": review.total,
-            "decided": [_decision(review.decided[sha256]) for sha256 in pictures.hashes if sha256 in review.decided],
+            "decided": list(_decided(review.decided, pictures.hashes)),
         },
     )
 
@@ -270,5 +270,11 @@ def _kind(kind: str) -> tuple[str, str, str]:
     return kind, *_KINDS.get(kind, (kind.replace("_", " ").capitalize(), "Is this image right?"))
 
 
-def _decision(decision: Decision) -> tuple[str, str, str, str]:
-    return decision.sha256, decision.decision, decision.label, decision.path
+def _decided(decided: Mapping[str, Decision], hashes: Sequence[str]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the decisions about images of the page in the order of the images, then those about pairs."""
+    shown = {sha256: number for number, sha256 in enumerate(hashes)}
+    named = [
+        one for one in decided.values() if one.sha256 in shown and (not one.twin_sha256 or one.twin_sha256 in shown)
+    ]
+    for one in sorted(named, key=lambda one: (bool(one.twin_sha256), shown[one.sha256])):
+        yield one.sha256, one.decision, one.label, one.path, one.twin_sha256

@@ -107,6 +107,25 @@ def test_only_the_records_that_are_left_out_belong_to_the_settings(workspace, tm
     assert len(related.train) == len(before.train) + 1
 
 
+def test_a_pair_that_a_person_keeps_is_not_doubtful_and_its_labels_still_are(workspace, tmp_path):
+    data = open_dataset(workspace / "out")
+    train = data.records("train")
+    one, other, third = (sha256(train, number) for number in (1, 2, 3))
+    rows = [
+        issue("near_duplicate", 0.9, one, other),
+        issue("near_duplicate", 0.8, other, third),
+        issue("label", 0.9, one),
+    ]
+    audit = str(write_audit(tmp_path / "audit", data, rows))
+    with open(tmp_path / "decisions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("sha256", "decision", "twin_sha256"), (other, "both", one)])
+    shutil.copytree(workspace / "out", tmp_path / "out")
+    converted(workspace / "src", tmp_path / "out", decisions=str(tmp_path / "decisions.csv"), update=True)
+    doubts = audit_files.find(open_dataset(tmp_path / "out"), audit)
+    assert doubts
+    assert doubts.kinds == {one: {"label"}, other: {"near_duplicate"}, third: {"near_duplicate"}}
+
+
 def test_an_unfinished_audit_in_the_default_directory_is_as_none(workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = open_dataset(workspace / "out")

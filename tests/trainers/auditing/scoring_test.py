@@ -137,9 +137,15 @@ def small_objects(count: int) -> tuple[np.ndarray, np.ndarray]:
         image = Image.new("L", (64, 64), 255)
         left, top = random.integers(14, 20, 2)
         right, bottom = random.integers(44, 50, 2)
-        shape = ImageDraw.Draw(image).ellipse if number % 2 else ImageDraw.Draw(image).rounded_rectangle
-        arguments = {} if number % 2 else {"radius": 10}
-        shape((int(left), int(top), int(right), int(bottom)), fill=int(random.integers(0, 160)), **arguments)
+        box, level, draw = (
+            (int(left), int(top), int(right), int(bottom)),
+            int(random.integers(0, 160)),
+            ImageDraw.Draw(image),
+        )
+        if number % 2:
+            draw.ellipse(box, fill=level)
+        else:
+            draw.rounded_rectangle(box, radius=10, fill=level)
         images.append(image)
     pixels = [np.asarray(image.resize((32, 32)), np.float32).reshape(-1) for image in images]
     return np.stack(pixels), appearance.facts([appearance.of_image(image) for image in images])
@@ -307,6 +313,29 @@ def test_a_pair_is_listed_unless_both_are_decided(decided, listed, reason):
     audit = scoring.audit(dataclasses.replace(inputs, facts=facts, splits=splits, decided=known))
     found = [(issue.record, issue.twin) for issue in of_kind(audit, "near_duplicate")]
     assert found == listed, reason
+
+
+@pytest.mark.parametrize("kept", [(4, 9), (9, 4), (20, 9)], ids=str)
+def test_a_kept_pair_is_not_listed_and_its_labels_are_doubted_as_before(kept):
+    """Records 4 and 20 have the same bytes, so a decision about one is about the other. Other pairs stay listed."""
+    records = planted(count=100, flips=0.1)
+    inputs = records.inputs
+    facts, contents = inputs.facts.copy(), np.arange(100)
+    facts["phash"][[4, 9]] = 0x0123456789ABCDEF
+    facts["phash"][[30, 31]] = 0xFEDCBA9876543210
+    contents[[4, 20]] = 4
+    inputs = dataclasses.replace(inputs, facts=facts, contents=contents)
+    before = scoring.audit(inputs)
+    after = scoring.audit(dataclasses.replace(inputs, kept_pairs=contents[[kept]]))
+
+    def pairs(audit: Audit) -> set[tuple[int, ...]]:
+        return {tuple(sorted((issue.record, issue.twin or 0))) for issue in of_kind(audit, "near_duplicate")}
+
+    assert (4, 9) in pairs(before)
+    assert pairs(after) >= {(30, 31), (4, 20)}
+    assert (4, 9) not in pairs(after)
+    assert of_kind(after, "label") == of_kind(before, "label")
+    assert after.estimate == before.estimate
 
 
 def test_a_chain_of_near_duplicates_does_not_become_one_unit():

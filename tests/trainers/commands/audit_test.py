@@ -262,7 +262,7 @@ def test_issues_that_the_page_does_not_show_are_counted(workspace, audited, tmp_
     hidden = int(line.split()[0].replace(",", ""))
     assert len(result.issues) - 5 <= hidden < len(result.issues)
     assert line == (
-        f"  {hidden:,} issues with the lowest ranks are in issues.csv but not on the page. To see more on the page,"
+        f"  {hidden:,} issues with low ranks are in issues.csv but not on the page. To see more on the page,"
         " pass a larger --pictures than 5"
     )
     assert not [line for line in audited if "not on the page" in line]

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -445,7 +445,7 @@ def test_python_takes_the_same_values_as_the_flags(monkeypatch: pytest.MonkeyPat
         ModelExportConfig(run=str(Path.home() / "model.keras"), custom_objects=["layers.py"], samples=7, threshold=0.5)
     ]
     with pytest.raises(UserError, match=r"^--samples=1\.5: must be a whole number\.$"):
-        trainers.export(run="model.keras", samples=1.5)
+        trainers.export(run="model.keras", samples=cast(int, 1.5))
 
 
 def test_command(workspace: Path, tmp_path: Path) -> None:

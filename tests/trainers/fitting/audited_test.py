@@ -116,6 +116,20 @@ def test_decisions_of_earlier_reviews_are_matched_by_the_bytes_of_the_files(work
     assert {sha256: decision.decision for sha256, decision in records.decided.items()} == {known: "keep"}
 
 
+def test_a_kept_pair_is_known_and_confirms_no_label(workspace, tmp_path):
+    hashes = [row.tobytes().hex() for row in dataset.open(workspace / "out").records("validation").source_sha256]
+    with open(tmp_path / "decisions.csv", "w", newline="") as file:
+        rows = [("sha256", "decision", "twin_sha256"), (hashes[3], "both", hashes[1]), (hashes[2], "both", "0" * 64)]
+        csv.writer(file).writerows(rows)
+    converted(workspace / "src", tmp_path / "out", decisions=str(tmp_path / "decisions.csv"))
+    records = gather(dataset.open(tmp_path / "out"), tmp_path / "features")
+    assert not records.inputs.decided.any()
+    assert [sorted(records.sha256[row] for row in pair) for pair in records.inputs.kept_pairs] == [
+        sorted([hashes[1], hashes[3]])
+    ]
+    assert [(one.decision, one.key) for one in records.decided.values()] == [("both", " ".join(sorted(hashes[1:4:2])))]
+
+
 def test_facts_of_adopted_records_are_computed_once(workspace, tmp_path, monkeypatch):
     calls: list[int] = []
     original = appearance.facts_of

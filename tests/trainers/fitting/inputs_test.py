@@ -313,8 +313,8 @@ def test_near_duplicates_of_the_fold_are_left_out_and_those_of_other_folds_stay(
         (sha256(train, 3), sha256(validation, 4)),  # In different splits, but both are in the training.
     ]
     config = with_pairs(tmp_path / "audit", data, pairs)
-    flags = {"records": str(both / "folds.csv"), "fold": 2}
-    splits = inputs.split(data, dataclasses.replace(config, **flags), log=lambda line: None)
+    config = dataclasses.replace(config, records=str(both / "folds.csv"), fold=2)
+    splits = inputs.split(data, config, log=lambda line: None)
     missing = {*zip(["train"] * 8 + ["validation"] * 7, [*range(8), *range(7)])}
     missing -= {place for part in (splits.train, splits.validation) for place in zip(*part.places)}
     assert missing == {("train", 2), ("validation", 3)}

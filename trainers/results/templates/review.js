@@ -7,9 +7,10 @@
   const DIGITS = "1234567890";
   const STRIP = 6; // Images shown before and after the current one.
   const SHOWN = 5; // Rows and classes in a message.
-  const COLUMNS = ["sha256", "decision", "label", "path", "given_label"];
+  const COLUMNS = ["sha256", "decision", "label", "path", "given_label", "twin_sha256"];
   const LABELS = ["label", "predicted_label", "proposed_label"]; // The first one with a value is the new label.
-  const CHOICES = ["label", "drop", "keep", "none"]; // none: an earlier decision is taken back.
+  const CHOICES = ["label", "drop", "keep", "both", "none"]; // none: an earlier decision is taken back.
+  const WORDS = "label, drop, keep, both or none";
 
   const pictures = data.pictures.map(([image, path, label, split], number) => ({
     number,
@@ -34,22 +35,27 @@
 
   // ---- Decisions ----
 
-  // A decision is about the bytes of an image, with one exception. If a person finds that near-duplicates are different
-  // pictures, this decision is about the item, because it says nothing about the label of either image.
-  const entryOf = (decision, label, { path, label: given } = { path: "", label: "" }, isEarlier = false) => ({
+  // A decision is about the bytes of an image, with one exception. If a person keeps both of a pair, the decision is about
+  // the pair, because it says nothing about the label of either image. Its key has both hashes, in any order of the images.
+  const pairKey = (one, other) => [one, other].sort().join(" ");
+  const keyOfRow = (sha256, twin) => (twin ? pairKey(sha256, twin) : sha256);
+  const NOTHING = { path: "", label: "" };
+  const aboutOf = (key) => pictureOf.get(key.split(" ")[0]) || NOTHING;
+  const entryOf = (decision, label, { path, label: given } = NOTHING, isEarlier = false, coversPairs = false) => ({
     decision,
     label: label || "",
     path,
     given,
     isEarlier,
+    coversPairs, // Whether decisions about both images of a pair answer the question about the pair, too.
   });
   const earlier = new Map(
-    data.decided.map(([sha256, decision, label, path]) => [
-      sha256,
-      entryOf(decision, label, { path, label: (pictureOf.get(sha256) || {}).label || "" }, true),
-    ]),
+    data.decided.map(([sha256, decision, label, path, twin]) => {
+      const key = keyOfRow(sha256, twin);
+      return [key, entryOf(decision, label, { path, label: aboutOf(key).label }, true, true)];
+    }),
   );
-  let local = new Map(); // SHA-256 or `idOf` an item -> entry. `earlier` has the decisions of earlier conversions.
+  let local = new Map(); // SHA-256 or `pairKey` -> entry. `earlier` has the decisions of earlier conversions.
   let history = []; // [{at: `idOf` the item, before: [[key, entry or null], ...]}], the last decision at the end.
   let current = 0;
   let hasMoved = true; // Whether the user moved to the current item without a decision.
@@ -59,6 +65,7 @@
   const isPair = (item) => item.kind === "near_duplicate" && item.twins.length > 0;
   const sidesOf = (item) => [item.picture, ...item.twins];
   const hashesOf = (item) => (isPair(item) ? sidesOf(item).map((side) => side.sha256) : [item.picture.sha256]);
+  const pairsOf = (item) => (isPair(item) ? item.twins.map((twin) => pairKey(item.picture.sha256, twin.sha256)) : []);
   // Another audit of the dataset gives the item another number, and the same name.
   const idOf = (item) => [item.kind, ...hashesOf(item).sort()].join(" ");
   const byId = new Map(items.map((item) => [idOf(item), item]));
@@ -70,21 +77,25 @@
   }
 
   const isDropped = (sha256) => (decisionOf(sha256) || {}).decision === "drop";
-  const isEarlier = (sha256) => (decisionOf(sha256) || {}).isEarlier === true;
+  const coversPairs = (sha256) => (decisionOf(sha256) || {}).coversPairs === true;
 
   // Returns the keys of the decisions that answer the item's question; none: the item is undecided. A label that was set
-  // elsewhere does not answer whether two pictures are the same. An earlier review that decided on both pictures did.
+  // elsewhere does not answer whether two pictures are the same. Decisions on both pictures do if they come from a file of
+  // an earlier release, without decisions about pairs, or from the dataset: the audit does not list such pairs again.
   function answersOf(item) {
     const hashes = hashesOf(item);
     if (!isPair(item)) return hashes.filter(decisionOf);
     const [main, ...twins] = hashes;
     if (isDropped(main) || twins.every(isDropped)) return hashes.filter(isDropped);
-    if (decisionOf(idOf(item))) return [idOf(item)];
-    return hashes.every(isEarlier) ? hashes : [];
+    const open = pairsOf(item).filter((_, i) => !isDropped(twins[i]));
+    if (open.every(decisionOf)) return [...hashes.filter(isDropped), ...open];
+    return hashes.every(coversPairs) ? hashes : [];
   }
 
   const isDecided = (item) => answersOf(item).length > 0;
-  const stateOf = (picture, item) => decisionOf(picture.sha256) || decisionOf(idOf(item));
+  const isKept = (item) => isPair(item) && pairsOf(item).some(decisionOf);
+  const pairOf = (picture, item) => pairsOf(item).find((key) => decisionOf(key) && key.split(" ").includes(picture.sha256));
+  const stateOf = (picture, item) => decisionOf(picture.sha256) || decisionOf(pairOf(picture, item));
   const canDropTwin = (item) => isPair(item) && item.twins[0].sha256 !== item.picture.sha256;
   const proposalOf = (item) =>
     item.proposed || (itemsOf.get(item.picture.sha256).find((other) => other.proposed) || {}).proposed || null;
@@ -126,20 +137,23 @@
   }
 
   function onPair(item, decision, label, target) {
-    const keepsAll = entryOf("keep", "");
+    const keepsAll = pairsOf(item).map((key) => [key, entryOf("both", "", aboutOf(key))]);
     if (decision === "drop")
-      return [
-        [target.sha256, entryOf("drop", "", target)],
-        [idOf(item), null],
-      ];
-    if (decision === "label")
-      return [
-        [target.sha256, entryOf("label", label, target)],
-        [idOf(item), keepsAll],
-      ];
-    const dropped = sidesOf(item).filter((side) => isDropped(side.sha256));
-    const returned = (side) => (earlier.has(side.sha256) ? entryOf("none", "", side) : null);
-    return [...dropped.map((side) => [side.sha256, returned(side)]), [idOf(item), keepsAll]];
+      return [[target.sha256, entryOf("drop", "", target)], ...pairsOf(item).map((key) => [key, withdrawn(key, "both")])];
+    if (decision === "label") return [[target.sha256, entryOf("label", label, target)], ...keepsAll];
+    const dropped = hashesOf(item).filter(isDropped);
+    return [...dropped.map((sha256) => [sha256, beforeDrop(sha256)]), ...keepsAll];
+  }
+
+  // Returns an entry that takes a decision of an earlier conversion back, if it has this word; null: there is none.
+  const withdrawn = (key, word) =>
+    (earlier.get(key) || {}).decision === word ? entryOf("none", "", aboutOf(key)) : null;
+
+  // Returns the entry that a dropped image had before. A label that was set or loaded comes back.
+  function beforeDrop(sha256) {
+    const entries = history.flatMap((step) => step.before).filter(([key]) => key === sha256);
+    const [, before] = entries.filter(([, entry]) => !entry || entry.decision !== "drop").pop() || [];
+    return before || withdrawn(sha256, "drop");
   }
 
   // On a phone, the picture and its twins fit between the upper edge and the buttons, but not below the filters.
@@ -171,7 +185,7 @@
   const ownAnswers = () => (hasMoved && items[current] && !at("stage").hidden ? answersOf(items[current]) : []);
 
   function takeBack(keys) {
-    put(keys.map((key) => [key, local.has(key) ? null : entryOf("none", "", pictureOf.get(key))]));
+    put(keys.map((key) => [key, local.has(key) ? null : entryOf("none", "", aboutOf(key))]));
     history = history
       .map((step) => ({ ...step, before: step.before.filter(([key]) => !keys.includes(key)) }))
       .filter((step) => step.before.length);
@@ -244,7 +258,7 @@
   }
 
   const isHash = (text) => /^[0-9a-f]{64}$/.test(text);
-  const isKey = (text) => /^(near_duplicate [0-9a-f]{64} )?[0-9a-f]{64}( [0-9a-f]{64})*$/.test(text);
+  const isKey = (text) => /^[0-9a-f]{64}( [0-9a-f]{64})?$/.test(text);
   const isEntry = (entry) =>
     entry &&
     CHOICES.includes(entry.decision) &&
@@ -279,22 +293,19 @@
   // text stays as it is.
   const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
-  // Returns SHA-256 -> entry of all rows. Both pictures of a pair that was kept get the decision keep, if they have no other
-  // decision.
-  function exported() {
-    const rows = new Map([...earlier, ...local].filter(([key]) => isHash(key)));
-    for (const key of local.keys())
-      for (const sha256 of key.split(" ").slice(1))
-        if (!decisionOf(sha256)) rows.set(sha256, entryOf("keep", "", pictureOf.get(sha256)));
-    return rows;
-  }
+  // Returns key -> entry of all rows.
+  const exported = () => new Map([...earlier, ...local]);
 
   function csv() {
     const order = new Map([...pictureOf.keys()].map((sha256, i) => [sha256, i]));
-    const place = ([sha256]) => (order.has(sha256) ? order.get(sha256) : Infinity);
+    const placeOf = (sha256) => (order.has(sha256) ? order.get(sha256) : Infinity);
+    const place = ([key]) => Math.min(...key.split(" ").map(placeOf));
     const rows = [...exported()]
       .sort((a, b) => (place(a) < place(b) ? -1 : place(a) > place(b) ? 1 : a[0] < b[0] ? -1 : 1))
-      .map(([sha256, { decision, label, path, given }]) => [sha256, decision, label, path, given]);
+      .map(([key, { decision, label, path, given }]) => {
+        const [sha256, twin = ""] = key.split(" ");
+        return [sha256, decision, label, path, given, twin];
+      });
     return [COLUMNS, ...rows].map((row) => row.map(quoted).join(",") + "\r\n").join("");
   }
 
@@ -371,26 +382,30 @@
   function uploaded(text) {
     const found = new Map();
     const refused = [];
-    rowsOf(text).forEach((values, i) => {
+    const rows = rowsOf(text);
+    const isOld = rows.length > 0 && !("twin_sha256" in rows[0]);
+    rows.forEach((values, i) => {
       if (!values.decision) return;
-      const { sha256, decision, label } = checked(values, i + 1);
+      const { sha256, decision, label, twin } = checked(values, i + 1);
       if (decision === "label" && !classOf.has(label)) {
         refused.push(`Row ${i + 1} is not loaded: ${quote(label)} is not a class.`);
         return;
       }
-      const picture = pictureOf.get(sha256) || { path: "", label: "" };
-      const about = { path: values.path || picture.path, label: values.given_label || picture.label };
-      const entry = entryOf(decision, classOf.get(label), about, true);
-      const before = found.get(sha256);
+      const key = keyOfRow(sha256, twin);
+      const picture = aboutOf(key);
+      const own = key.startsWith(sha256) ? values : {}; // If not, the path is that of the second hash of the key.
+      const about = { path: own.path || picture.path, label: own.given_label || picture.label };
+      const entry = entryOf(decision, classOf.get(label), about, true, isOld);
+      const before = found.get(key);
       if (before && !isSame(before.entry, entry))
         throw new Error(
           `rows ${before.row} and ${i + 1} contradict each other about the same image. Delete one of the rows.`,
         );
-      if (!before) found.set(sha256, { row: i + 1, entry });
+      if (!before) found.set(key, { row: i + 1, entry });
     });
     if (!found.size && !refused.length)
-      throw new Error("no row has a decision. The column decision must have label, drop, keep or none.");
-    return { entries: [...found].map(([sha256, { entry }]) => [sha256, entry]), refused };
+      throw new Error(`no row has a decision. The column decision must have ${WORDS}.`);
+    return { entries: [...found].map(([key, { entry }]) => [key, entry]), refused };
   }
 
   function checked(values, row) {
@@ -398,7 +413,7 @@
     const decision = values.decision.toLowerCase();
     if (!CHOICES.includes(decision))
       throw new Error(
-        `row ${row}: ${quote(values.decision)} is not a decision. The column decision must be label, drop, keep or none.`,
+        `row ${row}: ${quote(values.decision)} is not a decision. The column decision must be ${WORDS}.`,
       );
     if (!isHash(sha256))
       throw new Error(
@@ -409,8 +424,17 @@
       throw new Error(
         `row ${row}: the column "decision" has the word "label", but the column "label" is empty. Write the name of a class.`,
       );
-    return { sha256, decision, label };
+    const twin = isAboutPair(values, decision) ? (values.twin_sha256 || "").toLowerCase() : "";
+    if (!isHash(twin) && (twin || decision === "both"))
+      throw new Error(
+        `row ${row}: ${quote(twin)} is not a SHA-256 hash. With the word "${decision}", the column twin_sha256 must have the` +
+          " hash of the other image of the pair: 64 hexadecimal digits.",
+      );
+    return { sha256, decision, label, twin };
   }
+
+  // The list of issues has a twin in rows about one image, too. There, "none" is about the image.
+  const isAboutPair = (values, decision) => decision === "both" || (decision === "none" && !("kind" in values));
 
   const isSame = (one, other) => one.decision === other.decision && one.label === other.label;
 
@@ -423,12 +447,12 @@
       return;
     }
     const rows = exported();
-    const differing = loaded.entries.filter(([sha256, entry]) => differs(rows, sha256, entry)).length;
+    const differing = loaded.entries.filter(([key, entry]) => differs(rows, key, entry)).length;
     if (differing) ask(file.name, loaded, differing);
     else add(file.name, loaded, true);
   }
 
-  const differs = (rows, sha256, entry) => rows.has(sha256) && !isSame(rows.get(sha256), entry);
+  const differs = (rows, key, entry) => rows.has(key) && !isSame(rows.get(key), entry);
 
   function ask(name, loaded, differing) {
     const mine = element("button", { type: "button" }, "Keep mine");
@@ -441,8 +465,8 @@
 
   function add(name, { entries, refused }, replaces) {
     const rows = exported();
-    const added = entries.filter(([sha256, entry]) => !rows.has(sha256) || (replaces && differs(rows, sha256, entry)));
-    const foreign = entries.filter(([sha256]) => !pictureOf.has(sha256)).length;
+    const added = entries.filter(([key, entry]) => !rows.has(key) || (replaces && differs(rows, key, entry)));
+    const foreign = new Set(entries.flatMap(([key]) => key.split(" ")).filter((sha256) => !pictureOf.has(sha256))).size;
     if (added.length) change(added);
     const rest = refused.length - SHOWN;
     announce(
@@ -576,10 +600,12 @@
     return image;
   }
 
+  const lookOf = (entry) => (entry.decision === "both" ? "keep" : entry.decision); // Name of a style.
+
   function state(entry) {
     if (!entry) return null;
     const note = entry.isEarlier ? element("small", {}, " earlier") : "";
-    return element("span", { class: `state ${entry.decision}` }, said(entry), note);
+    return element("span", { class: `state ${lookOf(entry)}` }, said(entry), note);
   }
 
   function figure(picture, item, isMain) {
@@ -602,7 +628,7 @@
     if (isPair(item)) caption.append(dropButton(picture, item, isMain));
     return element(
       "figure",
-      { class: `${isMain ? "main" : "twin"} ${entry ? entry.decision : ""}` },
+      { class: `${isMain ? "main" : "twin"} ${entry ? lookOf(entry) : ""}` },
       element("div", { class: "frame" }, photograph(picture)),
       caption,
     );
@@ -716,8 +742,9 @@
         ? "Keep both"
         : "Keep all";
     at("drop").lastElementChild.textContent = isOneFile(item) ? (item.twins.length === 1 ? "Drop both" : "Drop all") : "Drop";
-    for (const choice of ["keep", "drop"])
-      at(choice).setAttribute("aria-pressed", String(Boolean(entry) && entry.decision === choice));
+    const isKeep = isPair(item) ? isKept(item) : Boolean(entry) && entry.decision === "keep";
+    at("keep").setAttribute("aria-pressed", String(isKeep));
+    at("drop").setAttribute("aria-pressed", String(isDropped(item.picture.sha256)));
   }
 
   function drawStrip(list) {
@@ -734,7 +761,7 @@
           "button",
           {
             type: "button",
-            class: entry ? entry.decision : "",
+            class: entry ? lookOf(entry) : "",
             "aria-current": item.number === current ? "true" : null,
             "aria-label": `${titleOf(item.kind)} ${item.rank}: ${text}`,
           },
@@ -743,7 +770,7 @@
             ? null
             : element(
                 "span",
-                { class: `state ${entry ? entry.decision : "drop"}` },
+                { class: `state ${entry ? lookOf(entry) : "drop"}` },
                 entry && entry.decision === "label" ? visible(entry.label) : text,
               ),
         );
