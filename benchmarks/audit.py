@@ -34,7 +34,6 @@ DRAWN, DRAWN_CLASSES, DRAWN_WIDTH = 3_000, 7, 128
 FLIPS = {"5 %": (0.05, False), "30 %": (0.3, False), "5 % one way": (0.05, True), "30 % one way": (0.3, True)}
 ESTIMATED = ((0.0, False), (0.01, False), (0.05, False), (0.2, False), (0.05, True), (0.2, True))
 CHANGED = 500  # Photographs that are changed in each way.
-HASH_DISTANCE = near_duplicates.DEFAULT_DISTANCE  # Bits, as in `scoring`.
 Set = tuple[np.ndarray, np.ndarray]  # Features f32[n c] and right labels i64[n].
 
 
@@ -196,8 +195,10 @@ def print_near_duplicates(arrays: Mapping[str, np.ndarray]) -> None:
     print("near-duplicates: recall by features, by hash, by either; false pairs of 100,000 by features, by hash")
     totals = []
     for name in audit_images.CHANGES:
-        near = neighbors.find(np.concatenate([features, arrays[name]]), np.concatenate([truth, truth[rows]]))
-        hashed = near_duplicates.pairs(np.concatenate([arrays["phash"], arrays[f"phash {name}"]]), HASH_DISTANCE)
+        labels = np.concatenate([truth, truth[rows]])
+        near = neighbors.find(np.concatenate([features, arrays[name]]), labels)
+        hashes = np.concatenate([arrays["phash"], arrays[f"phash {name}"]])
+        hashed = near_duplicates.pairs(hashes, neighbors.hash_distance(hashes, labels))
         by_features, by_hash = (_crossing(pairs, len(truth)) for pairs in (near.pairs, hashed))
         recalls = [len(found & right) / len(rows) for found in (by_features, by_hash, by_features | by_hash)]
         false = [len(found - right) / possible for found in (by_features, by_hash)]

@@ -295,12 +295,9 @@ def _describe(
     settings = {"adopted": True, "name": name}
     if adoption.config.rewrite:
         settings |= {"rewritten": True, **ImageConfig().image_settings()}
-    in_effect, hashes = (
-        adoption.made.in_effect,
-        index.hashes(index.read(index_path, ["source_sha256"]), "source_sha256"),
-    )
-    pairs = [decision for *_, decision in decisions.pairs(in_effect, hashes)]
-    effect = decisions.effect(in_effect, ((decision, table.names[label]) for decision, label in decided), pairs)
+    hashes = index.hashes(index.read(index_path, ["source_sha256"]), "source_sha256")
+    pairs = [decision for *_, decision in decisions.pairs(adoption.made.in_effect, hashes)]
+    effect = decisions.effect(adoption.made, ((decision, table.names[label]) for decision, label in decided), pairs)
     source = adoption.config.records or " ".join(adoption.config.split)
     adoption.made.check_matched(effect.found, source)
     if not any(of_split.any() for of_split in counts.values()):
@@ -470,7 +467,7 @@ def _given_names(adoption: _Adoption) -> tuple[str, ...] | None:
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
+        return tuple(path.read_text("utf-8-sig").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: is not UTF-8 text: {error}. Must be a UTF-8 text file with one class name per line."

@@ -308,8 +308,7 @@ class _Conversion:
     def make_plan(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
         """Scan the source, inspect its images, plan the dataset, and print the class table."""
         config, base = self._config, self._base
-        new_classes = {one.label for one in (*self._stored.values(), *self._given.values())} - {""}
-        sources = scan(dataclasses.replace(config, new_classes=new_classes))
+        sources = scan(dataclasses.replace(config, new_classes=self._new_classes()))
         sources = divided(sources, config)
         self._check_bad(sources, {})
         rows = self._new_labels(sources)
@@ -337,21 +336,35 @@ class _Conversion:
             self._log(f"  note: {text}")
         return plan, sources, facts
 
+    def _new_classes(self) -> set[str]:
+        """Return the class names in all decisions. If --classes lists such a class, it needs no file."""
+        config = self._config
+        names = {one.label for one in (*self._stored.values(), *self._given.values())} - {""}
+        if config.relabel is None or config.wanted is None:
+            return names
+        return names | relabel.labels(config.relabel, config.src, config.wanted)
+
     def _new_labels(self, sources: Sources) -> list[NewLabel]:
         """Return the rows of --relabel. They name paths, so they are checked before the files are inspected."""
         config = self._config
         classes = sources.class_names if self._base is None else self._base.previous.class_table(sources)[0]
-        return [] if config.relabel is None else relabel.read(config.relabel, config.src, sources.paths, classes)
+        if config.relabel is None:
+            return []
+        return relabel.read(config.relabel, config.src, sources.paths, classes, self._new_class)
+
+    @property
+    def _new_class(self) -> str:
+        """Advice for messages: how a user adds a class. An update cannot change --classes."""
+        if self._base is None:
+            return Decisions.new_class
+        return "add an image to a directory of this name, or convert again with --overwrite and --classes"
 
     def _decisions(self, rows: Sequence[NewLabel], sources: Sources, facts: Facts) -> Decisions:
         """Return the decisions of the existing dataset, of --relabel and of --decisions."""
         relabel_flag = f"--relabel={self._config.relabel}"
         by_path = decide.of_paths(rows, sources, facts, relabel_flag)
         layers = [(relabel_flag, by_path), (f"--decisions={self._config.decisions}", self._given)]
-        if self._base is None:
-            return decisions.combined(self._stored, layers)
-        new_class = "add an image to a directory of this name, or convert again with --overwrite and --classes"
-        return decisions.combined(self._stored, layers, new_class)
+        return decisions.combined(self._stored, layers, self._new_class)
 
     def _check_bad(self, sources: Sources, reasons: Mapping[int, str]) -> None:
         """Raise UserError if more files are bad than the settings allow."""

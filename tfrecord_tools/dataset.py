@@ -223,11 +223,13 @@ class Cache:
         pixels: u8[n h w 3]; zeros for corrupt records.
         geometry: How the images were fitted into the input of a network.
         corrupt: The numbers of the corrupt records.
+        records: `Records.identity` of the records. "": not known, as in a cache of an earlier version.
     """
 
     pixels: np.ndarray
     geometry: Geometry
     corrupt: frozenset[int]
+    records: str = ""
 
     def get(self, number: int) -> np.ndarray | None:
         """Return the pixels of a record, u8[h w 3], or None if the record is corrupt."""
@@ -261,7 +263,7 @@ def cache_pixels(
     cached = np.zeros(shape, np.uint8)
     for batch in eval_stream(records, batch_size=64, image_size=geometry).as_numpy_iterator():
         cached[batch.numbers] = batch.images
-    return Cache(cached, geometry, frozenset(records.corrupt))
+    return Cache(cached, geometry, frozenset(records.corrupt), records.identity)
 
 
 class _Selection:
@@ -280,6 +282,11 @@ class _Selection:
             raise UserError(
                 f"order: is for {words.number(order.count, 'record')}, but there are {len(records):,} records. Make the"
                 " order for these records: Shuffled(len(records), seed) or Balanced(records.labels, seed)."
+            )
+        if not order.fits(records.labels):
+            raise UserError(
+                "order: was made from other labels than those of these records. Make the order for these records:"
+                " Balanced(records.labels, seed)."
             )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
@@ -502,4 +509,9 @@ def _check_cache(cache: Cache, records: Records, geometry: Geometry) -> None:
             f"cache: does not fit the records. It has {words.number(count, 'image')} of {cache.geometry}. It must have"
             f" {words.number(len(records), 'image')} of {geometry}. Call cache_pixels with the same records,"
             " image_size, crop and fit."
+        )
+    if cache.records and cache.records != records.identity:
+        raise UserError(
+            "cache: belongs to other records, so its images would get wrong labels. Call cache_pixels with the records"
+            " that are passed to train_batches."
         )

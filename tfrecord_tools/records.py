@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import logging
 import os
@@ -252,6 +253,15 @@ class Records:
         """Return a text that identifies the records in every process. Grain stores it in checkpoints."""
         rows = zlib.crc32(self._rows.tobytes())
         return f"Records({self._index_path!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A text that is equal for the same records of the same dataset in the same order.
+
+        The path counts in its absolute form. It is kept, so that the working directory may change.
+        """
+        rows, offsets = (zlib.crc32(np.ascontiguousarray(column).data) for column in (self._rows, self._offset))
+        return f"{os.path.realpath(self._index_path)} {self.split} {len(self)} {rows:08x} {offsets:08x}"
 
     def serialized(self, number: int) -> bytes:
         """Return the serialized `tf.train.Example` of a record, after its checksums were verified.

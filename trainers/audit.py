@@ -127,7 +127,7 @@ class DatasetAudit:
     """The result of an audit.
 
     Attributes:
-        path: Directory with review.html, issues.csv, issues.parquet and audit.json.
+        path: Directory with review.html, issues.csv, issues.parquet, near_duplicates.parquet and audit.json.
         issues: All issues, by kind and rank.
         probabilities: f32[n k], probability of each class for each record. They come from models that have not seen
             the record.
@@ -218,6 +218,7 @@ def _write(
     run_directory.write_json(out / audit_files.ABOUT, audit_files.UNFINISHED)
     listed = records.listed(result.issues)
     issues.write(out, listed)
+    issues.write_pairs(out, *([records.sha256[row] for row in rows] for rows in result.pairs.T.tolist()))
     items = review_items.items(records, result.issues, config.pictures)
     estimate, command_line = result.estimate.sentence(data.class_names), _apply_command(data)
     review = review_page.Review(

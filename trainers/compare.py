@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,9 +25,8 @@ from tfrecord_tools.base import callable_module, command, files, html_frame, opt
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.records import open_dataset
 from trainers import recipes, training_options
-from trainers.comparing import output
+from trainers.comparing import dry_run, output
 from trainers.comparing import search as searching
 from trainers.comparing.conduct import CompareConfig, conduct
 from trainers.comparing.jobs import Plan
@@ -38,6 +36,28 @@ from trainers.results.comparison import Row
 from trainers.results.out_of_fold import Difference
 
 OPTIONS = (
+    Option(
+        "variant",
+        "texts",
+        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. The results show NAME. Default: every trainer.",
+        default=list(recipes.RECIPES),
+        example="features or 'small=scratch --image_size=64'",
+    ),
+    Option(
+        "backbone",
+        "texts",
+        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with a"
+        " --backbone of their own, do not use it. Default: the backbone of each trainer's recipe.",
+        default=[],
+        example="MobileNetV2",
+    ),
+    Option(
+        "seeds",
+        "integers",
+        "Seeds, as in 0,1,2. Each variant is trained once per seed.",
+        default=["0"],
+        example="0,1,2",
+    ),
     Option(
         "folds",
         "integer",
@@ -91,9 +111,9 @@ def compare(
     *,
     tfrecords: StrPath,
     out: StrPath = "comparison",
-    variant: Sequence[str] = tuple(recipes.RECIPES),
-    backbone: Sequence[str] = (),
-    seeds: Sequence[int] = (0,),
+    variant: str | Sequence[str] = tuple(recipes.RECIPES),
+    backbone: str | Sequence[str] = (),
+    seeds: int | str | Sequence[int] = (0,),
     folds: int | None = None,
     fold_seed: int | None = None,
     search: str | Mapping[str, float] | None = None,
@@ -121,26 +141,22 @@ def compare(
     Example:
         trainers.compare(tfrecords="out", variant=["features", "finetune"], folds=5).differences
     """
-    given = {"folds": folds, "fold_seed": fold_seed, "search": search}
+    given: dict[str, Any] = {"variant": variant, "backbone": backbone, "seeds": seeds}
+    given |= {"folds": folds, "fold_seed": fold_seed, "search": search}
     paths = files.paths(tfrecords=tfrecords, out=out)
-    config = _config(paths["tfrecords"], paths["out"], variant, backbone, tuple(dict.fromkeys(seeds)), given)
-    return _compare(config)
+    return _compare(_config(paths["tfrecords"], paths["out"], given))
 
 
-def _config(
-    tfrecords: str,
-    out: str,
-    variant: Sequence[str],
-    backbone: Sequence[str],
-    seeds: Sequence[int],
-    given: Mapping[str, Any],
-) -> CompareConfig:
-    values = options.checked(OPTIONS, given)
+def _config(tfrecords: str, out: str, given: Mapping[str, Any]) -> CompareConfig:
+    default: dict[str, Any] = {"variant": list(recipes.RECIPES), "backbone": [], "seeds": [0]}
+    values = default | options.checked(OPTIONS, given)
+    if not values["seeds"]:
+        raise UserError("--seeds=: must be whole numbers, as in 0,1,2.")
     return CompareConfig(
         tfrecords=tfrecords,
         out=Path(out),
-        variants=comparison.variants(list(variant), list(backbone)),
-        seeds=seeds,
+        variants=comparison.variants(values["variant"], values["backbone"]),
+        seeds=tuple(dict.fromkeys(values["seeds"])),
         plan=_plan(values.get("folds"), values.get("fold_seed")),
         budget=searching.budget(values["search"]) if "search" in values else None,
     )
@@ -175,30 +191,12 @@ def _compare(config: CompareConfig) -> Comparison:
 def define_flags() -> None:
     usage.define_path("tfrecords", None, "Directory of the dataset, as written by tfrecord_tools.convert.")
     usage.define_path("out", "comparison", "Directory for the runs, the table and the chart.")
-    flags.DEFINE_multi_string(
-        "variant",
-        list(recipes.RECIPES),
-        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. The results show NAME. Default: every trainer.",
+    flags.DEFINE_boolean(
+        "dry_run",
+        False,
+        "Print the commands of the trainings without running them. With --search: those of its first rung.",
     )
-    flags.DEFINE_multi_string(
-        "backbone",
-        [],
-        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with a"
-        " --backbone of their own, do not use it. Default: the backbone of each trainer's recipe.",
-    )
-    flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
-    flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")
     options.define(OPTIONS)
-
-
-def _seeds(values: Sequence[str]) -> list[int]:
-    """Parse --seeds. A repeated seed counts once."""
-    try:
-        if seeds := list(dict.fromkeys(map(int, values))):
-            return seeds
-    except ValueError:
-        pass
-    raise UserError(f"--seeds={','.join(values)}: must be whole numbers, as in 0,1,2.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -208,13 +206,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert."
         )
-    config = _config(
-        values.tfrecords, values.out, values.variant, values.backbone, _seeds(values.seeds), options.from_flags(OPTIONS)
-    )
+    config = _config(values.tfrecords, values.out, options.from_flags(OPTIONS))
     if values.dry_run:
-        open_dataset(config.tfrecords)
-        for job in config.jobs(config.variants):
-            print(shlex.join(job.command()))
+        for line in dry_run.lines(config):
+            print(line)
     else:
         # Raises SystemExit, which also ends the training that is running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

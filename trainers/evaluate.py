@@ -66,7 +66,7 @@ OPTIONS = (
         example="Cat=cats,Dog=dogs",
     ),
     views.OPTION,
-    Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),
+    keras_files.OPTION,
 )
 
 

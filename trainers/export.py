@@ -10,14 +10,60 @@ output is a probability for each class.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from absl import flags, logging
+from absl import logging
 
-from tfrecord_tools.base import callable_module, command, files, usage
+from tfrecord_tools.base import callable_module, command, options
 from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.base.options import Option
 from trainers.exporting import export_model
 from trainers.exporting.export_model import Exported, ModelExportConfig
 from trainers.models import keras_files, model_file
+
+OPTIONS = (
+    Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer."),
+    Option(
+        "format",
+        "text",
+        "Format to write. saved_model: TensorFlow and TensorFlow Serving; litert: Android, iOS and microcontrollers;"
+        " onnx: ONNX Runtime.",
+        default=ModelExportConfig.format,
+        choices=tuple(export_model.FORMATS),
+    ),
+    Option(
+        "quantize",
+        "text",
+        "Quantization for --format=litert. none: float32 weights; float16: half-precision weights; int8: 8-bit weights"
+        " and activations.",
+        default=ModelExportConfig.quantize,
+        choices=export_model.QUANTIZE,
+    ),
+    Option(
+        "tfrecords",
+        "path",
+        "Directory of a dataset with images to calibrate int8, and to compare the exported model with the Keras model."
+        " Default: compare on generated images.",
+    ),
+    Option(
+        "samples",
+        "integer",
+        "Largest number of records of --tfrecords that are used to compare the models and to calibrate int8.",
+        default=ModelExportConfig.samples,
+    ),
+    Option(
+        "tolerance",
+        "number",
+        "Largest allowed difference of a probability from the Keras model. For int8: largest allowed share of images"
+        " that get another class. Default: "
+        + ", ".join(f"{name} {value:g}" for name, value in export_model.TOLERANCES.items())
+        + ".",
+    ),
+    Option("out", "path", "Directory to write. Default: export/FORMAT[-QUANTIZE] in the run directory."),
+    Option("threshold", "number", model_file.THRESHOLD_HELP),
+    Option("overwrite", "switch", "Replace an existing export.", default=ModelExportConfig.overwrite),
+    keras_files.OPTION,
+)
 
 
 def export(
@@ -31,7 +77,7 @@ def export(
     out: StrPath | None = None,
     threshold: float | None = None,
     overwrite: bool = ModelExportConfig.overwrite,
-    custom_objects: Sequence[str] = (),
+    custom_objects: str | Sequence[str] = (),
 ) -> Exported:
     """Export a trained classifier and compare it with the Keras model. If this fails, nothing is written.
 
@@ -60,58 +106,21 @@ def export(
     Example:
         trainers.export(run="runs/pets", format="litert").directory
     """
-    config = ModelExportConfig(
-        **files.paths(run=run, tfrecords=tfrecords, out=out),
-        format=format,
-        quantize=quantize,
-        samples=samples,
-        tolerance=tolerance,
-        threshold=threshold,
-        overwrite=overwrite,
-        custom_objects=custom_objects,
-    )
+    given: dict[str, Any] = {
+        "run": run,
+        "format": format,
+        "quantize": quantize,
+        "tfrecords": tfrecords,
+        "samples": samples,
+    }
+    given |= {"tolerance": tolerance, "out": out, "threshold": threshold, "overwrite": overwrite}
+    given |= {"custom_objects": custom_objects}
+    config = ModelExportConfig(**options.checked(OPTIONS, given))
     return export_model.export(config)
 
 
 def define_flags() -> None:
-    usage.define_path("run", None, "Run directory of a trainer, or a .keras file of a trainer.")
-    flags.DEFINE_enum(
-        "format",
-        ModelExportConfig.format,
-        list(export_model.FORMATS),
-        "Format to write. saved_model: TensorFlow and TensorFlow Serving; litert: Android, iOS and microcontrollers;"
-        " onnx: ONNX Runtime.",
-    )
-    flags.DEFINE_enum(
-        "quantize",
-        ModelExportConfig.quantize,
-        export_model.QUANTIZE,
-        "Quantization for --format=litert. none: float32 weights; float16: half-precision weights; int8: 8-bit weights"
-        " and activations.",
-    )
-    usage.define_path(
-        "tfrecords",
-        None,
-        "Directory of a dataset with images to calibrate int8, and to compare the exported model with the Keras model."
-        " Default: compare on generated images.",
-    )
-    flags.DEFINE_integer(
-        "samples",
-        ModelExportConfig.samples,
-        "Largest number of records of --tfrecords that are used to compare the models and to calibrate int8.",
-    )
-    flags.DEFINE_float(
-        "tolerance",
-        None,
-        "Largest allowed difference of a probability from the Keras model. For int8: largest allowed share of images"
-        " that get another class. Default: "
-        + ", ".join(f"{name} {value:g}" for name, value in export_model.TOLERANCES.items())
-        + ".",
-    )
-    usage.define_path("out", None, "Directory to write. Default: export/FORMAT[-QUANTIZE] in the run directory.")
-    flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
-    flags.DEFINE_boolean("overwrite", ModelExportConfig.overwrite, "Replace an existing export.")
-    flags.DEFINE_list("custom_objects", [], keras_files.CUSTOM_OBJECTS_HELP)
+    options.define(OPTIONS)
 
 
 def main(argv: Sequence[str]) -> None:

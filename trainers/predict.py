@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _MODEL = (Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),)
-_CODE = (Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),)
+_CODE = (keras_files.OPTION,)
 # Options of `answers`, which gets a model that is loaded already.
 _OF_IMAGES = (
     Option(

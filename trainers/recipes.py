@@ -261,6 +261,8 @@ class Recipe:
         name = named.name_of(self.augment, "--augment=")
         if isinstance(self.augment, (str, augment_config.AugmentConfig)):
             object.__setattr__(self, "augment", name)
+        else:
+            named.settings_of(self.augment, "augment=")  # Runs with different values must have different settings.
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: must be at least 1 image.")
         geometry.check_crop(self.crop, "--crop=")
@@ -413,7 +415,7 @@ def scratch(**model: Any) -> Recipe:
     own: dict[str, Any] = {"weights": "none"}
     # With Keras's momentum of 0.99, BatchNormalization's moving statistics need hundreds of steps to become accurate. A
     # training on a small dataset has fewer steps.
-    model = model | {"batch_norm_momentum": 0.9}
+    model = {"batch_norm_momentum": 0.9} | model
     if model.get("backbone", backbones.CNN) == backbones.CNN:
         # This network is the reference network with one more stage (group of layers) and with BatchNormalization.
         # Accuracy on a held-out fifth of 1,400 photographs:
@@ -551,7 +553,7 @@ def finetune(**model: Any) -> Recipe:
     """
     config = ModelConfig(**model)
     if config.weights == backbones.NONE:
-        return scratch(**dataclasses.asdict(config))
+        return scratch(**{"backbone": config.backbone} | model)
     return Recipe(
         model=config,
         phases=(

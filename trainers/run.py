@@ -22,7 +22,7 @@ from tfrecord_tools.errors import UserError
 from trainers import run_directory
 from trainers.devices import cluster
 from trainers.fitting import parents
-from trainers.models import model_file
+from trainers.models import keras_files, model_file
 from trainers.models.model_file import ModelInfo
 from trainers.run_directory import Metrics, Settings
 
@@ -51,6 +51,7 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path).absolute())
+        object.__setattr__(self, "custom_objects", tuple(keras_files.OPTION.value(self.custom_objects)))
 
     @functools.cached_property
     def metrics(self) -> Metrics:
@@ -107,10 +108,10 @@ class Run:
 
         Args:
             images: The path of an image file or of a directory of images; pixels u8[h w 3], or u8[h w] for a gray
-                image; a Pillow image; or a sequence of these. An array u8[n h w 3] is a batch of n images, and an array
-                or a column of paths is a sequence. Each image is prepared in the same way as the training images, and
-                a Pillow image with an EXIF orientation is turned like its file. If None, the records in `tfrecords`
-                are classified.
+                image; a Pillow image; or a sequence of these, such as an array or a column of paths. An array
+                u8[n h w 3] is a batch of n images. Each image is prepared in the same way as the training images. A
+                Pillow image with an EXIF orientation is turned like its file. If None, the records in `tfrecords` are
+                classified.
             log: Receives the lines for the user, for example about images that cannot be read.
             **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
 
@@ -217,7 +218,7 @@ class Run:
         return f"Run({str(self.path)!r}): accuracy {metrics['accuracy']:.4f} on {metrics['split']}"
 
 
-def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
+def load(run: StrPath, custom_objects: str | Sequence[str] = ()) -> Run:
     """Open the run directory of a finished training.
 
     Args:

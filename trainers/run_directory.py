@@ -152,8 +152,17 @@ class Settings(TypedDict, total=False):
 
 
 Topics = Mapping[str, object]  # `Settings`, or some of its fields (topics).
+# `ISSUES` is the name of a flag in settings.json: the hash of the records that --drop_issues left out. Older versions
+# stored the hash of all open issues there. If they left out the same records, `ISSUES_BEFORE` in `other` is that hash.
+ISSUES = "issues_sha256"
+ISSUES_BEFORE = "open_issues_sha256"
 # The topics that determine the result of a training, except for its last bits.
 _DECISIVE = ("flags", "recipe", "weights", "parent", "dataset")
+# Values in `flags` that are not values of flags.
+_HASHES = {
+    "records_sha256": "the SHA-256 of --records",
+    "issues_sha256": "the SHA-256 of the open issues in --audit",
+}
 _REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result, bit for bit.
 
 
@@ -357,13 +366,20 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
             if isinstance(flags.get(flag), str):
                 flags[flag] = augment_config.current_name(flags[flag])
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
+    before = now.get("other", {}).get(ISSUES_BEFORE)
+    if isinstance(flags, dict) and before and flags.get(ISSUES) == before:
+        flags[ISSUES] = now["flags"][ISSUES]
     for topic in topics:
         old, new = _flat(begun.get(topic, {})), _flat(now.get(topic, {}))
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if names:
-            prefix = "--" if topic == "flags" else f"{topic}."
-            return [f"{prefix}{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
+            return [f"{_shown(topic, name)} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
     return []
+
+
+def _shown(topic: str, name: str) -> str:
+    """Return the name of a value of settings.json for messages: that of its flag, if it has one."""
+    return _HASHES.get(name, f"--{name}") if topic == "flags" else f"{topic}.{name}"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -79,7 +79,7 @@ def train(
         )
         setup.check(data, splits, recipe, config, device)
         parent = parents.load(config, recipe)
-        settings = settings_of(data, splits.doubts, recipe, config, flags, device, parent)
+        settings = settings_of(data, splits, recipe, config, flags, device, parent)
         if parent and parent.state:
             recipe, settings = parents.continued(recipe, settings, parent, log)
         run = Path(str(config.run))

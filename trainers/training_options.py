@@ -501,6 +501,7 @@ def _of_finished_run(trainer: str, values: Mapping[str, Any]) -> dict[str, Any]:
             f"--{named}={values[named]}: was trained by trainers.{trained}. Only that trainer can train it further. Run"
             f" python -m trainers.{trained} --run={run} --more_epochs={values['more_epochs']}."
         )
+    parents.check_records(run, values)
     fresh = {} if named == "init_from" else {"run": f"{run}-more{values['more_epochs']}"}
     return {**parents.config_of(run), **values, **fresh, "init_from": str(run)}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +89,56 @@ def test_hash_is_that_of_the_file_that_defines_the_function(place: Path) -> None
         assert user_code.sha256_of_function(text, "--backbone=") == expected
     assert user_code.sha256_of_code("plain_net", "--custom_objects=") == expected
     assert user_code.sha256_of_code("plain_net.py", "--custom_objects=") == expected
+
+
+def test_objects_and_results_have_the_hash_of_the_module_that_names_them(place: Path) -> None:
+    (place / "made_net.py").write_text(
+        "import functools\ndef make(depth):\n    return lambda shape: depth\n"
+        "def traced(f):\n    return functools.wraps(f)(lambda shape: f(shape))\n"
+    )
+    named = "import made_net\n@made_net.traced\ndef net(shape): return shape\nother = made_net.make(3)\n"
+    (place / "naming_net.py").write_text(named)
+    expected = hashlib.sha256(named.encode()).hexdigest()
+    assert user_code.sha256_of_function("naming_net:net", "--backbone=") == expected
+    assert user_code.sha256_of_function("naming_net:other", "--backbone=") == expected
+
+
+CHANGED = "--backbone={}: {}/plain_net.py has changed since it was imported, so its new code is not in use."
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_module_that_changes_after_its_import_is_refused(is_seen: bool, place: Path) -> None:
+    if is_seen:
+        before = user_code.sha256_of_function("plain_net:build", "--backbone=")
+    else:  # The user imports it, and edits it before it is trained with.
+        sys.path.append(str(place))
+        importlib.import_module("plain_net")
+    old = (place / "plain_net.py").read_text()
+    (place / "plain_net.py").write_text("def build(shape):\n    return shape + 1\n")
+    (place / "outer_net.py").write_text("from plain_net import build\n")
+    for text in ("plain_net:build", "outer_net:build"):
+        with pytest.raises(UserError, match=re.escape(CHANGED.format(text, place))):
+            user_code.sha256_of_function(text, "--backbone=")
+    for call in (user_code.run, user_code.sha256_of_code):
+        with pytest.raises(UserError, match=r"changed since it was imported.*run importlib.reload on the module p"):
+            call("plain_net", "--custom_objects=")
+    if is_seen:
+        (place / "plain_net.py").write_text(old)
+        assert user_code.sha256_of_function("plain_net:build", "--backbone=") == before
+    (place / "plain_net.py").write_text("def build(shape):\n    return shape + 22\n")
+    sys.path.append(str(place))
+    importlib.reload(sys.modules["plain_net"])
+    new = hashlib.sha256((place / "plain_net.py").read_bytes()).hexdigest()
+    assert user_code.sha256_of_function("plain_net:build", "--backbone=") == new
+    assert user_code.function("plain_net:build", "--backbone=")(1) == 23
+
+
+def test_a_file_that_changes_back_runs_again(place: Path) -> None:
+    code = "import os\nos.environ['LAST_NET'] = '{}'\n"  # As a class that registers itself.
+    for value in "121":
+        (place / "plain_net.py").write_text(code.format(value))
+        user_code.run("plain_net.py", "--custom_objects=")
+        assert os.environ.pop("LAST_NET") == value
 
 
 def test_functions_have_a_name() -> None:

@@ -39,7 +39,7 @@ BORDER = frozenset(
         "trainers.results.eval_sets._scanned",
         # Errors of a variant begin with --variant and its flags.
         "trainers.comparing.jobs.values_of",
-        "trainers.comparing.search._recipe",
+        "trainers.comparing.jobs.recipe_of",
     }
 )
 
@@ -79,6 +79,7 @@ NARROWED = {
     "trainers.training_options.train": OF_IMAGES,  # features has no such flags.
     "trainers.training_options._IMAGES": OF_IMAGES,  # features has no such options.
     "trainers.training_options.recipe": OF_IMAGES,  # features has no option augment.
+    "trainers.run_directory._HASHES": TRAINING,  # compare does not compare flags.
     "trainers.fitting.notes.lines": OF_IMAGES,  # features does not augment.
     "trainers.fitting.notes.may_be_mirrored": OF_IMAGES,  # Reports show the flag in the command of a trainer.
     "tfrecord_tools.bench.BenchConfig.__post_init__": ("tfrecord_tools.bench",),  # Trainers pass checked values.

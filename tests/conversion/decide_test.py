@@ -171,7 +171,7 @@ def test_an_update_needs_no_file(src: Path, tmp_path: Path) -> None:
 def test_two_rounds_give_the_labels_of_one_round_and_keep_splits(src: Path, tmp_path: Path) -> None:
     """An update keeps the split of every image. A new conversion computes it from the new labels."""
     first = {"cats/000.jpg": "dogs", "cats/001.jpg": "drop", "cats/004.jpg": "keep"}
-    second = {"cats/000.jpg": "keep", "dogs/003.jpg": "cats", "dogs/004.jpg": "drop"}
+    second = {"cats/000.jpg": "keep", "cats/004.jpg": "drop", "dogs/003.jpg": "cats", "dogs/004.jpg": "drop"}
     plain, out, once = tmp_path / "plain", tmp_path / "out", tmp_path / "once"
     converted(src, plain)
     converted(src, out, decisions=table(tmp_path / "1.csv", src, first))
@@ -179,11 +179,12 @@ def test_two_rounds_give_the_labels_of_one_round_and_keep_splits(src: Path, tmp_
     lines = lines_of(src, out, update=True, decisions=table(tmp_path / "2.csv", src, second))
     note = f"  note: 2 of 3 decisions in {out} stay in effect, and later decisions replace 1. To start"
     assert [line for line in lines if line.startswith(note)]
-    both = table(tmp_path / "both.csv", src, first | second)
+    assert placed(out)["cats/000.jpg"][1] == "dogs"  # "keep" says that the label is right, so it stays.
+    both = table(tmp_path / "both.csv", src, first | second | {"cats/000.jpg": "dogs"})
     assert converted(src, once, decisions=both)["decisions"] == open_and_read(out)
     classes = [{path: name for path, (_, name) in placed(d).items()} for d in (out, once)]
     assert classes[0] == classes[1]
-    del splits["dogs/004.jpg"]
+    del splits["dogs/004.jpg"], splits["cats/004.jpg"]
     assert {path: split for path, (split, _) in placed(out).items()} == splits
     assert is_valid(out)
     # A new conversion keeps the decisions too, and has the digest of one with all decisions at once.
@@ -219,6 +220,42 @@ def test_none_takes_decisions_back(src: Path, tmp_path: Path) -> None:
     rest = table(tmp_path / "3.csv", src, {path: what for path, what in MIXED.items() if path in names})
     converted(src, out, overwrite=True, shard_bytes=4000)
     assert converted(src, tmp_path / "once", decisions=rest, shard_bytes=4000)["digest"] == open_dataset(out).digest
+
+
+@pytest.mark.parametrize(("given", "seen"), [("dogs", ""), ("cats", "cats")])
+def test_keep_leaves_an_earlier_label(src: Path, tmp_path: Path, given: str, seen: str) -> None:
+    """A later audit shows the label of the dataset, and the person says that it is right."""
+    out, path = tmp_path / "out", src / "cats/000.jpg"
+    converted(src, out, decisions=table(tmp_path / "1.csv", src, {"cats/000.jpg": "dogs"}))
+    before = contents(out)
+    suspects = tmp_path / "suspects.csv"
+    header = "rank,decision,path,predicted_label,given_label,sha256"
+    suspects.write_text(f"{header}\n1,keep,cats/000.jpg,cats,{given},{sha256(path)}\n")
+    lines = lines_of(src, out, update=True, decisions=str(suspects))
+    assert (
+        "  note: 1 decision 'keep' confirms the label of an earlier decision, and this label stays. To go back to the"
+        " label of the source, use the decision 'none'" in lines
+    )
+    differs = (
+        "  note: 1 image has another label than the given_label that the decision 'keep' confirms, for example"
+        " 'cats/000.jpg': the label is 'dogs', and given_label is 'cats'. To change the label, use the decision 'label'"
+    )
+    assert (differs in lines) == bool(seen)
+    assert lines[-1] == f"{out}/: up to date. No image was added, changed or removed."
+    assert contents(out) == before
+    assert placed(out)["cats/000.jpg"][1] == "dogs"
+    converted(src, out, update=True, decisions=table(tmp_path / "2.csv", src, {"cats/000.jpg": "none"}))
+    assert placed(out)["cats/000.jpg"][1] == "cats"
+
+
+def test_keep_leaves_a_row_of_relabel(src: Path, tmp_path: Path) -> None:
+    relabel = tmp_path / "r.csv"
+    relabel.write_text("path,label\ncats/000.jpg,dogs\n")
+    made = table(tmp_path / "d.csv", src, {"cats/000.jpg": "keep"})
+    lines = lines_of(src, tmp_path / "out", relabel=str(relabel), decisions=made)
+    assert any(line.startswith("  note: 1 decision 'keep' confirms the label of an earlier decision") for line in lines)
+    assert not any("replaced by a decision" in line for line in lines)
+    assert placed(tmp_path / "out")["cats/000.jpg"][1] == "dogs"
 
 
 def test_none_takes_back_the_last_decision(src: Path, tmp_path: Path) -> None:
@@ -266,7 +303,7 @@ def test_labels_of_absent_images_need_no_class(src: Path, tmp_path: Path) -> Non
 
 
 def open_and_read(out: Path) -> list[Any]:
-    return [*decisions.entries(decisions.of_dataset(out))]
+    return decisions.entries(decisions.of_dataset(out))
 
 
 def test_same_decisions_in_any_order_give_the_same_files(src: Path, tmp_path: Path) -> None:

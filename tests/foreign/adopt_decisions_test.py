@@ -147,11 +147,12 @@ def test_decisions_stay_when_records_are_adopted_again(theirs: Path, tmp_path: P
     lines = adopted(theirs, out, overwrite=True)
     assert f"  note: 4 decisions in {out} stay in effect. To start without them, delete {out} first" in lines
     assert classes(out) == EXPECTED
-    lines = adopted(theirs, out, overwrite=True, decisions=table(tmp_path / "e.csv", {0: "keep", 5: "cats"}))
+    lines = adopted(theirs, out, overwrite=True, decisions=table(tmp_path / "e.csv", {0: "keep", 8: "drop", 5: "cats"}))
     assert f"3 of 4 decisions in {out} stay in effect, and later decisions replace 1." in lines
-    assert classes(out) == EXPECTED | {"0.jpg": "cats", "11.jpg": "dogs", "5.jpg": "cats"}
+    assert "  note: 1 decision 'keep' confirms the label of an earlier decision, and this label stays." in lines
+    assert classes(out) == {path: name for path, name in EXPECTED.items() if path != "8.jpg"} | {"5.jpg": "cats"}
     once = tmp_path / "once"
-    adopted(theirs, once, decisions=table(tmp_path / "f.csv", ROWS | {0: "keep", 5: "cats"}))
+    adopted(theirs, once, decisions=table(tmp_path / "f.csv", ROWS | {8: "drop", 5: "cats"}))
     assert open_dataset(once).digest == open_dataset(out).digest
     adopted(theirs, tmp_path / "other", decisions=str(out))
     assert open_dataset(tmp_path / "other").digest == open_dataset(out).digest
@@ -176,6 +177,24 @@ def test_a_class_of_its_own_needs_classes(theirs: Path, tmp_path: Path) -> None:
     adopted(theirs, tmp_path / "out", decisions=made, classes=["cats", "dogs", "birds"])
     assert classes(tmp_path / "out")["0.jpg"] == "birds"
     assert problems(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("where", ["file", "list", "text"])
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_decisions_name_classes_in_any_form_of_unicode(theirs: Path, tmp_path: Path, where: str, rewrite: bool) -> None:
+    """Labels of decisions are read in the form NFC without spaces at the ends, and classes have this form."""
+    names = [" cats", "Cafe\u0301 "]
+    (tmp_path / "names.txt").write_text("\ufeff" + "\n".join(names) + "\n", "utf-8")
+    values = [{"image": image(n), "label": n % 2, "image/class/text": names[n % 2].encode()} for n in range(4)]
+    write(tmp_path / "theirs/train.tfrecord", map(example, values))
+    given = {"file": [str(tmp_path / "names.txt")], "list": names, "text": None}[where]
+    made = table(tmp_path / "d.csv", {0: "Cafe\u0301", 1: "cats", 2: "Caf\u00e9"})
+    out = tmp_path / "out"
+    adopted(tmp_path / "theirs", out, classes=given, decisions=made, rewrite=rewrite)
+    data = open_dataset(out)
+    assert data.class_names == ("cats", "Caf\u00e9")
+    assert data.records("train").labels.tolist() == [1, 0, 1, 1]
+    assert problems(out) == []
 
 
 @pytest.mark.parametrize("rewrite", [False, True])

@@ -365,6 +365,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             r"--image_key=picture: there is no such feature in .*/train-00000-of-00002",
         ),
         ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Class names must be unique\."),
+        ({}, {"classes": ["caf\u00e9", "cafe\u0301", " b"]}, r"the class name 'café' is given twice\."),
+        ({}, {"classes": ["a", " ", "b"]}, r"the class name '' must not be empty, contain .* Correct the names with"),
+        ({}, {"classes": ["a", "b\x07", "c"]}, r"the class name 'b\\x07' must not be empty, contain control char"),
         ({}, {"classes": ["none.txt"]}, r"--classes=none\.txt: the file does not exist\."),
         (
             {n: {"image": b"none"} for n in range(1, 6)},

@@ -152,9 +152,42 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
     assert decisions.of_dataset(tmp_path) == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"decisions": [{"sha256": "0"}]}', '{"decisions": 3}'])
+ENTRY = {"sha256": A, "decision": "label", "label": "dogs", "path": "1.jpg"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "\xff",
+        '{"decisions": [{"sha256": "0"}]}',
+        '{"decisions": 3}',
+        '{"decisions": ""}',
+        '{"decisions": {}}',
+        '{"decisions": null}',
+        '{"decisions": ["drop"]}',
+        *(
+            json.dumps({"decisions": [ENTRY | damage]})
+            for damage in (
+                {"sha256": "xyz"},
+                {"sha256": A.upper()},
+                {"sha256": A + "\n"},
+                {"sha256": 3},
+                {"decision": "remove"},
+                {"decision": "none", "label": ""},
+                {"decision": ["drop"], "label": ""},
+                {"decision": "drop"},
+                {"label": ""},
+                {"label": None},
+                {"label": 3},
+                {"path": None},
+            )
+        ),
+    ],
+)
 def test_damaged_datasets_are_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "convert.json").write_text(text)
+    (tmp_path / "convert.json").write_text(text, "latin-1")
     with pytest.raises(UserError, match=r"convert\.json: is damaged .* delete .* to start without decisions"):
         decisions.of_dataset(tmp_path)
 
@@ -171,13 +204,41 @@ def test_images_are_found_by_all_bytes_of_the_hash() -> None:
 
 def test_later_decisions_replace_earlier_ones() -> None:
     stored = {key: one for key, one in EXPECTED.items() if key != D}
-    new = {A: Decision(A, "keep", "", "new.jpg"), B: Decision(B, "drop", "", "moved.jpg")}
+    new = {A: Decision(A, "drop", "", "new.jpg"), B: Decision(B, "drop", "", "moved.jpg")}
     made = decisions.combined(stored, [("--decisions=d.csv", new)])
     assert made.in_effect == stored | new
     assert (made.stored, made.replaced, made.withdrawn, made.idle) == (3, 1, 0, 0)  # The decision about B stays.
     assert list(made.notes("out")) == [
         "2 of 3 decisions in out stay in effect, and later decisions replace 1. To start without them, delete out first"
     ]
+
+
+def test_keep_leaves_an_earlier_label_in_effect() -> None:
+    """Other decisions are replaced, and messages about the label name the file that has it."""
+    rows = {B: Decision(B, "label", "dogs", ""), C: Decision(C, "label", "dogs", "")}
+    keeps = {key: Decision(key, "keep", "", "", "cats") for key in (A, B, C, D)}
+    stored = {A: EXPECTED[A], B: EXPECTED[B], D: Decision(D, "drop", "", "")}
+    made = decisions.combined(stored, [("--relabel=r.csv", rows), ("--decisions=d.csv", keeps)])
+    assert made.in_effect == {A: EXPECTED[A], **rows, D: keeps[D]}
+    assert made.confirming == {key: keeps[key] for key in (A, B, C)}
+    assert (made.stored, made.replaced, made.withdrawn, made.replaced_rows) == (3, 2, 0, 0)
+    origins = [made.origin([made.in_effect[key]]) for key in (A, B, D)]
+    assert origins == [decisions.STORED, "--relabel=r.csv", "--decisions=d.csv"]
+    effect = decisions.effect(made, [(made.in_effect[key], "cats") for key in (A, D)])
+    assert effect.differing == [(keeps[A], "dogs")]
+    assert (effect.kept, effect.relabeled) == (1, {("cats", "dogs"): 1})
+
+
+def test_keep_is_compared_with_the_label_that_the_person_saw(tmp_path: Path) -> None:
+    """The source may have another label than at the review. Rows without given_label are not compared."""
+    text = f"{HEADER}\n{A},keep,,1.jpg,cafe\u0301\n{B},keep,,2.jpg,\n{C},drop,,3.jpg,cats\n"
+    given = decisions.read(written(tmp_path / "d.csv", text))
+    made = decisions.combined({}, [("--decisions=d.csv", given)])
+    old = dict.fromkeys((A, B, C), "caf\u00e9")
+    assert decisions.effect(made, [(one, old[key]) for key, one in given.items()]).differing == []
+    effect = decisions.effect(made, [(one, "dogs") for one in given.values()])
+    assert effect.differing == [(given[A], "dogs")]
+    assert decisions.entries(given)[0].keys() == {"sha256", "decision", "label", "path"}
 
 
 def test_none_takes_earlier_decisions_back() -> None:
@@ -255,7 +316,7 @@ def test_none_takes_both_back_and_labels_stay() -> None:
 
 def test_a_file_with_pairs_only_must_be_about_the_source() -> None:
     made = decisions.combined({}, [("--decisions=d.csv", {PAIR.key: PAIR})])
-    effect = decisions.effect(made.in_effect, [], [PAIR])
+    effect = decisions.effect(made, [], [PAIR])
     made.check_matched(effect.found, "pets")
     assert effect.report()["decided"] == {
         "relabeled": 0, "dropped": 0, "kept": 0, "unchanged": 0, "absent": 0, "pairs": 1,

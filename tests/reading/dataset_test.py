@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -569,8 +570,60 @@ def test_cache_keeps_to_its_budget(train: Records) -> None:
         dataset.train_batches(train, batch_size=4, image_size=SIZE, fit="pad", seed=0, cache=cached)
 
 
+def test_a_cache_of_other_records_is_refused(out: Path, train: Records, tmp_path: Path) -> None:
+    """All have as many images of the same shape, so nothing else would show that the labels are wrong."""
+    shutil.copytree(out, tmp_path / "copy")
+    message = (
+        r"^cache: belongs to other records, so its images would get wrong labels\. Call cache_pixels with the records"
+        r" that are passed to train_batches\.$"
+    )
+    some, rest = np.arange(4), np.arange(4, 8)
+    copied = dataset.open(tmp_path / "copy").records("train")
+    for cached, read in (
+        (train.select(some), train.select(rest)),
+        (train, train.select(np.arange(10)[::-1])),
+        (train.select(some), dataset.open(out).records("validation").select(np.resize(np.arange(2), 4))),
+        (train, copied),
+    ):
+        cache = dataset.cache_pixels(cached, image_size=SIZE)
+        assert len(cached) == len(read)
+        with pytest.raises(UserError, match=message):
+            dataset.train_batches(read, batch_size=4, image_size=SIZE, seed=0, cache=cache)
+
+
+def test_a_cache_of_the_same_records_is_accepted(
+    out: Path, train: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = dataset.cache_pixels(train, image_size=SIZE)
+    assert cache is not None
+    monkeypatch.chdir(out.parent)
+    relative = dataset.open(out.name).records("train")
+    assert stream(relative, 5, cache=pickle.loads(pickle.dumps(cache))) == stream(train, 5)
+    own = dataset.cache_pixels(relative, image_size=SIZE)
+    monkeypatch.chdir(tmp_path)
+    assert stream(relative, 5, cache=own) == stream(train, 5)
+    # Earlier versions did not store the records.
+    old = object.__new__(dataset.Cache)
+    old.__dict__.update({name: value for name, value in vars(cache).items() if name != "records"})
+    assert stream(train, 5, cache=pickle.loads(pickle.dumps(old))) == stream(train, 5)
+
+
+def test_a_balanced_order_of_other_records_is_refused(train: Records) -> None:
+    cats, dogs = (np.flatnonzero(train.labels == label) for label in (0, 1))
+    half, other = train.select(np.array([*cats[:2], dogs[0]])), train.select(np.array([cats[0], *dogs[:2]]))
+    settings: dict[str, Any] = {"batch_size": 2, "image_size": SIZE, "seed": 0}
+    dataset.train_batches(half, order=Balanced(half.labels.astype(np.int32), 0), **settings)
+    with pytest.raises(UserError) as error:
+        dataset.train_batches(other, order=Balanced(half.labels, 0), **settings)
+    assert str(error.value) == (
+        "order: was made from other labels than those of these records. Make the order for these records:"
+        " Balanced(records.labels, seed)."
+    )
+
+
 def test_other_orders(train: Records) -> None:
-    balanced = Balanced(np.array([0] * 9 + [1]), seed=0)
+    train.labels = np.array([0] * 9 + [1])
+    balanced = Balanced(train.labels, seed=0)
     chosen = np.concatenate(numbers(train, 10, order=balanced))
     assert np.sum(chosen == 9) == 20
     assert sorted(np.concatenate(numbers(train, 5, order=Blocks(10, 0, block=3, window=2))).tolist()) == sorted(
@@ -579,7 +632,8 @@ def test_other_orders(train: Records) -> None:
 
 
 def test_repeated_record_has_other_draws(train: Records) -> None:
-    one = Balanced(np.array([0] * 9 + [1]), seed=0)  # Record 9 is at every second position.
+    train.labels = np.array([0] * 9 + [1])
+    one = Balanced(train.labels, seed=0)  # Record 9 is at every second position.
     images, _, chosen = (
         np.concatenate(p) for p in zip(*batches(train, 8, order=one, augment=STRONG, with_numbers=True))
     )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from image_sources import REPOSITORY
 
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
-from tfrecord_tools.augmentation import functions, named
+from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
 from tfrecord_tools.errors import UserError
 
@@ -178,7 +180,7 @@ def test_a_changed_file_is_read_again_and_has_another_hash(place: Path) -> None:
     assert named.settings_of(text) != before
 
 
-def flipped(images: Any, keys: Any, axis: int = 1) -> Any:
+def flipped(images: Any, keys: Any, axis: Any = 1) -> Any:
     return images
 
 
@@ -191,9 +193,33 @@ def test_names_of_functions() -> None:
     assert named.name_of(flipped) == f"{__name__}:flipped"
     assert named.name_of(functools.partial(flipped, axis=2)) == f"{__name__}:flipped(axis=2)"
     assert named.name_of(Callable()) == f"{__name__}:Callable"
-    assert functions.sha256_of(functools.partial(flipped, axis=2)) == functions.sha256_of(flipped)
-    assert functions.sha256_of(Callable()) not in (None, functions.sha256_of(flipped))
-    assert functions.sha256_of(pow) is None  # Written in C.
+
+
+def made(share: int) -> Any:
+    return lambda images, keys: images // share
+
+
+def test_settings_of_functions_have_all_their_values() -> None:
+    sha256 = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # The hash of the file, as for networks.
+    for text in (f"{__name__}:flipped", f"{__file__}:flipped"):
+        assert named.settings_of(text) == {"function": text, "sha256": sha256}
+    assert named.settings_of(flipped) == {"function": f"{__name__}:flipped", "sha256": sha256}
+    inner = functools.partial(flipped, axis=(1, 0.5))
+    assert named.settings_of(functools.partial(inner)) == {
+        "function": f"{__name__}:flipped(axis=(1, 0.5))",
+        "sha256": sha256,
+    }
+
+
+@pytest.mark.parametrize("function", [made(1), Callable(), Callable().__call__, functools.partial(made(1))])
+def test_functions_with_other_values_have_no_settings(function: Any) -> None:
+    with pytest.raises(UserError, match=r"^augment=<.*>: must be a function at the top level .* functools\.partial"):
+        named.settings_of(function)
+
+
+def test_partial_functions_have_plain_values() -> None:
+    with pytest.raises(UserError, match=r"^augment=functools.partial\(...\): its value array.* is a ndarray. Only num"):
+        named.settings_of(functools.partial(flipped, axis=[np.zeros(3)]))
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,27 @@ def test_class_without_images_is_removed(source, tmp_path):
         converted(source, tmp_path / "out", relabel=str(write(tmp_path / "all.csv", rows)))
 
 
+def test_a_row_makes_a_class_that_classes_lists(source, tmp_path):
+    """The new class has no directory, as with --decisions. A name in --classes may look like a list."""
+    classes = ["cats", "dogs", "cats|dogs"]
+    rows = [{"path": path, "label": "cats|dogs"} for path in WRONG]
+    table = str(write(tmp_path / "new.csv", rows))
+    facts = converted(source, tmp_path / "out", relabel=table, classes=classes)
+    assert [entry["name"] for entry in facts["classes"]] == classes
+    assert {path for path, name in labels(tmp_path / "out").items() if name == "cats|dogs"} == set(WRONG)
+    assert converted(source, tmp_path / "out", update=True)["digest"] == facts["digest"]
+    with pytest.raises(UserError, match=r"--classes: .* has no files of the class 'wolves'\."):
+        converted(source, tmp_path / "other", relabel=table, classes=[*classes, "wolves"])
+
+
+def test_an_update_says_how_to_add_a_class(source, tmp_path):
+    converted(source, tmp_path / "out")
+    table = str(write(tmp_path / "new.csv", [{"path": WRONG[0], "label": "birds"}]))
+    advice = r"is not a class\. .* If it is a new class, add an image to a directory of this name, or convert again"
+    with pytest.raises(UserError, match=advice):
+        converted(source, tmp_path / "out", relabel=table, update=True)
+
+
 def test_update_needs_no_table(source, table, tmp_path):
     copy, out = tmp_path / "pets", tmp_path / "out"
     shutil.copytree(source, copy)

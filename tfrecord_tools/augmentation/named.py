@@ -67,15 +67,21 @@ def name_of(augment: Augment, prefix: str = "augment=") -> str:
     return ",".join([name, *(f"{field}={_literal(getattr(chosen, field))}" for field in changed[name])])
 
 
-def settings_of(augment: Augment) -> dict[str, Any]:
+def settings_of(augment: Augment, prefix: str = "augment=") -> dict[str, Any]:
     """Return JSON values that decide the result of an augmentation.
 
     They are the values of an `AugmentConfig`, or the name and the hash of a function.
+
+    Raises:
+        UserError: As in `resolve`. Or a function is not at the top level of a module, so that it may have values that
+            are not in its source.
     """
-    chosen = resolve(augment)
+    chosen = resolve(augment, prefix)
     if isinstance(chosen, AugmentConfig):
         return dataclasses.asdict(chosen)
-    return {"function": name_of(augment), "sha256": functions.sha256_of(chosen)}
+    if isinstance(augment, str):
+        return {"function": augment, "sha256": user_code.sha256_of_function(augment, prefix)}
+    return functions.settings_of(chosen, prefix)
 
 
 def _config(text: str, prefix: str) -> AugmentConfig:

@@ -28,8 +28,8 @@ flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal[
-    "switch", "integer", "number", "text", "path", "size", "function", "integers", "numbers", "names", "arguments",
-    "mapping", "weights", "augmentation",
+    "switch", "integer", "number", "text", "path", "size", "function", "integers", "numbers", "names", "texts",
+    "arguments", "mapping", "weights", "augmentation",
 ]  # fmt: skip
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
@@ -43,6 +43,7 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "integers": ("int | Sequence[int]", "whole numbers, as in 5,8"),
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
+    "texts": ("str | Sequence[str]", "a text or several texts"),
     "arguments": ("Mapping[str, Any]", "name=value pairs, separated by commas, with Python literals as values"),
     "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, without repeated names before ="),
     "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, without repeated names"),
@@ -62,7 +63,7 @@ class Option:
         default: Value if the option is not given. None: `help` says what happens then.
         choices: The allowed values. If it is empty, all are allowed. If `kind` is "weights", these words are allowed
             instead of pairs.
-        example: Example for the error message, if `kind` is "arguments", "mapping" or "weights".
+        example: Example for the error message.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Option:
             "path": usage.define_path,
             "size": usage.define_size,
             **dict.fromkeys(("integers", "numbers", "names"), flags.DEFINE_list),
+            "texts": flags.DEFINE_multi_string,
         }.get(self.kind, flags.DEFINE_string)
         define(self.name, self.default, self.help, flag_values=own)
 
@@ -94,7 +96,7 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments",
+            A bool, int, float or str. For "integers", "numbers", "names" and "texts", a list of them. For "arguments",
             "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str. For "size", a
             `sizes.Size`. For "function", a text: a function becomes `module:function`. For "augmentation", the value
             itself, which `augmentation.named` checks.
@@ -109,9 +111,10 @@ class Option:
                 return user_code.name_of(given, f"{self.name}=")
             value = _CONVERSIONS[self.kind](given)
         except (TypeError, ValueError, SyntaxError, csv.Error):
-            example = f", as in {self.example}" if self.example else ""
+            what, _, example = _TYPES[self.kind][1].partition(", as in ")
+            example = f", as in {self.example or example}" if self.example or example else ""
             words = f"{', '.join(self.choices)}, or " if self.kind == "weights" else ""
-            raise UserError(f"{self.shown(given)}: must be {words}{_TYPES[self.kind][1]}{example}.") from None
+            raise UserError(f"{self.shown(given)}: must be {words}{what}{example}.") from None
         if self.kind == "path":
             value = files.expand_user(value, f"--{self.name}=")
         if isinstance(value, dict):
@@ -322,6 +325,7 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
+    "texts": lambda given: [_text(one) for one in ([given] if isinstance(given, str) else given)],
     "arguments": _arguments,
     "mapping": _mapping,
     "weights": _weights,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from tfrecord_tools.base import files
@@ -21,6 +21,9 @@ from tfrecord_tools.errors import UserError, named, one_line, refusal
 
 FORMS = "MODULE:FUNCTION or FILE.py:FUNCTION"
 _NAMED = re.compile(r"(?P<code>.+\.py|[^\W\d]\w*(?:\.\w+)*):(?P<name>[^\W\d]\w*(?:\.\w+)*)")
+_FILES: dict[Path, ModuleType] = {}  # File -> its module, as it ran last.
+# Module -> its specification, which `importlib.reload` replaces, and the hash of its file when it was imported.
+_HASHES: dict[str, tuple[Any, str]] = {}
 
 
 def is_named(text: str) -> bool:
@@ -74,50 +77,60 @@ def run(code: str, prefix: str) -> None:
     _imported(code, f"{prefix}{code}", prefix)
 
 
-def name_of(given: Callable[..., Any], prefix: str) -> str:
+def name_of(given: Callable[..., Any], prefix: str, hint: str = "") -> str:
     """Return the text `module:function`, from which `function` imports a function again.
 
+    Args:
+        given: The function.
+        prefix: Text before the value in messages, such as "backbone=".
+        hint: Another way to pass such a function, for the message.
+
     Raises:
-        UserError: The function has no such name, because it is nested, a lambda or a partial function.
+        UserError: The function has no such name, because it is nested, a lambda, a partial function, a method or an
+            object.
     """
-    module, name = getattr(given, "__module__", None), getattr(given, "__qualname__", "")
-    text = f"{module}:{name}"
-    if not is_named(text) or _attribute(sys.modules.get(module or ""), name) is not given:
+    text = f"{getattr(given, '__module__', None)}:{getattr(given, '__qualname__', '')}"
+    if not is_named(text) or not _is_plain(given):
         raise UserError(
             f"{prefix}{given!r}: must be a function at the top level of a module, so that it can be imported by name."
-            f" Define it with def, outside of other functions, or pass its name as a text: {FORMS}."
+            f" Define it with def, outside of other functions, or pass its name as a text: {FORMS}.{hint}"
         )
     return text
 
 
 def sha256_of_function(text: str, prefix: str) -> str:
-    """Return the hash of the file that defines a function.
+    """Return the hash of the file that defines a function, as it was when it was imported.
 
     In a notebook, it is the hash of the function alone.
 
     Raises:
-        UserError: The source of the function cannot be read.
+        UserError: The source of the function cannot be read, or has changed since it was imported.
     """
-    found = function(text, prefix)
+    shown, found = f"{prefix}{text}", function(text, prefix)
     try:
-        path = Path(inspect.getsourcefile(found) or "")
-        source = path.read_bytes() if path.is_file() else inspect.getsource(found).encode()
+        if not _is_plain(found):  # An object or the result of a call: the module that names it decides its values.
+            return _sha256_of_loaded(_imported(_parts(text)[0], shown, prefix), shown)
+        inner = inspect.unwrap(found)
+        if Path(inspect.getsourcefile(inner) or "").is_file():
+            return _sha256_of_loaded(sys.modules[inner.__module__], shown)
+        source = inspect.getsource(inner).encode()
     except (OSError, TypeError) as error:
         raise UserError(
-            f"{prefix}{text}: its source code cannot be read. It is needed to notice later changes of the function."
+            f"{shown}: its source code cannot be read. It is needed to notice later changes of the function."
             " Define the function in a file or in a cell of a notebook."
         ) from error
     return hashlib.sha256(source).hexdigest()
 
 
 def sha256_of_code(code: str, prefix: str) -> str:
-    """Return the hash of the file of a module, or of a file.
+    """Return the hash of the file of a module, or of a file, as it was when it was imported.
 
     Raises:
-        UserError: There is no such module or file, or its code fails.
+        UserError: There is no such module or file, its code fails, or it has changed since it was imported.
     """
-    path = _imported(code, f"{prefix}{code}", prefix).__file__
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    shown = f"{prefix}{code}"
+    module = _imported(code, shown, prefix)
+    return _sha256_of_loaded(module, shown) if getattr(module, "__file__", None) else ""
 
 
 def line_of(error: BaseException, code: str) -> str:
@@ -165,6 +178,12 @@ def _attribute(owner: Any, name: str) -> Any:
     return owner
 
 
+def _is_plain(found: Any) -> bool:
+    """Return whether the name of a function finds it in its module, so that all its values are there."""
+    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
+    return _attribute(sys.modules.get(module or ""), name) is found
+
+
 def _others(module: ModuleType, name: str) -> str:
     """Return what to do if a module has no function of this name."""
     names = [one for one, value in vars(module).items() if inspect.isroutine(value) and not one.startswith("_")]
@@ -184,7 +203,7 @@ def _imported(code: str, shown: str, prefix: str) -> ModuleType:
     try:
         if code.endswith(".py"):
             path = _existing(code, shown, prefix).resolve()
-            return _of_file(path, hashlib.sha256(path.read_bytes()).hexdigest())
+            return _of_file(path, path.read_bytes())
         return _of_module(code, shown)
     except UserError:
         raise
@@ -195,10 +214,12 @@ def _imported(code: str, shown: str, prefix: str) -> ModuleType:
         raise UserError(f"{shown}: {code} fails: {reason}. Correct it.") from error
 
 
-@functools.cache
-def _of_file(path: Path, sha256: str) -> ModuleType:
-    """Run a file as a module, once for each version of its content."""
+def _of_file(path: Path, source: bytes) -> ModuleType:
+    """Run a file as a module, again after each change, so that its classes are those that are registered."""
+    sha256 = hashlib.sha256(source).hexdigest()
     name = f"{path.stem}_{sha256[:8]}"
+    if path in _FILES and _FILES[path].__name__ == name:
+        return _FILES[path]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
@@ -208,17 +229,19 @@ def _of_file(path: Path, sha256: str) -> ModuleType:
     )
     try:
         with importable(str(path)):
-            spec.loader.exec_module(module)
+            # The loader may take the code from a .pyc that is a second older than the source.
+            exec(compile(source, path, "exec", dont_inherit=True), vars(module))
     except BaseException:
         del sys.modules[name]
         raise
+    _FILES[path], _HASHES[name] = module, (spec, sha256)
     return module
 
 
 def _of_module(code: str, shown: str) -> ModuleType:
     try:
         with importable(code):
-            return importlib.import_module(code)
+            module = importlib.import_module(code)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{code}.".startswith(f"{error.name}."):
             raise  # The module exists, but imports another module that does not exist.
@@ -226,3 +249,56 @@ def _of_module(code: str, shown: str) -> ModuleType:
             f"{shown}: there is no module {code!r}, neither in {Path.cwd()} nor among the installed packages. Pass"
             f" {FORMS}."
         ) from error
+    if Path(getattr(module, "__file__", None) or "").is_file():
+        _sha256_of_loaded(module, shown)
+    return module
+
+
+# --- Changes of the source after the import --------------------------------------------------------------------------
+
+
+def _sha256_of_loaded(module: ModuleType, shown: str) -> str:
+    """Return the hash of the file of a module, as it was when the module was imported.
+
+    Raises:
+        OSError: The file cannot be read.
+        TypeError: The module has no file.
+        UserError: The file has changed since then, so the hash would be that of other code.
+    """
+    path = getattr(module, "__file__", None)
+    if path is None:
+        raise TypeError(f"{module.__name__} has no file")
+    source, spec = Path(path).read_bytes(), getattr(module, "__spec__", None)
+    now = hashlib.sha256(source).hexdigest()
+    known = module.__name__ in _HASHES and _HASHES[module.__name__][0] is spec
+    sha256 = _HASHES[module.__name__][1] if known else now
+    is_script = module.__name__ == "__main__"  # It runs as it was started.
+    if (known and sha256 != now and not is_script) or not (known or _is_of(module, source)):
+        raise UserError(
+            f"{shown}: {path} has changed since it was imported, so its new code is not in use. Restart the kernel of"
+            f" the notebook or the program, or run importlib.reload on the module {module.__name__}."
+        )
+    _HASHES[module.__name__] = (spec, sha256)
+    return sha256
+
+
+def _is_of(module: ModuleType, source: bytes) -> bool:
+    """Return whether the functions in a module are those of a source, as far as this can be known.
+
+    A module may be imported, and its file edited, before it is seen here for the first time.
+    """
+    if type(getattr(module, "__loader__", None)) is not importlib.machinery.SourceFileLoader:
+        return True  # Others, such as pytest's, change the code.
+    codes = set(_codes(compile(source, str(module.__file__), "exec", dont_inherit=True)))
+    classes = [one for one in vars(module).values() if inspect.isclass(one) and one.__module__ == module.__name__]
+    values = [inspect.unwrap(one) for owner in (module, *classes) for one in vars(owner).values() if callable(one)]
+    mine = [one.__code__ for one in values if inspect.isfunction(one) and one.__module__ == module.__name__]
+    return all(code in codes for code in mine if code.co_filename == module.__file__)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of all functions in a code."""
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield one
+            yield from _codes(one)

@@ -18,7 +18,7 @@ from tfrecord_tools.conversion.notes import Note
 from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.survey import TYPES, Facts
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import preparation
+from tfrecord_tools.images import preparation, recode
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import schema
 from tfrecord_tools.layout.dataset_files import Colors, DuplicateFile, Histogram, Look, NearCounts, Report
@@ -347,7 +347,7 @@ def _decoded(encoded: bytes, height: int, width: int) -> Decoded | None:
     else:
         try:
             with preparation.as_bad_image(), Image.open(io.BytesIO(encoded)) as opened:
-                image = opened.convert("RGB")
+                image = recode.as_decoded(opened).convert("RGB")
         except preparation.BadImage:  # Possible after --verify=header.
             return None
     shares = np.reshape(image.histogram(), (3, 256)) / (image.width * image.height)

@@ -108,7 +108,7 @@ def apply(
         kept=kept,
         paired=paired,
         decisions=made,
-        effect=decisions.effect(made.in_effect, ((one, class_names[labels[number]]) for number, one in pairs), both),
+        effect=decisions.effect(made, ((one, class_names[labels[number]]) for number, one in pairs), both),
         taken=[(number, one) for number, one in pairs if changed[number] != labels[number]],
     )
     valid[dropped] = False

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.foreign import forms, guess_keys
 from tfrecord_tools.foreign.forms import Form, Label
+from tfrecord_tools.sources import class_names
+from tfrecord_tools.sources.base import is_utf8, printable
 
 _MOST_CLASSES = 100_000  # A larger number cannot be a label.
 _MANY_CLASSES = 20  # Small datasets may have nearly as many classes as records.
@@ -53,8 +56,9 @@ def table(
         The class table.
 
     Raises:
-        UserError: A label does not belong to any class, or two classes have the same name.
+        UserError: A label does not belong to any class, a name cannot be stored, or two classes have the same name.
     """
+    given = None if given is None else [_normal(name) for name in given]
     repeated = [name for name, times in Counter(given or ()).items() if times > 1]
     if repeated:
         raise UserError(
@@ -66,6 +70,21 @@ def table(
     else:
         classes = _from_numbers(counts, texts, form, given, offset, where)
     return dataclasses.replace(classes, notes=(*classes.notes, *_notes(classes, counts, form)))
+
+
+def _normal(name: str) -> str:
+    """Return a class name as `convert` stores it, because decisions and flags name classes in this form.
+
+    Raises:
+        UserError: The name cannot be stored.
+    """
+    normal = unicodedata.normalize("NFC", name).strip()
+    if not is_utf8(normal) or not class_names.is_storable(normal):
+        raise UserError(
+            f"the class name {printable(normal)!r} must not be empty, contain control characters or have bytes that are"
+            " not UTF-8: TensorFlow Datasets cannot store it. Correct the names with --classes."
+        )
+    return normal
 
 
 def _from_texts(counts: Mapping[str, int], form: Form) -> Classes:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -300,7 +301,7 @@ def _path(data: bytes, form: Form) -> str:
 def _text(data: bytes, key: str) -> str:
     feature = (example_parser.parse(data) or {}).get(key, example_parser.Feature("", []))
     text = feature.values[0].decode("utf-8", "replace") if feature.type == "bytes" and feature.values else ""
-    return " ".join(text.split())
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _unchanged_facts(data: bytes, config: ImageConfig) -> tuple[Sequence[str], tuple[Any, ...]]:

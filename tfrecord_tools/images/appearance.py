@@ -115,8 +115,8 @@ def _triangles(count: int, covered: float, total: int) -> np.ndarray:
 
 
 def of_image(image: Image.Image) -> Thumbnail:
-    """Return the thumbnail of an image with at most 8 bits. Transparent pixels are drawn on white."""
-    plain = recode.plain(image)
+    """Return the thumbnail of the pixels that the trainers decode (`recode.as_decoded`)."""
+    plain = recode.as_decoded(image)
     small = plain.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return Thumbnail(np.asarray(small), (SIDE, SIDE), plain.mode == "L")
 

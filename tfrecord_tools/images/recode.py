@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 
+import numpy as np
 from PIL import Image
 
 RESIZE_MODES = ("shorter", "longer", "exact", "center_crop")
@@ -41,6 +42,20 @@ def plain(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         background = Image.new("RGBA", image.size, (_BACKGROUND,) * 4)
         image = Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def as_decoded(image: Image.Image) -> Image.Image:
+    """Return an image in mode L or RGB with the pixels that the trainers decode.
+
+    16-bit values keep their high byte, and transparency is ignored. `convert` stores no such images. Adopted
+    records may have them.
+    """
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        high = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(np.clip(high, 0, 255).astype(np.uint8))
     if image.mode == "1":
         return image.convert("L")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")

@@ -140,7 +140,7 @@ Relabelled = TypedDict("Relabelled", {"from": str, "to": str, "images": int})
 
 class _DecisionEntry(TypedDict):
     sha256: str
-    decision: str
+    decision: Literal["label", "drop", "keep", "both", "none"]
     label: str
     path: str
 

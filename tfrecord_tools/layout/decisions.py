@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -65,6 +64,7 @@ class Decision:
         label: Name of the new class; "" unless `decision` is "label".
         path: Path of the image when the decision was made. It may be "". It is used only in messages.
         twin_sha256: The same hash for the other image of a pair. "": the decision is about one image.
+        given_label: The label that the person saw, or "". It is used only in messages, and is never stored.
     """
 
     sha256: str
@@ -72,6 +72,7 @@ class Decision:
     label: str
     path: str
     twin_sha256: str = ""
+    given_label: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
         """Return the decision in words, for messages."""
@@ -113,7 +114,8 @@ class Decisions:
     Attributes:
         in_effect: Key -> decision, without those that are "none".
         layers: Pairs of a flag with its value, such as "--decisions=FILE", and the decisions in this file: key ->
-            decision. They include "none". Later pairs replace earlier ones.
+            decision. They include "none", but not those in `confirming`. Later pairs replace earlier ones.
+        confirming: Key -> "keep" about an image with an earlier decision "label". The earlier decision stays.
         new_class: Advice for messages: how a user adds a class.
         stored: Number of decisions of the existing dataset.
         replaced: How many of the stored decisions were replaced.
@@ -124,6 +126,7 @@ class Decisions:
 
     in_effect: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     layers: Sequence[tuple[str, Mapping[str, Decision]]] = ()
+    confirming: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     new_class: str = "add it to --classes"
     stored: int = 0
     replaced: int = 0
@@ -174,6 +177,12 @@ class Decisions:
         if self.replaced_rows:
             row = words.number(self.replaced_rows, "row of --relabel was", "rows of --relabel were")
             yield f"{row} replaced by a decision of --decisions"
+        if self.confirming:
+            which = words.number(len(self.confirming), "decision 'keep' confirms", "decisions 'keep' confirm")
+            yield (
+                f"{which} the label of an earlier decision, and this label stays. To go back to the label of the"
+                " source, use the decision 'none'"
+            )
         if self.idle:
             which = words.number(self.idle, "decision 'none' does", "decisions 'none' do")
             yield f"{which} nothing, because there is no earlier decision to take back"
@@ -199,6 +208,8 @@ class Effect:
         dropped: Number of images that are left out.
         kept: Number of images with the decision "keep".
         unchanged: Number of images that already had the label of their decision.
+        differing: A decision "keep" and the label of its image, for images that have another label than the one that
+            the person saw and confirmed.
         pairs: Number of pairs with the decision "both".
     """
 
@@ -208,6 +219,7 @@ class Effect:
     dropped: int = 0
     kept: int = 0
     unchanged: int = 0
+    differing: Sequence[tuple[Decision, str]] = ()
     pairs: int = 0
 
     @property
@@ -247,6 +259,14 @@ class Effect:
         if self.unchanged:
             image = words.number(self.unchanged, "image has", "images have")
             yield f"{image} the label of the decision already"
+        if self.differing:
+            image = words.number(len(self.differing), "image has", "images have")
+            keep, label = self.differing[0]
+            yield (
+                f"{image} another label than the given_label that the decision 'keep' confirms, for example"
+                f" {keep.image!r}: the label is {label!r}, and given_label is {keep.given_label!r}. To change the"
+                " label, use the decision 'label'"
+            )
         if self.absent:
             which = words.number(self.absent, "decision is about an image", "decisions are about images")
             yield f"{which} that the source does not have"
@@ -293,8 +313,8 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
         return {}
     try:
         entries = dataset_files.read(Path(directory)).get("decisions", [])
-        return {one.key: one for one in map(_from_entry, entries)}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        return {one.key: one for one in map(_from_entry, _listed(entries))}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
             f" undamaged copy, or delete {directory} to start without decisions."
@@ -302,34 +322,42 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
 
 
 def entries(decisions: Mapping[str, Decision]) -> list[DecisionEntry]:
-    """Return decisions as `convert.json` holds them, sorted by hash. Only pairs have "twin_sha256"."""
-    rows = (dataclasses.asdict(decisions[key]) for key in sorted(decisions))
-    return [cast(DecisionEntry, {k: v for k, v in row.items() if v or k != "twin_sha256"}) for row in rows]
+    """Return decisions as `convert.json` holds them, sorted by key. Only pairs have "twin_sha256"."""
+    return [_entry(decisions[key]) for key in sorted(decisions)]
 
 
-def effect(
-    decisions: Mapping[str, Decision], old_labels: Iterable[tuple[Decision, str]], pairs: Collection[Decision] = ()
-) -> Effect:
+def _entry(one: Decision) -> DecisionEntry:
+    entry: DecisionEntry = {"sha256": one.sha256, "decision": one.decision, "label": one.label, "path": one.path}
+    return {**entry, "twin_sha256": one.twin_sha256} if one.twin_sha256 else entry
+
+
+def effect(made: Decisions, old_labels: Iterable[tuple[Decision, str]], pairs: Collection[Decision] = ()) -> Effect:
     """Return what decisions do to the images that they name.
 
     Args:
-        decisions: Key -> decision.
-        old_labels: The decision about each of these images, and the image's label without the decision.
+        made: The decisions.
+        old_labels: The decision in effect about each of these images, and the image's label without the decision.
         pairs: The decisions about pairs with both images in the source.
     """
     relabeled, counts, found = Counter[tuple[str, str]](), Counter[Word](), {one.key for one in pairs}
+    differing: list[tuple[Decision, str]] = []
     for decision, old in old_labels:
+        keep = made.confirming.get(decision.key, decision)
+        label = decision.label or old
+        if keep.decision == "keep" and keep.given_label not in ("", label):
+            differing.append((keep, label))
         found.add(decision.key)
         counts[decision.decision] += 1
         if decision.decision == "label" and decision.label != old:
             relabeled[old, decision.label] += 1
     return Effect(
-        decisions=decisions,
+        decisions=made.in_effect,
         found=frozenset(found),
         relabeled=relabeled,
         dropped=counts["drop"],
         kept=counts["keep"],
         unchanged=counts["label"] - relabeled.total(),
+        differing=differing,
         pairs=len(pairs),
     )
 
@@ -341,13 +369,21 @@ def combined(
 ) -> Decisions:
     """Combine decisions. Later ones replace earlier ones about the same images, or take them back.
 
+    There is one exception: a "keep" says that the label is right, so it leaves an earlier "label" in effect.
+
     Args:
         stored: sha256 -> decision of the existing dataset. All other decisions are later.
         layers: As in `Decisions`.
         new_class: As in `Decisions`.
     """
     later, replaced_rows, idle = dict[str, Decision](), 0, 0
-    for _, layer in layers:
+    changing, confirming = list[tuple[str, Mapping[str, Decision]]](), dict[str, Decision]()
+    for where, layer in layers:
+        labels = {sha256 for sha256, one in {**stored, **later}.items() if one.decision == "label"}
+        keeps = {sha256: one for sha256, one in layer.items() if one.decision == "keep" and sha256 in labels}
+        layer = {sha256: one for sha256, one in layer.items() if sha256 not in keeps}
+        confirming = {sha256: one for sha256, one in confirming.items() if sha256 not in layer} | keeps
+        changing.append((where, layer))
         replaced_rows += sum(sha256 in later and later[sha256].contradicts(one) for sha256, one in layer.items())
         nones = (sha256 for sha256, one in layer.items() if one.decision == "none")
         idle += sum(sha256 not in stored and sha256 not in later for sha256 in nones)
@@ -356,7 +392,8 @@ def combined(
     withdrawn = sum(one.decision == "none" for one in changed)
     return Decisions(
         in_effect={sha256: one for sha256, one in {**stored, **later}.items() if one.decision != "none"},
-        layers=layers,
+        layers=changing,
+        confirming=confirming,
         new_class=new_class,
         stored=len(stored),
         replaced=len(changed) - withdrawn,
@@ -464,9 +501,32 @@ def _of_directory(path: str, where: str) -> dict[str, Decision]:
     return decisions
 
 
+def _listed(entries: object) -> list[DecisionEntry]:
+    if not isinstance(entries, list):
+        raise TypeError(f"decisions is not a list: {entries!r:.80}")
+    return entries
+
+
 def _from_entry(entry: DecisionEntry) -> Decision:
-    twin = entry.get("twin_sha256", "")
-    return Decision(entry["sha256"], cast(Word, entry["decision"]), entry["label"], entry["path"], twin)
+    """Return a decision in `convert.json`.
+
+    Raises:
+        ValueError: A value cannot be from `entries`.
+        KeyError: A value is missing.
+        TypeError: The entry is not a dict.
+    """
+    one = Decision(entry["sha256"], entry["decision"], entry["label"], entry["path"], entry.get("twin_sha256", ""))
+    if not all(isinstance(value, str) for value in dataclasses.astuple(one)):
+        raise ValueError(f"a value in {entry} is not a text")
+    if not all(map(_HASH.fullmatch, [one.sha256, *[one.twin_sha256] * ("twin_sha256" in entry)])):
+        raise ValueError(f"{one.sha256!r} or {one.twin_sha256!r} is not a SHA-256 hash")
+    if one.decision not in WORDS or one.decision == "none":
+        raise ValueError(f"{one.decision!r} is not a decision")
+    if (one.decision == "both") != bool(one.twin_sha256):
+        raise ValueError(f"the decision {one.decision!r} has the twin {one.twin_sha256!r}")
+    if (one.decision == "label") != bool(one.label):
+        raise ValueError(f"the decision {one.decision!r} has the label {one.label!r}")
+    return one
 
 
 def _check_columns(columns: Sequence[str], where: str) -> None:
@@ -504,7 +564,7 @@ def _remedy(columns: Collection[str]) -> str:
 
 def _rows(table: pa.Table, where: str) -> Iterator[tuple[int, Decision]]:
     """Yield the number of each row with a decision, from 1, and the decision."""
-    optional = [name for name in ("path", "twin_sha256", *_LABELS) if name in table.column_names]
+    optional = [name for name in ("path", "twin_sha256", "given_label", *_LABELS) if name in table.column_names]
     # The list of issues has a twin in rows about one image, too. There, "none" is about the image.
     of_pairs = ("both",) if "kind" in table.column_names else ("both", "none")
     columns = {name: tables.texts(table, name) for name in (*_NEEDED, *optional)}
@@ -539,7 +599,8 @@ def _decision(values: Mapping[str, str], of_pairs: Collection[str], where: str) 
             " hash of the other image of the pair: 64 hexadecimal digits. Copy the hash from issues.csv, or change the"
             " decision."
         )
-    return Decision(sha256, word, unicodedata.normalize("NFC", label), values.get("path", ""), twin)
+    label, given_label = (unicodedata.normalize("NFC", name) for name in (label, values.get("given_label", "")))
+    return Decision(sha256, word, label, values.get("path", ""), twin, given_label)
 
 
 def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Decision]:

@@ -100,6 +100,11 @@ def class_table(
     return names
 
 
+def is_storable(name: str) -> bool:
+    """Whether a class name is not empty, has no space at its ends, and has no control characters."""
+    return bool(name) and name == name.strip() and not any(unicodedata.category(c) == "Cc" for c in name)
+
+
 def _why_no_images(rejected: Sequence[Rejected], hint: str) -> str:
     others = [file for file in rejected if file.reason != NO_CLASS]
     if others:
@@ -135,7 +140,7 @@ def _check_name(src: str, name: str) -> None:
         raise UserError(
             f"{src}: the class name {printable(name)!r} is not valid UTF-8. Rename it, or leave it out with --exclude."
         )
-    if not name or name != name.strip() or any(unicodedata.category(c) == "Cc" for c in name):
+    if not is_storable(name):
         raise UserError(
             f"{src}: the class name {name!r} must not be empty, begin or end with a space, or contain control"
             " characters: TensorFlow Datasets cannot store it. Rename the directory, leave it out with --exclude, or"

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import decisions
-from tfrecord_tools.layout.decisions import Decision
+from tfrecord_tools.layout.decisions import Decision, Decisions
 from tfrecord_tools.sources import manifest
-from tfrecord_tools.sources.manifest import Reading
+from tfrecord_tools.sources.manifest import Manifest, Reading
 
 
 class NewLabel(NamedTuple):
@@ -21,7 +21,22 @@ class NewLabel(NamedTuple):
     line: int
 
 
-def read(table: str, src: str, paths: Sequence[str], classes: Collection[str]) -> list[NewLabel]:
+def labels(table: str, src: str, classes: Collection[str]) -> frozenset[str]:
+    """Return the class names in the table of new labels. The arguments are those of `read`.
+
+    Raises:
+        UserError: The table cannot be read, or is a decisions file.
+    """
+    return frozenset(_rows(table, src, classes).labels)
+
+
+def read(
+    table: str,
+    src: str,
+    paths: Sequence[str],
+    classes: Collection[str],
+    new_class: str = Decisions.new_class,
+) -> list[NewLabel]:
     """Read the table of new labels.
 
     Args:
@@ -29,6 +44,7 @@ def read(table: str, src: str, paths: Sequence[str], classes: Collection[str]) -
         src: The source of the images, for messages.
         paths: The path of each image.
         classes: The class names.
+        new_class: As in `Decisions`.
 
     Returns:
         The rows, sorted by path.
@@ -37,15 +53,7 @@ def read(table: str, src: str, paths: Sequence[str], classes: Collection[str]) -
         UserError: The table cannot be read, is a decisions file, has a path that is not an image, or a label that is
             not a class.
     """
-    reading = Reading(
-        columns={"path": "path", "label": "label"},
-        also={"label": "predicted_label"},  # The column's name in suspects.csv. Earlier releases wrote `label`.
-        classes=set(classes),
-        flag="relabel",
-        exact=True,
-    )
-    _refuse_decisions(table)
-    rows = manifest.read(table, src, reading)
+    rows = _rows(table, src, classes)
     known = set(paths)
     unknown = [path for path in rows.paths if path not in known]
     if unknown:
@@ -56,8 +64,20 @@ def read(table: str, src: str, paths: Sequence[str], classes: Collection[str]) -
         )
     by_label = {name: path for path, name in reversed(list(zip(rows.paths, rows.labels)))}
     made = (Decision("", "label", name, path) for name, path in by_label.items())
-    decisions.check_labels(made, classes, f"--relabel={table}")
+    decisions.check_labels(made, classes, f"--relabel={table}", new_class=new_class)
     return [NewLabel(*row) for row in zip(rows.paths, rows.labels, rows.lines)]
+
+
+def _rows(table: str, src: str, classes: Collection[str]) -> Manifest:
+    _refuse_decisions(table)
+    reading = Reading(
+        columns={"path": "path", "label": "label"},
+        also={"label": "predicted_label"},  # The column's name in suspects.csv. Earlier releases wrote `label`.
+        classes=set(classes),
+        flag="relabel",
+        exact=True,
+    )
+    return manifest.read(table, src, reading)
 
 
 def _refuse_decisions(table: str) -> None:

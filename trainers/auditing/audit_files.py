@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,6 +23,7 @@ UNFINISHED = {"unfinished": True}
 AUDITS = Path("audits")  # Default parent directory of audits, in the working directory like runs/ and features/.
 DOUBTFUL = 0.5  # Issues with at least this score are open issues. The page and issues.csv also list lower scores.
 _DIGEST_SHOWN = 8  # Characters of the digest in names and messages.
+_NEAR = "near_duplicate"
 
 
 class AuditJson(TypedDict):
@@ -70,10 +71,14 @@ class Doubts:
     Attributes:
         directory: Directory of the audit.
         kinds: Hash of a source file in hexadecimal -> the kinds of its open issues.
+        conflicts: Hashes of the images of open near-duplicates with different labels.
+        decided: Keys of the decisions of earlier reviews (`decisions.Decision.key`).
     """
 
     directory: Path
     kinds: Mapping[str, frozenset[str]]
+    conflicts: frozenset[str] = frozenset()
+    decided: Collection[str] = frozenset()
 
     def of(self, records: Records, kinds: Collection[str] = KINDS) -> np.ndarray:
         """Return bool[n], whether each record has an open issue of one of the kinds."""
@@ -81,14 +86,52 @@ class Doubts:
 
     def of_hashes(self, sha256: np.ndarray, kinds: Collection[str] = KINDS) -> np.ndarray:
         """Return bool[n], whether each source file, given as hashes u8[n 32], has such an open issue."""
-        names = [row.tobytes().hex() for row in sha256]
-        return np.array([not self.kinds.get(name, frozenset()).isdisjoint(kinds) for name in names], bool)
+        return np.array([not self.kinds.get(name, frozenset()).isdisjoint(kinds) for name in _names(sha256)], bool)
+
+    def to_leave_out(self, train: Records, evaluated: Iterable[Records], kinds: Collection[str]) -> np.ndarray:
+        """Return bool[n], the training records to leave out because of issues of some kinds.
+
+        Near-duplicates are left out if the labels of a pair differ, or if the other image is evaluated. The splits of
+        the dataset do not count here, because a fold or a held-out part may be evaluated instead.
+
+        Args:
+            train: Training records.
+            evaluated: Records that the model is evaluated on.
+            kinds: Some of `KINDS`.
+
+        Raises:
+            UserError: The file of near-duplicates is damaged.
+        """
+        doubted = self.of(train, set(kinds) - {_NEAR})
+        if _NEAR not in kinds:
+            return doubted
+        names = _names(train.source_sha256)
+        left_out = (self.conflicts | self._twins(set(names), evaluated)).difference(self.decided)
+        return doubted | np.array([name in left_out for name in names], bool)
+
+    def _twins(self, train: set[str], evaluated: Iterable[Records]) -> set[str]:
+        """Return the hashes of training images that are near-duplicates of evaluated images."""
+        others = {name for records in evaluated for name in _names(records.source_sha256)}
+        twins = train & others  # A table of folds may have copies of a file in several folds.
+        try:
+            for left, right in issues.read_pairs(self.directory):
+                if decisions.key_of(left, right) in self.decided:
+                    continue
+                twins.update(one for one, other in ((left, right), (right, left)) if one in train and other in others)
+        except ValueError as error:
+            raise UserError(f"{self.directory}: {error}. Run python -m trainers.audit again.") from error
+        return twins
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the open issues, in hexadecimal."""
         lines = sorted(f"{sha256} {','.join(sorted(kinds))}\n" for sha256, kinds in self.kinds.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _names(sha256: np.ndarray) -> list[str]:
+    """Return hashes u8[n 32] in hexadecimal."""
+    return [row.tobytes().hex() for row in sha256]
 
 
 def find(data: Dataset, directory: str | None, log: Callable[[str], object] = print) -> Doubts | None:
@@ -118,7 +161,7 @@ def find(data: Dataset, directory: str | None, log: Callable[[str], object] = pr
             log(f"audit: {path} is not finished and is not used. To finish it, run {again}")
             return None
         _check(audited, data.digest)
-        return Doubts(path, _open_issues(path, data.directory))
+        return _open_issues(path, data.directory)
     except ValueError as error:
         if directory:
             raise UserError(
@@ -150,18 +193,21 @@ def _check(audited: str | None, digest: str) -> None:
         )
 
 
-def _open_issues(directory: Path, dataset: Path) -> dict[str, frozenset[str]]:
-    """Return `Doubts.kinds` without images that a person has decided.
+def _open_issues(directory: Path, dataset: Path) -> Doubts:
+    """Return the open issues, without images that a person has decided.
 
     After the decisions "label" or "drop", the dataset has another digest and needs a new audit. The decisions "keep"
     and "both" do not change the digest, so the audit still lists the issues of these images.
     """
     decided = decisions.of_dataset(dataset)
     kinds: dict[str, frozenset[str]] = {}
-    for kind, sha256, twin in issues.read(directory / issues.PARQUET, DOUBTFUL):
-        if kind == "near_duplicate" and decisions.key_of(sha256, twin) in decided:
+    conflicts = set()
+    for kind, sha256, twin, score in issues.read(directory / issues.PARQUET, DOUBTFUL):
+        if kind == _NEAR and decisions.key_of(sha256, twin) in decided:
             continue
-        for image in (sha256, twin) if kind == "near_duplicate" else (sha256,):
+        for image in (sha256, twin) if kind == _NEAR else (sha256,):
             if image not in decided:
                 kinds[image] = kinds.get(image, frozenset()) | {kind}
-    return kinds
+                if kind == _NEAR and score >= issues.ACROSS_LABELS:
+                    conflicts.add(image)
+    return Doubts(directory, kinds, frozenset(conflicts), frozenset(decided))

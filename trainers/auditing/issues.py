@@ -13,6 +13,8 @@ from tfrecord_tools.errors import one_line
 KINDS = ("label", "off_topic", "near_duplicate", "ambiguous", "low_quality", "rare")
 CSV = "issues.csv"
 PARQUET = "issues.parquet"
+PAIRS = "near_duplicates.parquet"
+ACROSS_LABELS = 0.75  # Least score of near-duplicates with different labels.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,18 +87,52 @@ def write(directory: Path, rows: Sequence[ListedIssue]) -> None:
     tabular.write_csv(directory / CSV, _COLUMNS, _as_text(rows))
 
 
-def read(path: Path, least: float) -> Iterator[tuple[str, str, str]]:
-    """Yield kind, sha256 and twin_sha256 of the issues in issues.parquet with a score of at least `least`.
+def write_pairs(directory: Path, left: Sequence[str], right: Sequence[str]) -> None:
+    """Write near_duplicates.parquet: the hashes of both source files of each pair, in hexadecimal.
 
-    Raises:
-        ValueError: The file does not exist, is damaged, or was not written by an audit.
+    issues.parquet has only the worst twin of each record. A training needs all pairs, because its validation images may
+    be another part of the dataset.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = ["kind", "sha256", "twin_sha256"]
+    table = pa.table({"sha256": pa.array(left, pa.string()), "twin_sha256": pa.array(right, pa.string())})
+    with files.atomic(directory / PAIRS) as file:
+        pq.write_table(table, file)
+
+
+def read_pairs(directory: Path) -> Iterator[tuple[str, str]]:
+    """Yield both hashes of each pair of near-duplicates.
+
+    An audit of an older version has only the listed pairs.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = directory / PAIRS
+    if path.exists():
+        yield from _columns(path, ["sha256", "twin_sha256"])
+        return
+    for kind, sha256, twin in _columns(directory / PARQUET, ["kind", "sha256", "twin_sha256"]):
+        if kind == "near_duplicate":
+            yield sha256, twin
+
+
+def read(path: Path, least: float) -> Iterator[tuple[str, str, str, float]]:
+    """Yield kind, sha256, twin_sha256 and score of the issues with a score of at least `least`.
+
+    Raises:
+        ValueError: The file does not exist, is damaged, or was not written by an audit.
+    """
+    yield from _columns(path, ["kind", "sha256", "twin_sha256", "score"], [("score", ">=", least)])
+
+
+def _columns(path: Path, names: Sequence[str], filters: Any = None) -> Iterator[tuple[Any, ...]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        table = pq.read_table(path, columns=names, filters=[("score", ">=", least)])
+        table = pq.read_table(path, columns=list(names), filters=filters)
         columns = [table.column(name).to_pylist() for name in names]
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{path.name} cannot be read: {one_line(error)}") from error

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import near_duplicates
 from trainers.auditing import folding
 
 COUNT = 30  # Neighbors per record.
@@ -166,27 +167,83 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
     close, but not as close as near-duplicates. On photographs, about 1 of 100,000 pairs reaches the threshold. Pairs
     with equal features are left out of the fit. They always reach the threshold.
     """
-    random = np.random.default_rng(seed)
     size = min(_SAMPLED_PAIRS, max(_LEAST_SAMPLED, _SAMPLED_NUMBERS // vectors.shape[1]))
+    left, right = _pairs_of_a_class(labels, size, seed)
+    distances = 1 - _cosines(vectors, left, right)[left != right]
+    distances = distances[distances > _EQUAL]
+    if not len(distances):
+        return 1 - _EQUAL
+    close, closer = np.log(np.quantile(distances, [_CLOSE, _CLOSER]))
+    distance = np.exp(_extrapolated(close, closer, _FALSE_PAIRS))
+    return min(max(float(1 - distance), _LEAST_SIMILARITY), 1 - _EQUAL)
+
+
+def hash_distance(hashes: np.ndarray, labels: np.ndarray, seed: int = 0) -> int:
+    """Return the largest number of bits in which the hashes of near-duplicates may differ.
+
+    Hashes of different photographs differ in about 32 of 64 bits. Hashes of drawings, or of objects on a plain
+    background, differ in fewer bits, so equal hashes prove little. The distance is normally distributed, and is fitted
+    as in `find`. Pairs within `near_duplicates.DEFAULT_DISTANCE` may be copies, so they are left out of the fit.
+
+    Args:
+        hashes: u64[n], perceptual hashes; 0 if unknown.
+        labels: i64[n].
+        seed: Seed of the pairs that are sampled.
+
+    Returns:
+        At most `near_duplicates.DEFAULT_DISTANCE`. About 1 of 100,000 pairs of different pictures of a class is within
+        this distance, or one pair of a small dataset. -1: even equal hashes do not make a near-duplicate.
+    """
+    largest = near_duplicates.DEFAULT_DISTANCE
+    known = hashes != near_duplicates.UNKNOWN
+    hashes, labels = hashes[known], labels[known]
+    count = len(hashes)
+    if count < 2:
+        return largest
+    left, right = _pairs_of_a_class(labels, _SAMPLED_PAIRS, seed)
+    values, counts = np.unique(near_duplicates.distances(hashes[left], hashes[right]), return_counts=True)
+    values, counts = values[values > largest], counts[values > largest]
+    if not len(values):
+        return largest
+    # Distances are even numbers, so their quantiles are interpolated.
+    close, closer = np.interp([_CLOSE, _CLOSER], np.cumsum(counts) / counts.sum(), values)
+    limit = _extrapolated(close, closer, max(_FALSE_PAIRS, 2 / (count * (count - 1))))
+    return int(np.clip(np.floor(limit), -1, largest))
+
+
+def cosines(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return the cosine similarities of pairs i64[m 2] of features f32[n c], f32[m]."""
+    values = np.empty(len(pairs), np.float32)
+    for first in range(0, len(pairs), _BLOCK):
+        left, right = (directions(features[rows]) for rows in pairs[first : first + _BLOCK].T)
+        values[first : first + _BLOCK] = np.einsum("ij,ij->i", left, right)
+    return values
+
+
+def _pairs_of_a_class(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw pairs of records of a class, i64[size] each. A record may be drawn with itself."""
+    random = np.random.default_rng(seed)
     left = random.integers(len(labels), size=size)
     order = np.argsort(labels, kind="stable")
     first = np.searchsorted(labels[order], labels[left])
     count = np.bincount(labels)[labels[left]]
     right = order[first + (random.random(len(left)) * count).astype(np.int64)]
-    values = np.concatenate(
+    return left, right
+
+
+def _cosines(vectors: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.concatenate(
         [
             np.einsum("ij,ij->i", vectors[left[i : i + 8192]], vectors[right[i : i + 8192]])
             for i in range(0, len(left), 8192)
         ]
-    )[left != right]
-    distances = 1 - values
-    distances = distances[distances > _EQUAL]
-    if not len(distances):
-        return 1 - _EQUAL
-    close, closer = np.log(np.quantile(distances, [_CLOSE, _CLOSER]))
-    z_close, z_closer, z_false = (NormalDist().inv_cdf(share) for share in (_CLOSE, _CLOSER, _FALSE_PAIRS))
-    distance = np.exp(closer + (closer - close) * (z_false - z_closer) / (z_closer - z_close))
-    return min(max(float(1 - distance), _LEAST_SIMILARITY), 1 - _EQUAL)
+    )
+
+
+def _extrapolated(close: float, closer: float, share: float) -> float:
+    """Return the quantile `share` of the normal distribution with the quantiles of `_CLOSE` and `_CLOSER`."""
+    z_close, z_closer, z_false = (NormalDist().inv_cdf(value) for value in (_CLOSE, _CLOSER, share))
+    return closer + (closer - close) * (z_false - z_closer) / (z_closer - z_close)
 
 
 def _exact(vectors: np.ndarray) -> tuple[_Search, int]:

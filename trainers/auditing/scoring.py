@@ -13,7 +13,7 @@ from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates, near_duplicates
 from trainers.auditing import folding, labels, neighbors, outliers
-from trainers.auditing.issues import Issue
+from trainers.auditing.issues import ACROSS_LABELS, Issue
 from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
@@ -25,8 +25,8 @@ _LISTED_SHARE = 0.01
 _LEAST_RECORDS = 10  # An audit needs at least this number of records.
 # Most near-duplicates by hash for each record. Without this limit, images with a white background may have thousands.
 _PAIRS_OF_HASH = 32
-# The score of near-duplicates is one of these numbers plus 0.24 times their similarity.
-_ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25
+# The score of near-duplicates is `ACROSS_LABELS` or one of these numbers, plus 0.24 times their similarity.
+_ACROSS_SPLITS, _WITHIN = 0.5, 0.25
 _BY_SIMILARITY = 0.24
 
 
@@ -75,12 +75,14 @@ class Audit:
     Attributes:
         probabilities: f32[n k], probability of each class. It comes from models that have not seen the record.
         issues: All issues, by kind and rank.
+        pairs: i64[m 2], all near-duplicates. The issues have the worst pair of each record.
         estimate: The estimated number of wrong labels.
         notes: Sentences for the user about records that are harder to judge.
     """
 
     probabilities: np.ndarray
     issues: tuple[Issue, ...]
+    pairs: np.ndarray
     estimate: Estimate
     notes: tuple[str, ...]
 
@@ -91,7 +93,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     Args:
         inputs: The records.
         folds: Number of folds (parts of the dataset), at least 2. The records of each fold are judged by a model that
-            was fitted to the other folds.
+            was fitted to the other folds. If there are fewer groups of images, each group is a fold.
         seed: Seed of the folds.
         progress: Called during the slowest step, after each block of records, with the number of records in it. If
             None, nothing is called.
@@ -102,11 +104,13 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     """
     _check(inputs)
     near = neighbors.find(inputs.features, inputs.labels, seed, progress)
-    pairs, similarities = _pairs(inputs, near)
+    pairs, similarities = _pairs(inputs, near, seed)
     given = duplicates.joined(inputs.units, inputs.contents)
-    units = folding.joined(given, pairs, similarities, len(given) // folds)
+    folds = min(folds, len(np.unique(given)))
+    most = max(2, len(given) // folds)  # Any two near-duplicates are judged together.
+    units = folding.joined(given, pairs, similarities, most)
     judgment = _judge(inputs, near, units, folds, seed)
-    notes = tuple(_notes(units, pairs, folds))
+    notes = tuple(_notes(units, pairs, folds, most))
     found = itertools.chain(
         _label_issues(inputs, judgment),
         _off_topic_issues(inputs, near),
@@ -115,7 +119,13 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
         _low_quality_issues(inputs),
         _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
     )
-    return Audit(probabilities=judgment.probabilities, issues=_ranked(found), estimate=judgment.estimate, notes=notes)
+    return Audit(
+        probabilities=judgment.probabilities,
+        issues=_ranked(found),
+        pairs=pairs,
+        estimate=judgment.estimate,
+        notes=notes,
+    )
 
 
 def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
@@ -157,31 +167,40 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
     return labels.judge(inputs.features, inputs.labels, assigned, units, near, classes, inputs.decided)
 
 
-def _notes(units: np.ndarray, pairs: np.ndarray, folds: int) -> Iterator[str]:
+def _notes(units: np.ndarray, pairs: np.ndarray, folds: int, most: int) -> Iterator[str]:
     """Yield notes if images that belong together are too many for one fold."""
     count, largest = len(units), int(np.unique(units, return_counts=True)[1].max())
-    if largest * folds > count:
+    if largest > 1 and largest * folds > count:
         yield (
             f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. They are compared"
             f" only with the other {words.number(count - largest, 'image')}."
         )
     if (units[pairs[:, 0]] != units[pairs[:, 1]]).any():
         yield (
-            f"note: near-duplicates form a chain of more than {count // folds:,} images. The chain was divided between"
+            f"note: near-duplicates form a chain of more than {most:,} images. The chain was divided between"
             " its least similar images, so some images are compared with their own near-duplicates."
         )
 
 
-def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(inputs: Inputs, near: Neighbors, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return near-duplicates: pairs i64[m 2], and similarities f64[m] in 0..1."""
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
-    hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DEFAULT_DISTANCE, _PAIRS_OF_HASH)
+    hashed = _hashed(inputs, seed)
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
-    values = np.concatenate([np.ones(len(copied)), np.full(len(hashed), near.threshold), near.pair_similarities])
+    by_hash = neighbors.cosines(inputs.features, hashed)
+    values = np.concatenate([np.ones(len(copied)), by_hash, near.pair_similarities])
     order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))
     unique, first = np.unique(pairs[order], axis=0, return_index=True)
     return unique, np.clip(values[order][first], 0, 1)
+
+
+def _hashed(inputs: Inputs, seed: int) -> np.ndarray:
+    """Return near-duplicates by perceptual hash, i64[m 2]."""
+    distance = neighbors.hash_distance(inputs.facts["phash"], inputs.labels, seed)
+    if distance < 0:
+        return np.empty((0, 2), np.int64)
+    return near_duplicates.pairs(inputs.facts["phash"], distance, _PAIRS_OF_HASH)
 
 
 def _listed(scores: np.ndarray, decided: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
@@ -235,7 +254,7 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     pairs, similarities = pairs[~settled], similarities[~settled]
     left, right = np.where(inputs.decided[pairs[:, 1]], pairs[:, ::-1].T, pairs.T)
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
-    base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
+    base = np.select([labels_differ, splits_differ], [ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
     # Each record is paired with only one record before it, because copies of one picture form many pairs.
     first = _worst(right, scores)

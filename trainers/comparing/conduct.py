@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfrecord_tools.base import command, files, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
-from trainers import recipes
+from trainers import backbones, recipes
 from trainers.comparing import jobs, search, summary
 from trainers.comparing.jobs import Job, Plan
 from trainers.comparing.runner import Runner
-from trainers.comparing.search import Budget, Evaluator, Search
+from trainers.comparing.search import Budget, Evaluator, Rung, Search, Setting
 from trainers.comparing.summary import Summary
 from trainers.fitting import folds
 from trainers.fitting.folds import Folds
@@ -59,6 +60,10 @@ class CompareConfig:
             raise UserError(f"--out={self.out}: is a file, not a directory. Pass another --out.")
         excluded = (_WITH_SEARCH if self.budget else {}) | (_WITH_FOLDS if self.plan else {})
         jobs.check_flags(self.variants, excluded)
+        jobs.check_names(self.jobs(self.variants))
+        if self.budget:
+            rungs, settings = self.rungs()
+            jobs.check_names(job for rung in rungs for setting in settings for job in self.trainings(setting, rung))
 
     def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
         """Return the training of a variant with a seed, and with a fold if `fold` is not 0."""
@@ -70,6 +75,16 @@ class CompareConfig:
         numbers = range(1, self.plan.count + 1) if self.plan else (0,)
         return [self.job(variant, seed, fold) for variant in variants for seed in self.seeds for fold in numbers]
 
+    def rungs(self) -> tuple[list[Rung], list[Setting]]:
+        """Return the rungs of the search, and the settings that the first rung tries."""
+        limit = self.budget.trials if self.budget else None
+        settings = search.settings(self.variants, self.seeds[0])[:limit]
+        return search.ladder(len(settings), self.plan.count if self.plan else 0), settings
+
+    def trainings(self, setting: Setting, rung: Rung) -> list[Job]:
+        """Return the trainings of a setting in a rung of the search."""
+        return search.trainings(setting, rung, lambda variant, fold: self.job(variant, self.seeds[0], fold))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -79,7 +94,7 @@ class Outcome:
         config: The comparison.
         data: The dataset.
         jobs: The trainings. After a search, the trainings of the last rung that succeeded, the best setting first.
-        failed: The trainings that ended with an error.
+        failed: The trainings that ended with an error. After a search, there are none: `search` has its failures.
         summary: The results.
         notes: Sentences about classes and groups that cannot be spread evenly over the folds.
         folds: The folds of a cross-validation. None: there was no cross-validation.
@@ -119,11 +134,12 @@ def conduct(config: CompareConfig) -> Outcome:
         files.lock(config.out / LOCK, f"--out={config.out}: another comparison is using it. Wait until it ends."),
         Runner() as runner,
     ):
-        assigned, notes = _folds(config, data)
         # All finished runs are checked before the first training, which may take hours.
         _check(config, config.jobs(config.variants), data.digest)
+        assigned, notes = _folds(config, data)
         if config.budget:
-            found, failed = _search(config, config.budget, runner, data.digest)
+            # A failed setting is a result and not an error: the learning rate may be too high.
+            found, failed = _search(config, config.budget, runner, data.digest), list[Job]()
             every = config.jobs([trial.setting.variant for trial in found.finalists])
         else:
             found, every = None, config.jobs(config.variants)
@@ -142,15 +158,25 @@ def conduct(config: CompareConfig) -> Outcome:
 
 
 def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence[str]]:
-    """Assign the records to folds, and write the file of folds. The trainings read this file."""
+    """Assign the records to folds, and write the file of folds. The trainings read this file.
+
+    Raises:
+        UserError: Trainings were started with other folds. The old file is kept.
+    """
     if not config.plan:
         return None, ()
+    path = config.out / config.plan.file
     assigned, notes = folds.assign(data, config.plan.count, config.plan.seed, config.out / "features", command.say)
-    folds.write(config.out / config.plan.file, assigned, data.class_names)
+    new = path.with_name(f"{path.name}.new")
+    try:
+        folds.write(new, assigned, data.class_names)
+        config.plan.check(config.out, backbones.sha256(new))
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
     command.say(
         f"folds: {words.number(len(assigned.records), 'record')} of {assigned.records.split} in {config.plan.count}"
-        f" folds, in {config.out / config.plan.file}"
-        + (". The test split is not used" if "test" in data.splits else "")
+        f" folds, in {path}" + (". The test split is not used" if "test" in data.splits else "")
     )
     for note in notes:
         command.say(f"  note: {note}")
@@ -167,15 +193,11 @@ def _check(config: CompareConfig, every: Sequence[Job], digest: str) -> None:
     comparison.check_alike(runs.values())
 
 
-def _search(config: CompareConfig, budget: Budget, runner: Runner, digest: str) -> tuple[Search, list[Job]]:
-    (seed,) = config.seeds
-
+def _search(config: CompareConfig, budget: Budget, runner: Runner, digest: str) -> Search:
     def train(job: Job, position: str) -> bool:
         job.check(digest)
         return runner.train(job, position)
 
-    evaluator = Evaluator(lambda variant, fold: config.job(variant, seed, fold), train)
-    ordered = search.settings(config.variants, seed)
+    ordered = search.settings(config.variants, config.seeds[0])
     count = config.plan.count if config.plan else 0
-    # A failed setting is a result and not an error: the learning rate may be too high.
-    return search.search(ordered, count, budget, evaluator, command.say), []
+    return search.search(ordered, count, budget, Evaluator(config.trainings, train), command.say)

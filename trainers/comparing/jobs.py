@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.base import options
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset
-from trainers import run_directory, training_options
+from trainers import backbones, run_directory, training_options
 from trainers.models import model_file
+from trainers.recipes import Recipe
 from trainers.results.comparison import Variant
+
+_MOST_BYTES = 255  # Usual file systems allow no longer file names.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +42,22 @@ class Plan:
         """Return the end of the name of the run directory of a fold."""
         return f"-fold{fold}of{self.count}{self._seed}"
 
-    def sha256(self, out: Path) -> str:
-        """Return the SHA-256 of the file of folds, as in settings.json of the runs."""
-        return hashlib.sha256((out / self.file).read_bytes()).hexdigest()
+    def check(self, out: Path, sha256: str) -> None:
+        """Check that all trainings in a directory have the same folds.
+
+        Args:
+            out: The directory of the comparison.
+            sha256: Hash of the file that lists the folds.
+
+        Raises:
+            UserError: A training was started with other folds.
+        """
+        for path in sorted(out.glob(f"*-fold*of{self.count}{self._seed}/{run_directory.SETTINGS}")):
+            if run_directory.read_settings(path.parent).get("flags", {}).get("records_sha256") != sha256:
+                raise UserError(
+                    f"{path.parent}: was started with other folds than those that are made now for"
+                    f" {out / self.file}. Results of different folds cannot be compared. Pass another --out."
+                )
 
     @property
     def _seed(self) -> str:
@@ -129,7 +145,7 @@ class Job:
             digest: Digest of the dataset.
 
         Raises:
-            UserError: The run has another trainer, other flags, other folds or another dataset.
+            UserError: The run has another trainer, other flags or another dataset.
         """
         if not self.is_done():
             return
@@ -139,17 +155,11 @@ class Job:
                 f"{self.run}: is finished, but was trained with other flags: {' '.join(begun)}. Pass another NAME"
                 " in --variant=NAME=TRAINER, or pass another --out."
             )
-        settings = run_directory.read_settings(self.run)
-        trained_on = settings["dataset"]["digest"]
+        trained_on = run_directory.read_settings(self.run)["dataset"]["digest"]
         if trained_on != digest:
             raise UserError(
                 f"{self.run}: is finished, but was trained on another dataset (digest {trained_on[:12]}). The digest of"
                 f" {self.tfrecords} is {digest[:12]}. Pass another --out."
-            )
-        if self.plan and settings["flags"].get("records_sha256") != self.plan.sha256(self.out):
-            raise UserError(
-                f"{self.run}: is finished, but was trained with another version of the file {self.plan.file}. Pass"
-                " another --out, or restore the old file."
             )
 
 
@@ -174,6 +184,18 @@ def check_flags(variants: Sequence[Variant], excluded: Mapping[str, str]) -> Non
             )
 
 
+def check_names(every: Iterable[Job]) -> None:
+    """Raise UserError if the name of a variant is too long for the names of its files."""
+    for job in every:
+        size = len(os.fsencode(f"{job.record.name}.tmp"))  # The longest name of a file, while it is written.
+        if size > _MOST_BYTES:
+            raise UserError(
+                f"--variant={job.variant.name}: is too long. Names of its files would have {size} bytes, and"
+                f" {_MOST_BYTES} are allowed. Pass a shorter NAME: --variant='NAME={job.variant.trainer} FLAGS' or"
+                " --backbone='NAME=BACKBONE FLAGS'."
+            )
+
+
 def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
     """Check that no variant starts from a model that has seen the images of the folds.
 
@@ -181,15 +203,32 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
         UserError: A variant starts from a model that was trained on this dataset, or from one that does not exist.
     """
     for variant in variants:
-        parent = values_of(variant).get("init_from")
-        if parent is None:
-            continue
-        if model_file.read_info(model_file.find(parent, "init_from")).dataset_digest == data.digest:
+        values = values_of(variant)
+        path = _model(variant, values)
+        if path and model_file.read_info(path).dataset_digest == data.digest:
             raise UserError(
-                f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That model has"
-                " already seen the images of the folds, so the accuracy would be too high. Start from another run, or"
-                " compare without --folds."
+                f"--variant={variant.name}: it starts from {values.get('init_from', values.get('backbone'))}, which was"
+                " trained on this dataset. That model has already seen the images of the folds, so the accuracy would"
+                " be too high. Start from another run, or compare without --folds."
             )
+
+
+def _model(variant: Variant, values: Mapping[str, Any]) -> Path | None:
+    """Return the file of the trained model with which a training starts.
+
+    It is None if the training does not start from a model that a trainer has written.
+
+    Raises:
+        UserError: There is no such file, or a value is not allowed.
+    """
+    if "init_from" in values:
+        return model_file.find(values["init_from"], "init_from")
+    if not backbones.is_file(values.get("backbone", "")):
+        return None
+    if recipe_of(variant, values).model.weights != backbones.OWN:  # The weights in the file are not used.
+        return None
+    path = backbones.file_of(values["backbone"])
+    return path if model_file.is_described(path) else None  # Other programs do not write on what they have trained.
 
 
 def values_of(variant: Variant) -> dict[str, Any]:
@@ -200,6 +239,18 @@ def values_of(variant: Variant) -> dict[str, Any]:
     """
     try:
         return options.parsed(training_options.OPTIONS[variant.trainer], variant.flags, f"trainers.{variant.trainer}")
+    except UserError as error:
+        raise UserError(f"--variant={variant.name}: {error}") from error
+
+
+def recipe_of(variant: Variant, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a variant with some values of its flags.
+
+    Raises:
+        UserError: A value is not allowed.
+    """
+    try:
+        return training_options.recipe(variant.trainer, values)
     except UserError as error:
         raise UserError(f"--variant={variant.name}: {error}") from error
 

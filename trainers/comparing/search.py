@@ -20,7 +20,7 @@ from typing import Any, Literal
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
-from trainers import recipes, run_directory, training_options
+from trainers import recipes, run_directory
 from trainers.comparing import jobs
 from trainers.comparing.jobs import Job
 from trainers.recipes import Recipe
@@ -234,10 +234,7 @@ def _settings_of(variant: Variant) -> Iterator[Setting]:
 def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe with all phases, including phases that --epochs leaves out."""
     every = {name: value for name, value in values.items() if name != "epochs"}
-    try:
-        return training_options.recipe(variant.trainer, every)
-    except UserError as error:
-        raise UserError(f"--variant={variant.name}: {error}") from error
+    return jobs.recipe_of(variant, every)
 
 
 def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:
@@ -261,6 +258,18 @@ def ladder(count: int, folds: int) -> list[Rung]:
         rungs.append(Rung(share=share, folds=min(folds, max(1, round(cost)))))
         cost /= REDUCTION
     return rungs[::-1]
+
+
+def trainings(setting: Setting, rung: Rung, job: Callable[[Variant, int], Job]) -> list[Job]:
+    """Return the trainings of a setting in a rung.
+
+    Args:
+        setting: The setting, with all its epochs.
+        rung: The rung.
+        job: Function of a variant and the number of a fold. Without folds, the number is 0.
+    """
+    variant = setting.shortened(rung.share).variant
+    return [job(variant, fold) for fold in range(1, rung.folds + 1)] or [job(variant, 0)]
 
 
 def search(
@@ -318,33 +327,27 @@ def search(
 class Evaluator:
     """Train a setting as a rung requires. This is the argument `evaluate` of `search`."""
 
-    def __init__(self, job: Callable[[Variant, int], Job], train: Callable[[Job, str], bool]) -> None:
+    def __init__(self, trainings: Callable[[Setting, Rung], Sequence[Job]], train: Callable[[Job, str], bool]) -> None:
         """Prepare the trainings.
 
         Args:
-            job: Function that takes a variant and the number of a fold, and returns the training. Without folds, the
-                number is 0.
+            trainings: Function that takes a setting and a rung, and returns the trainings of the setting in the rung.
             train: Function that takes a training and its position, runs the training unless it is finished, and returns
                 whether it succeeded.
         """
-        self._job, self._train = job, train
+        self._trainings, self._train = trainings, train
         self._made: dict[Job, float] = {}
-        self.failed: list[Job] = []
 
     def __call__(self, setting: Setting, rung: Rung, number: int, position: str) -> tuple[Trial, float]:
         """Return the result, and the seconds of all trainings that no earlier call has made."""
-        own = setting.shortened(rung.share)
-        every = [self._job(own.variant, fold) for fold in range(1, rung.folds + 1)] or [self._job(own.variant, 0)]
+        every = self._trainings(setting, rung)
         new = 0.0
         for job in every:
-            if job in self._made:
-                continue
-            if not self._train(job, position):
-                self.failed.append(job)
+            if job in self._made or not self._train(job, position):
                 continue
             self._made[job] = job.seconds()
             new += self._made[job]
-        return self._trial(own, rung, number, every), new
+        return self._trial(setting.shortened(rung.share), rung, number, every), new
 
     def _trial(self, setting: Setting, rung: Rung, number: int, every: Sequence[Job]) -> Trial:
         metrics = [run_directory.read_metrics(job.run) for job in every if job in self._made]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,19 @@ HELD_OUT = 0.2  # Share of the training images that are held out if the dataset 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """Training records that were left out because of their issues.
+
+    Attributes:
+        sha256: Hash of the hashes of their source files, in hexadecimal.
+        as_before: Whether earlier versions have left out the same records. They chose them by the dataset's splits.
+    """
+
+    sha256: str
+    as_before: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Splits:
     """The records for training and validation.
 
@@ -39,6 +53,7 @@ class Splits:
         whole: With --fold, all records of the splits that have folds, one entry per split. The features of these
             records are computed once for all folds. (): there is no --fold.
         doubts: The open issues of the dataset's audit. None: the dataset has no audit.
+        dropped: The training records that --drop_issues has left out. None: the flag is not given.
     """
 
     train: Records
@@ -47,6 +62,7 @@ class Splits:
     validation_share: Records
     whole: tuple[Records, ...] = ()
     doubts: Doubts | None = None
+    dropped: Dropped | None = None
 
 
 def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
@@ -77,9 +93,10 @@ def _split(
         whole = tuple(data.records(split) for split in train.splits)
     else:
         train, validation, name = _of_splits(data, config, log)
+    dropped = None
     if config.drop_issues:
-        train = _without_issues(data, train, config, doubts, log)
-    return dataclasses.replace(_splits(data, train, validation, name, shard, log), whole=whole)
+        train, dropped = _without_issues(data, train, validation, config, doubts, log)
+    return dataclasses.replace(_splits(data, train, validation, name, shard, log), whole=whole, dropped=dropped)
 
 
 def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], object]) -> tuple[Records, Records, str]:
@@ -137,23 +154,37 @@ def _hold_out(data: Dataset, train: Records, log: Callable[[str], object]) -> tu
 
 
 def _without_issues(
-    data: Dataset, train: Records, config: TrainConfig, doubts: Doubts | None, log: Callable[[str], object]
-) -> Records:
-    """Return the training records for which the audit found no issue of the kinds in --drop_issues."""
+    data: Dataset,
+    train: Records,
+    validation: Records,
+    config: TrainConfig,
+    doubts: Doubts | None,
+    log: Callable[[str], object],
+) -> tuple[Records, Dropped]:
+    """Return the training records without issues of the kinds in --drop_issues, and what was left out."""
     given = f"--drop_issues={','.join(config.drop_issues)}"
     if doubts is None:
         raise UserError(
             f"{given}: the dataset has no audit in {audit_files.default(data)}. Run python -m trainers.audit"
             f" --tfrecords={data.directory}, or pass the directory of an audit as --audit."
         )
-    doubted = doubts.of(train, config.drop_issues)
+    evaluated = [validation, *([data.records("test")] if data.splits.get("test") else [])]
+    doubted = doubts.to_leave_out(train, evaluated, config.drop_issues)
     if doubted.all():
         raise UserError(f"{given}: all {len(train):,} training records have such issues. Pass fewer kinds.")
     log(
         f"{given}: {int(doubted.sum()):,} of {words.number(len(train), 'training record')} left out, as listed in"
         f" {doubts.directory / issues.CSV}"
     )
-    return train.select(np.flatnonzero(~doubted))
+    as_before = bool((doubted == doubts.of(train, config.drop_issues)).all())
+    return train.select(np.flatnonzero(~doubted)), Dropped(
+        sha256=_digest(train.source_sha256[doubted]), as_before=as_before
+    )
+
+
+def _digest(sha256: np.ndarray) -> str:
+    """Return the hash of hashes u8[n 32] in any order, in hexadecimal."""
+    return hashlib.sha256(b"".join(sorted(row.tobytes() for row in sha256))).hexdigest()
 
 
 def _splits(

@@ -46,9 +46,11 @@ def lines(recipe: Recipe, data: Dataset, train: Records) -> list[str]:
             f" the class: {listed(mirrored.names)}. If it does, pass {mirrored.flag}"
         )
     if recipe.fit is None and (share := share_cut(train, recipe.geometry)) > _MANY:
+        crop = recipe.geometry.crop
+        more = f" --crop={crop:g} cuts another {1 - crop**2:.0%} off every image." if crop < 1 else ""
         found.append(
             f"note: {share:.0%} of the images lose more than a third of their area, because they are cropped to the"
-            " shape of the input. To keep the whole image, pass --fit=pad or --fit=stretch"
+            f" shape of the input.{more} To keep the whole image, pass --fit=pad or --fit=stretch"
         )
     return found
 

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 _EXPORTED_NAMES = ("saved_model.pb", "model.tflite", "model.onnx")
 _EXPORTED_SUFFIXES = (".tflite", ".onnx", ".pb")
 # Names in `flags` of settings.json. `_OF_CONFIG` has fields of `TrainConfig`. `_HASHES` has the hashes of the files of
-# --records and --audit.
-_OF_CONFIG = ("seed", "deterministic", "precision", "order", "block", "drop_issues")
+# --records and --audit. `FILES` has the fields of `TrainConfig` with their paths, which are in `other`.
+_OF_CONFIG = ("seed", "deterministic", "precision", "order", "block", "drop_issues", "fold")
 _HASHES = ("records_sha256", "issues_sha256")
+FILES = ("records", "audit")
 _TRAIN_ANEW = "To start a new training with the weights of this run, pass --init_from={run} instead"
 
 
@@ -156,10 +157,31 @@ def trainer_of(run: Path) -> str:
 def config_of(run: Path) -> dict[str, Any]:
     """Return the values of `TrainConfig` with which a run was trained, if its settings have them."""
     settings = run_directory.read_settings(run)
-    flags = settings.get("flags", {})
+    flags, other = settings.get("flags", {}), settings.get("other", {})
     values = {name: flags[name] for name in _OF_CONFIG if name in flags}
-    tfrecords = settings.get("other", {}).get("tfrecords")
-    return values | ({"tfrecords": tfrecords} if tfrecords else {})
+    return values | {name: other[name] for name in ("tfrecords", *FILES) if other.get(name)}
+
+
+def check_records(run: Path, given: Mapping[str, Any]) -> None:
+    """Check that the file of --records of a run that goes on can be read again.
+
+    Args:
+        run: The finished run.
+        given: The options that the user gives.
+
+    Raises:
+        UserError: The run was trained with --records, and the path of the file is not known or does not exist.
+    """
+    settings = run_directory.read_settings(run)
+    if "records_sha256" not in settings.get("flags", {}) or "records" in given:
+        return
+    path = settings.get("other", {}).get("records")
+    if path is None or not Path(path).is_file():
+        problem = "an earlier version did not store the path of the file" if path is None else f"{path} does not exist"
+        raise UserError(
+            f"--more_epochs={given['more_epochs']}: {run} was trained with --records, and {problem}. Pass the same file"
+            " again, as --records=FILE."
+        )
 
 
 def flags_of(run: Path) -> dict[str, Any]:

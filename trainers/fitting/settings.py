@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.records import Dataset
 from trainers import backbones, run_directory
-from trainers.auditing.audit_files import Doubts
 from trainers.devices.device import Device
+from trainers.fitting import parents
 from trainers.fitting.parents import Parent
 from trainers.recipes import Recipe, TrainConfig
 from trainers.run_directory import Settings
 
+if TYPE_CHECKING:
+    from trainers.fitting.inputs import Splits
+
 
 def settings_of(
     data: Dataset,
-    doubts: Doubts | None,
+    splits: Splits,
     recipe: Recipe,
     config: TrainConfig,
     flags: Mapping[str, Any],
@@ -28,8 +31,12 @@ def settings_of(
 ) -> Settings:
     """Return the content of settings.json."""
     other: dict[str, Any] = {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every}
+    # A run that goes on reads these files again. Only the hashes of the files, in `flags`, are compared.
+    other |= {name: path for name in parents.FILES if (path := getattr(config, name))}
+    if splits.doubts and splits.dropped and splits.dropped.as_before:
+        other[run_directory.ISSUES_BEFORE] = splits.doubts.sha256
     return {
-        "flags": {**flags, **_order_and_precision(config, doubts)},
+        "flags": {**flags, **_order_and_precision(config, splits)},
         "recipe": _values(recipe),
         "weights": _weights(recipe, parent=parent),
         "parent": parent.facts() if parent else {},
@@ -79,14 +86,14 @@ def _values(recipe: Recipe) -> dict[str, Any]:
     return values | geometry | {"augment": named.settings_of(recipe.augment)}
 
 
-def _order_and_precision(config: TrainConfig, doubts: Doubts | None) -> dict[str, Any]:
+def _order_and_precision(config: TrainConfig, splits: Splits) -> dict[str, Any]:
     """Return the values of `TrainConfig` that affect the result of a training."""
     values = {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
     if config.order == "blocks":
         values["block"] = config.block
-    if config.drop_issues and doubts:
+    if splits.dropped:
         values["drop_issues"] = sorted(set(config.drop_issues))
-        values["issues_sha256"] = doubts.sha256
+        values[run_directory.ISSUES] = splits.dropped.sha256
     if config.records:
         values["records_sha256"] = backbones.sha256(config.records)
     if config.fold is not None:

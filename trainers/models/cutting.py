@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from tfrecord_tools.errors import UserError, named
 
-_PROBABILITIES = ("sigmoid", "softmax")
+# Activations and operations of Keras that make probabilities, in lower case without "_".
+_PROBABILITIES = ("sigmoid", "softmax", "hardsigmoid", "logsigmoid", "logsoftmax", "sparsemax")
+# Layers and operations of Keras that keep the values of their inputs, or some of the values.
+_KEEPING = ("Cast", "ExpandDims", "Flatten", "GetItem", "Identity", "Reshape", "Squeeze")
+# Layers that keep logits logits.
+_AFFINE = ("BatchNormalization", "Dropout", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Rescaling")
+_GATES = ("Multiply", "Dot", "Einsum", "Matmul")  # One input may be factors from 0 to 1 for another one.
 
 
 def at_layer(model: keras.Model, name: str, source: str) -> keras.Model:
@@ -37,23 +43,25 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
     """Return the part of a model in front of its head, or the model itself if it has no head.
 
     A head is a Dense layer with sigmoid or softmax at the end, with the Dropout in front of it. The activation may also
-    be a layer of its own. The head may be inside a functional model that is the last layer.
+    be a layer or an operation of its own. Layers that only change shape or type may follow. The head may be inside a
+    functional model that is the last layer.
 
     Args:
         model: The model, with one output.
         source: The flag that names the model, with its value, for errors.
 
     Raises:
-        UserError: It is not clear whether the last layer is a head.
+        UserError: It is not clear what the head is.
     """
     tensor = model.outputs[0]
-    layer = _layer(tensor)
-    if type(layer).__name__ == "GetItem":  # `describe_model` adds it to choose one of two outputs.
+    while _keeps(_layer(tensor)):  # `describe_model` adds one to choose one of two outputs.
         tensor = _input(tensor)
-        layer = _layer(tensor)
+    layer = _layer(tensor)
     if _is_graph(layer):
-        inner = without_head(layer, source)
-        return model if inner is layer else _model(model, inner(_input(tensor)))
+        part = layer if len(layer.outputs) == 1 else _model(layer, _inside(tensor))
+        inner = without_head(part, source)
+        given = _node(tensor).input_tensors
+        return model if inner is part else _model(model, inner(given[0] if len(given) == 1 else given))
     activation = _activation(layer)
     if isinstance(layer, keras.layers.Dense):
         if activation in _PROBABILITIES:
@@ -61,26 +69,91 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
         if activation == "linear":
             raise UserError(
                 f"{source}: its last layer {layer.name} is a Dense layer without an activation. It may be a head"
-                f" that returns logits, or a part of the features. {_choices(layer.name, _layer(_input(tensor)).name)}"
+                f" that returns logits, or a part of the features. {_choices(tensor)}"
             )
         return model
     if activation in _PROBABILITIES:
-        dense = _layer(_input(tensor))
+        tensor = _input(tensor)
+        while _keeps(_layer(tensor)):
+            tensor = _input(tensor)
+        dense = _layer(tensor)
         if not isinstance(dense, keras.layers.Dense):
             raise UserError(
                 f"{source}: its last layer {layer.name} is a {activation}, but {dense.name} before it is not a Dense"
-                f" layer, so the head cannot be found. {_choices(layer.name, dense.name)}"
+                f" layer, so the head cannot be found. {_choices(model.outputs[0])}"
             )
-        return _before(model, _input(tensor))
+        return _before(model, tensor)
+    if (name := _last_probabilities(tensor)) is not None:
+        raise UserError(
+            f"{source}: its last layers make probabilities ({name}) and change them ({layer.name}), so its head is not"
+            f" known. {_choices(tensor)}"
+        )
     return model
 
 
-def _choices(last: str, before: str) -> str:
+def returns_logits(model: keras.Model) -> bool:
+    """Return whether the outputs of a model are surely those of a layer without an activation."""
+    layer = _last_layer(model, _AFFINE)
+    return isinstance(layer, keras.Layer) and bool(layer.weights) and _activation(layer) == "linear"
+
+
+def has_activation(model: keras.Model) -> bool:
+    """Return whether the outputs of a model are surely those of a sigmoid or a softmax."""
+    return _activation(_last_layer(model)) in ("sigmoid", "softmax")
+
+
+def _last_layer(model: keras.Model, passed: Sequence[str] = ()) -> Any:
+    """Return the last layer or operation that changes values and is not one of `passed`.
+
+    It may be inside a nested model.
+    """
+    tensor = model.outputs[0]
+    while True:
+        layer = _layer(tensor)
+        if _is_graph(layer):
+            tensor = _inside(tensor)
+        elif _keeps(layer) or _is_of_keras(layer, passed):
+            tensor = _input(tensor)
+        else:
+            return layer
+
+
+def _last_probabilities(tensor: Any) -> str | None:
+    """Return the name of a layer that makes probabilities behind the last weights; None if there is none."""
+    waiting, seen = [tensor], set()
+    while waiting:
+        tensor = waiting.pop()
+        layer = _layer(tensor)
+        if id(tensor) in seen or _is_of_keras(layer, _GATES):
+            continue
+        seen.add(id(tensor))
+        if _activation(layer) in _PROBABILITIES:
+            return str(layer.name)
+        if _is_graph(layer):
+            waiting.append(_inside(tensor))
+        elif not getattr(layer, "weights", ()):
+            waiting.extend(_node(tensor).input_tensors)
+    return None
+
+
+def _choices(tensor: Any) -> str:
     """Return advice: the flags for the outputs of the last layer, and of the layer before it."""
+    tensor = _of_layer(tensor)
+    last = _layer(tensor).name
+    if not _node(tensor).input_tensors:
+        return f"Pass --backbone_kwargs=\"layer='{last}'\" to use its outputs as features."
+    before = _layer(_of_layer(_input(tensor))).name
     return (
         f"To use its outputs as features, pass --backbone_kwargs=\"layer='{last}'\". To use those of the layer before"
         f" it, pass --backbone_kwargs=\"layer='{before}'\"."
     )
+
+
+def _of_layer(tensor: Any) -> Any:
+    """Return the last output of a layer that a tensor depends on. `model.layers` has no operations."""
+    while not isinstance(_layer(tensor), keras.Layer):
+        tensor = _input(tensor)
+    return tensor
 
 
 def _before(model: keras.Model, tensor: Any) -> keras.Model:
@@ -119,11 +192,30 @@ def _is_graph(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
 
 
+def _is_of_keras(layer: Any, names: Sequence[str]) -> bool:
+    """Return whether a layer or an operation is one of Keras with one of these class names."""
+    return type(layer).__name__ in names and type(layer).__module__.partition(".")[0] == "keras"
+
+
+def _keeps(layer: Any) -> bool:
+    """Return whether a layer or an operation does not change values."""
+    is_linear = isinstance(layer, keras.layers.Activation) and _activation(layer) == "linear"
+    return is_linear or _is_of_keras(layer, _KEEPING)
+
+
 def _activation(layer: Any) -> str:
-    """Return the name of the activation of a layer; "" if it has none."""
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    return getattr(getattr(layer, "activation", None), "__name__", "")
+    """Return the activation of a layer or an operation, written as in `_PROBABILITIES`; "" if none."""
+    own = getattr(getattr(layer, "activation", None), "__name__", "")
+    kind = type(layer).__name__
+    if not own and kind.lower() in _PROBABILITIES and _is_of_keras(layer, [kind]):
+        return kind.lower()
+    return str(own).replace("_", "").lower()
+
+
+def _inside(tensor: Any) -> Any:
+    """Return the symbolic tensor inside of a nested model that becomes an output of it."""
+    history = tensor._keras_history
+    return history.operation.outputs[history.tensor_index]
 
 
 def _node(tensor: Any) -> Any:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfrecord_tools.base import options
 from tfrecord_tools.base.files import StrPath, paths
+from tfrecord_tools.base.options import Option
 from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
@@ -14,6 +16,14 @@ from trainers import backbones
 from trainers.models import keras_files, model_file
 from trainers.models.model_file import ModelInfo
 
+_OPTIONS = (
+    Option("classes", "names", "Class names in the order of the model's outputs."),
+    Option("image_size", "size", "Height and width of the model's input in pixels."),
+    Option("crop", "number", "Share of an image that the model gets."),
+    Option("threshold", "number", "Probability at which the second class is chosen."),
+    Option("logits", "switch", "Whether the outputs are logits."),
+    keras_files.OPTION,
+)
 _PIXELS = "uint8 RGB in 0..255, scaled inside of the model"
 
 
@@ -21,14 +31,14 @@ def describe_model(
     path: StrPath,
     *,
     out: StrPath,
-    classes: Sequence[str],
+    classes: str | Sequence[str],
     image_size: Size | None = None,
     crop: float = 0.0,
     fit: str | None = None,
     scaling: str = backbones.OWN,
     threshold: float = 0.5,
     logits: bool = False,
-    custom_objects: Sequence[str] = (),
+    custom_objects: str | Sequence[str] = (),
 ) -> Path:
     """Write a copy of a Keras model with the description that `predict`, `evaluate` and `export` need.
 
@@ -62,12 +72,18 @@ def describe_model(
     """
     import keras
 
-    from trainers.models import networks, own_networks
+    from trainers.models import cutting, networks, own_networks
 
     given = paths(path=path, out=out)
+    values: dict[str, Any] = {"classes": classes, "custom_objects": custom_objects, "logits": logits}
+    values |= {"image_size": image_size, "crop": crop, "threshold": threshold}
+    values = options.checked(_OPTIONS, values)
+    classes, custom_objects, image_size = values["classes"], values["custom_objects"], values.get("image_size")
     source, target = model_file.find(given["path"], "run"), Path(given["out"])
     if target.suffix != source.suffix or target.absolute() == source.absolute():
         raise UserError(f"out={target}: must be another .keras file. Pass the name of a new file.")
+    if not target.parent.is_dir():
+        raise UserError(f"out={target}: the folder {target.parent} does not exist. Create it first.")
     if scaling not in backbones.SCALINGS:
         raise UserError(f"scaling={scaling}: must be one of {', '.join(backbones.SCALINGS)}.")
     keras_files.metadata(source)
@@ -76,18 +92,19 @@ def describe_model(
     if size is None:
         raise UserError(f"{source}: takes images of any size. Pass image_size=N, the size for which it was trained.")
     try:
-        geometry = Geometry.of(size, crop, fit)
+        geometry = Geometry.of(size, values["crop"], fit)
         info = ModelInfo(
             classes=tuple(classes),
             image_size=geometry.image_size,
             crop=geometry.crop,
             fit=geometry.stored().get("fit"),
-            threshold=threshold,
+            threshold=values["threshold"],
             pixels=_PIXELS,
         )
     except ValueError as error:
         raise UserError(f"{source}: {error}. Pass other values to describe_model.") from error
     with keras_files.dtype_policy("float32"):
+        model.name = own_networks.free_name(model.name)
         pixels = keras.Input(geometry.shape, dtype="uint8", name="pixels")
         try:
             outputs = model(networks.scale(pixels, scaling))
@@ -96,6 +113,8 @@ def describe_model(
                 f"{source}: cannot be called with images of {geometry.height} x {geometry.width} pixels. Pass its"
                 " image_size, and a model that takes images only."
             ) from error
+        if logits and cutting.has_activation(keras.Model(pixels, outputs)):
+            raise UserError(f"{source}: returns probabilities. Remove logits=True.")
         outputs = _checked(outputs, len(classes), logits, source)
         if not own_networks.returns_probabilities(keras.Model(pixels, outputs), geometry.shape):
             raise UserError(

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 import keras
+import numpy as np
 
 from trainers.models import networks
 from trainers.models.networks import Classifier
 
-# Two layers with equal weights compute different outputs if one of these settings differs. The padding of ZeroPadding2D
-# is not compared, because it depends on the image size.
-_ESSENTIAL = ("activation", "dilation_rate", "groups", "offset", "padding", "pool_size", "scale", "strides")
-_Layers = Sequence[keras.Layer]
+# Settings of layers that do not change what equal weights compute: names, types, and what only training uses. Sizes of
+# images are not compared, either, since the image size of a body may change.
+_OTHER = re.compile(
+    r"name|module|registered_name|build_config|autocast|dtype|trainable|quantization_config"
+    r"|\w+_(initializer|regularizer|constraint)|seed|init_values|(renorm_)?momentum|renorm_clipping|synchronized"
+    r"|rate|stddev|\w*drop\w*|(\w+_)?shape|image_size|height|width"
+)
+_SIZES_OF = (keras.layers.ZeroPadding2D, "padding"), (keras.layers.Cropping2D, "cropping")
+_WITH_SIZE = ("BroadcastTo", "Reshape", "Resize")  # Operations with the size of an image.
+_Layers = Sequence[Any]  # Layers, and operations that are not layers, such as `x * 2`.
 
 
 class OtherNetworkError(Exception):
@@ -57,19 +65,26 @@ def _parts(model: keras.Model) -> tuple[_Layers, _Layers]:
 
     A whole model of the user has no layers behind a backbone. The last layer with weights is then the head.
     """
-    layers = _layers(model)
+    layers = [layer for layer in _layers(model) if not _is_cast(layer)]
     end = next((i for i, layer in enumerate(layers, 1) if isinstance(layer, keras.Model)), len(layers))
     if end == len(layers):
         layers = list(_flat(layers))
-        end = max((i for i, layer in enumerate(layers) if layer.weights), default=len(layers))
+        end = max((i for i, layer in enumerate(layers) if getattr(layer, "weights", ())), default=len(layers))
     return layers[:end], layers[end:]
 
 
-def _layers(model: keras.Model) -> list[keras.Layer]:
-    return [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+def _is_cast(layer: Any) -> bool:
+    """Return whether a layer is that behind a whole model in half precision, which only casts its outputs."""
+    is_linear = isinstance(layer, keras.layers.Activation) and layer.get_config()["activation"] == "linear"
+    return is_linear and layer.name == "probabilities"
 
 
-def _flat(layers: _Layers) -> Iterator[keras.Layer]:
+def _layers(model: keras.Model) -> list[Any]:
+    steps = getattr(model, "operations", model.layers)  # Sequential models have only layers.
+    return [step for step in steps if not isinstance(step, keras.layers.InputLayer)]
+
+
+def _flat(layers: _Layers) -> Iterator[Any]:
     """Yield layers, and the layers of nested models instead of these models."""
     for layer in layers:
         yield from _flat(_layers(layer)) if isinstance(layer, keras.Model) else [layer]
@@ -77,25 +92,62 @@ def _flat(layers: _Layers) -> Iterator[keras.Layer]:
 
 def _copy(sources: _Layers, targets: _Layers) -> None:
     for source, target in zip(sources, targets, strict=True):
-        networks.set_weights(target, source.get_weights())
+        if getattr(source, "weights", ()):
+            networks.set_weights(target, source.get_weights())
 
 
 def _difference(new: _Layers, old: _Layers) -> str:
     """Describe the first difference of two sequences of layers; "" if there is none."""
-    for position, (mine, theirs) in enumerate(zip_longest(_described(new), _described(old)), 1):
-        if mine != theirs:
-            return f"layer {position} is {theirs or 'missing'} in the run, and {mine or 'missing'} here"
+    for position, pair in enumerate(zip_longest(map(_described, _flat(new)), map(_described, _flat(old))), 1):
+        if pair[0] != pair[1]:
+            mine, theirs = (_text(one, other) for one, other in (pair, pair[::-1]))
+            return f"layer {position} is {theirs} in the run, and {mine} here"
     return ""
 
 
-def _described(layers: _Layers) -> Iterator[str]:
-    """Yield a description of each layer: its kind, its essential settings and the shapes of its weights."""
-    for layer in _flat(layers):
-        settings: dict[str, Any] = layer.get_config()
-        if isinstance(layer, keras.layers.ZeroPadding2D):
-            settings.pop("padding")
-        essential = {name: settings[name] for name in _ESSENTIAL if name in settings}
-        shapes = [tuple(weight.shape) for weight in layer.weights]
-        yield f"{type(layer).__name__} {json.dumps(essential, default=str)} {shapes}".replace(" {}", "").replace(
-            " []", ""
-        )
+def _text(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str:
+    """Return the kind of a layer, and what differs from another one."""
+    if one is None:
+        return "missing"
+    same_kind = other is not None and one["kind"] == other["kind"]
+    settings = {name: value for name, value in one["settings"].items() if same_kind and value != _setting(other, name)}
+    return " ".join(
+        [one["kind"], *([json.dumps(settings)] if settings else []), *([str(one["shapes"])] if one["shapes"] else [])]
+    )
+
+
+def _setting(described: Mapping[str, Any] | None, name: str) -> Any:
+    return described["settings"].get(name) if described else None
+
+
+def _described(layer: Any) -> dict[str, Any]:
+    """Return the kind, the settings and the shapes of the weights of a layer."""
+    if isinstance(layer, keras.Layer):
+        settings = dict(layer.get_config())
+    elif type(layer).__name__ in _WITH_SIZE:
+        settings = {}
+    else:  # Such as `x * 2`, with the 2.
+        arguments = layer._inbound_nodes[0].arguments
+        settings = layer.get_config() | {"values": [arguments.args, arguments.kwargs]}
+    for kind, name in _SIZES_OF:
+        if isinstance(layer, kind):
+            del settings[name]
+    return {
+        "kind": type(layer).__name__,
+        "settings": json.loads(json.dumps(_essential(settings), default=_plain)),
+        "shapes": [tuple(weight.shape) for weight in getattr(layer, "weights", ())],
+    }
+
+
+def _essential(config: Any) -> Any:
+    """Return a configuration without the settings that do not matter, also in configurations within it."""
+    if isinstance(config, Mapping):
+        return {name: _essential(value) for name, value in config.items() if not _OTHER.fullmatch(str(name))}
+    return [_essential(one) for one in config] if isinstance(config, (list, tuple)) else config
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON value for one that is none. For most objects, it is their class."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return repr(value) if isinstance(value, (slice, type(...))) else type(value).__name__

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools.base import user_code
+from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError, named, one_line
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ CUSTOM_OBJECTS_HELP = (
     "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. The code in"
     " them is run. Default: only Keras's own layers can be loaded."
 )
+OPTION = Option("custom_objects", "names", CUSTOM_OBJECTS_HELP, default=[])
 _MEMBERS = (METADATA, "config.json", "model.weights.h5")
 _MOST_BYTES = 1 << 24  # Size limit of `metadata.json`, enough for 100,000 classes.
 _AGAIN = "Copy it again from an undamaged copy, or train again."

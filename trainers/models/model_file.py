@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -207,8 +208,9 @@ def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequen
         custom_objects: Modules and files that register custom layers. Readers print them, but do not import them.
     """
     more = {keras_files.CUSTOM_OBJECTS: list(custom_objects)} if custom_objects else {}
-    temporary = path.with_name(f"unfinished{_SUFFIX}")
-    try:
+    # No other process and no file of the user has this name.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
+        temporary = Path(directory, f"unfinished{_SUFFIX}")
         model.save(temporary)
         with zipfile.ZipFile(temporary) as archive, files.atomic(path) as file, zipfile.ZipFile(file, "w") as output:
             for member in archive.infolist():
@@ -220,8 +222,6 @@ def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequen
                         copy.write(json.dumps(json.load(source) | added, indent=2).encode())
                     else:
                         shutil.copyfileobj(source, copy)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def is_described(path: Path) -> bool:

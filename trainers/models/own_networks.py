@@ -106,8 +106,8 @@ def copied(model: keras.Model, shape: Shape | None = None) -> keras.Model:
         shape: Shape of the images for a model that takes images of any size.
     """
     config = _with_policy(model.get_config(), keras.config.dtype_policy().name)
-    if config.get("name") in _TAKEN:
-        config["name"] += "_network"
+    if "name" in config:
+        config["name"] = free_name(config["name"])
     if shape is not None:
         _fix_shape(config, shape)
     # If a file was imported twice, the classes of this model may not be those that are registered now.
@@ -118,6 +118,11 @@ def copied(model: keras.Model, shape: Shape | None = None) -> keras.Model:
         if old.trainable != new.trainable:
             new.trainable = old.trainable  # Keras also sets the layers inside, which come later in this loop.
     return copy
+
+
+def free_name(name: str) -> str:
+    """Return the name of a network, changed if a layer around the network has the same one."""
+    return f"{name}_network" if name in _TAKEN else name
 
 
 # --- Sources of networks ---------------------------------------------------------------------------------------------
@@ -312,8 +317,7 @@ def _check_probabilities(model: keras.Model, shape: Shape, class_count: int, sou
 
 def returns_probabilities(model: keras.Model, shape: Shape) -> bool:
     """Return whether a model returns probabilities f[b c] for noise. If c > 1, their sum must be 1."""
-    layer = model.outputs[0]._keras_history.operation
-    if isinstance(layer, keras.layers.Dense) and layer.activation.__name__ == "linear":
+    if cutting.returns_logits(model):
         return False  # Logits of a new network may be small.
     values = np.asarray(model(_images(shape), training=False), np.float32)
     sums = values.sum(1) if values.shape[1] > 1 else np.ones(1)

@@ -159,9 +159,13 @@ def _searched(facts: Facts) -> dict[str, str] | None:
 
 
 def _single(facts: Facts) -> dict[str, str] | None:
-    if facts.folds:
+    if facts.folds or facts.trials:
         return None
     return {} if max((len(row.runs) + row.failed for row in facts.rows), default=0) == 1 else None
+
+
+def _single_in_search(facts: Facts) -> dict[str, str] | None:
+    return {} if facts.trials and not facts.folds else None
 
 
 _RULES: tuple[Rule[Facts], ...] = (
@@ -182,6 +186,16 @@ _RULES: tuple[Rule[Facts], ...] = (
         title="Only one seed",
         text="The accuracy also changes with the random seed.",
         advice="Train each variant several times with `python -m trainers.compare --seeds=0,1,2`.",
+    ),
+    Rule(
+        name="single_in_search",
+        level="check",
+        section="search",
+        condition=_single_in_search,
+        title="Only one seed",
+        text="Each setting was trained with one seed. The accuracy also changes with the random seed.",
+        advice="Pass the flags of the best settings as variants to `python -m trainers.compare --seeds=0,1,2`, without"
+        " a search. Or repeat the search with `--folds=5`: the mean over folds changes less.",
     ),
     Rule(
         name="searched",

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from tfrecord_tools.base import files, page
 from tfrecord_tools.errors import UndecodableImage
-from tfrecord_tools.images import preparation
+from tfrecord_tools.images import preparation, recode
 
 if TYPE_CHECKING:
     from tfrecord_tools.layout.decisions import Decision
@@ -194,7 +194,7 @@ def _small(image: bytes | np.ndarray) -> Image.Image:
     try:
         with preparation.as_bad_image(image), Image.open(io.BytesIO(image)) as opened:
             # Pillow scales palettes without smoothing. A JPEG is decoded at a fraction of its size.
-            plain = opened if opened.mode in ("RGB", "L") else ImageOps.exif_transpose(opened).convert("RGB")
+            plain = opened if opened.mode in ("RGB", "L") else recode.as_decoded(ImageOps.exif_transpose(opened))
             plain.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
             return ImageOps.exif_transpose(plain).convert("RGB")
     except preparation.BadImage as error:

@@ -17,6 +17,8 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records, open_dataset
 from trainers.auditing import audit_files, issues
 from trainers.auditing.issues import ListedIssue
+from trainers.fitting import inputs
+from trainers.recipes import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,30 @@ def test_images_that_a_person_keeps_are_not_doubtful_any_more(workspace, tmp_pat
     assert before.of(train).nonzero()[0].tolist() == [1, 2]
     assert after.of(kept.records("train")).nonzero()[0].tolist() == [2]
     assert before.sha256 != after.sha256  # A training that leaves out other records has other settings.
+
+
+def test_only_the_records_that_are_left_out_belong_to_the_settings(workspace, tmp_path):
+    """A training goes on after a decision about an image that it does not leave out anyway."""
+    data = open_dataset(workspace / "out")
+    train, validation = data.records("train"), data.records("validation")
+    rows = [issue("label", 0.9, sha256(train, 1)), issue("label", 0.9, sha256(validation, 1))]
+    rows += [issue("rare", 0.9, sha256(train, number)) for number in (1, 2)]
+    audit = str(write_audit(tmp_path / "audit", data, rows))
+
+    def decided(name: str, *kept: str) -> inputs.Splits:
+        with open(tmp_path / "decisions.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("sha256", "decision"), *((one, "keep") for one in kept)])
+        shutil.copytree(workspace / "out", tmp_path / name)
+        converted(workspace / "src", tmp_path / name, decisions=str(tmp_path / "decisions.csv"), update=True)
+        config = TrainConfig(tfrecords=str(tmp_path / name), audit=audit, drop_issues=["label"])
+        return inputs.split(open_dataset(tmp_path / name), config, log=lambda line: None)
+
+    before, unrelated = decided("a", sha256(train, 6)), decided("b", sha256(train, 2), sha256(validation, 1))
+    related = decided("c", sha256(train, 1))
+    assert before.dropped
+    assert before.dropped.as_before
+    assert before.dropped == unrelated.dropped != related.dropped
+    assert len(related.train) == len(before.train) + 1
 
 
 def test_a_pair_that_a_person_keeps_is_not_doubtful_and_its_labels_still_are(workspace, tmp_path):

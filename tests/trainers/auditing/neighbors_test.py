@@ -137,8 +137,8 @@ def test_equal_features_are_an_error(value):
     with pytest.raises(UserError) as error:
         neighbors.find(np.full((20, 8), value, np.float32), np.arange(20) % 2)
     assert str(error.value) == (
-        "the network gives the same features for all images, so they cannot be compared. Pass another network as"
-        " --features_from."
+        "the network computes the same features for all images, so the images cannot be compared. Pass another network"
+        " as --features_from."
     )
 
 
@@ -148,3 +148,16 @@ def test_the_threshold_depends_little_on_the_draw():
     vectors = neighbors.directions(drawn)
     distances = [1 - neighbors._threshold(vectors, labels, seed) for seed in range(8)]
     assert np.std(distances) < 0.02 * np.mean(distances)
+
+
+def test_hashes_of_photographs_may_differ_in_six_bits_and_those_of_drawings_in_none():
+    random = np.random.default_rng(0)
+    labels = np.arange(1000) % 2
+    photographs = random.integers(1, 2**64, 1000, np.uint64)
+    flips = random.random((1000, 64)) < 0.12  # Two drawings differ in about 13 bits.
+    drawings = np.packbits(flips, axis=1).view(">u8")[:, 0].astype(np.uint64) ^ np.uint64(0x0123456789ABCDEF)
+    assert neighbors.hash_distance(photographs, labels) == 6
+    assert neighbors.hash_distance(np.repeat(photographs[:100], 10), labels) == 6, "copies do not count"
+    assert neighbors.hash_distance(drawings, labels) <= 1
+    assert neighbors.hash_distance(np.zeros(1000, np.uint64), labels) == 6, "unknown hashes do not count"
+    assert neighbors.hash_distance(photographs[:12], labels[:12]) == 6

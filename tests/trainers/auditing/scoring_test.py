@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import planted_records
 import pytest
+from PIL import Image, ImageDraw
 from planted_records import planted
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import appearance
+from tfrecord_tools.layout import near_duplicates
 from trainers.auditing import scoring
 from trainers.auditing.issues import KINDS, Issue
 from trainers.auditing.scoring import Audit
@@ -124,6 +127,52 @@ def test_near_duplicates_across_labels_come_first():
     assert {third.record, third.twin} == {int(same[0]), int(same[1])}
     assert third.reason == "Probably the same picture twice, in train."
     assert first.score >= 0.75 > second.score >= 0.5 > third.score
+
+
+def small_objects(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw ellipses and boxes on white, many of them alike: pixels f32[n 1024], and facts."""
+    random = np.random.default_rng(3)
+    images = []
+    for number in range(count):
+        image = Image.new("L", (64, 64), 255)
+        left, top = random.integers(14, 20, 2)
+        right, bottom = random.integers(44, 50, 2)
+        box, level, draw = (
+            (int(left), int(top), int(right), int(bottom)),
+            int(random.integers(0, 160)),
+            ImageDraw.Draw(image),
+        )
+        if number % 2:
+            draw.ellipse(box, fill=level)
+        else:
+            draw.rounded_rectangle(box, radius=10, fill=level)
+        images.append(image)
+    pixels = [np.asarray(image.resize((32, 32)), np.float32).reshape(-1) for image in images]
+    return np.stack(pixels), appearance.facts([appearance.of_image(image) for image in images])
+
+
+def test_alike_objects_on_a_plain_background_are_not_near_duplicates():
+    """The hashes of different drawings are near to each other, so they prove nothing."""
+    pixels, facts = small_objects(240)
+    pixels[201], facts[201] = pixels[200], facts[200]  # One real pair, with different labels.
+    inputs = dataclasses.replace(planted(count=240, flips=0.0).inputs, features=pixels, facts=facts)
+    audit = scoring.audit(dataclasses.replace(inputs, labels=np.arange(240) % 2))
+    near = len(near_duplicates.pairs(facts["phash"], near_duplicates.DEFAULT_DISTANCE))
+    across = [{issue.record, issue.twin} for issue in of_kind(audit, "near_duplicate") if issue.score >= 0.75]
+    assert near > 240
+    assert {200, 201} in across
+    assert len(across) <= 3
+
+
+def test_a_pair_by_hash_is_ranked_by_its_similarity():
+    inputs = planted(count=100, flips=0.0).inputs
+    facts = inputs.facts.copy()
+    facts["phash"][[4, 9]] = 0x0123456789ABCDEF
+    audit = scoring.audit(dataclasses.replace(inputs, facts=facts, labels=np.arange(100) % 2))
+    roots = np.sqrt(inputs.features[[4, 9]].astype(np.float64))
+    cosine = roots[0] @ roots[1] / np.linalg.norm(roots[0]) / np.linalg.norm(roots[1])
+    (issue,) = of_kind(audit, "near_duplicate")
+    assert issue.score == pytest.approx(0.75 + 0.24 * cosine, abs=1e-5)
 
 
 def test_a_group_in_rare_conditions_is_listed_as_a_group():
@@ -290,12 +339,13 @@ def test_a_kept_pair_is_not_listed_and_its_labels_are_doubted_as_before(kept):
 
 
 def test_a_chain_of_near_duplicates_does_not_become_one_unit():
-    """Each hash differs in four bits from the next one: all 300 records are connected."""
+    """Each hash of the chain differs in four bits from the next one, so its 80 records are connected."""
     inputs = planted(count=300, flips=0.0).inputs
     facts = inputs.facts.copy()
+    facts["phash"] = np.random.default_rng(0).integers(1, 2**64, 300, np.uint64)
     bits = [1 << number for number in range(64)]
     chain = [sum(bits[(start + step) % 64] for step in range(24)) for start in range(0, 64, 2)]
-    facts["phash"] = np.array(chain, np.uint64)[np.arange(300) % 32]
+    facts["phash"][:80] = np.array(chain, np.uint64)[np.arange(80) % 32]
     audit = scoring.audit(dataclasses.replace(inputs, facts=facts))
     assert audit.notes == (
         "note: near-duplicates form a chain of more than 60 images. The chain was divided between its least similar"
@@ -313,6 +363,17 @@ def test_a_large_group_stays_together_and_is_noted():
         " other 100 images.",
     )
     assert scoring.audit(inputs).notes == ()
+
+
+def test_more_folds_than_images_give_no_false_notes():
+    inputs = planted(count=12, flips=0.0).inputs
+    assert scoring.audit(inputs, folds=20).notes == ()
+    facts = inputs.facts.copy()
+    facts["phash"][[4, 9]] = 0x0123456789ABCDEF
+    assert scoring.audit(dataclasses.replace(inputs, facts=facts), folds=20).notes == (
+        "note: 2 of 12 images are copies of each other or belong to one group. They are compared only with the other"
+        " 10 images.",
+    )
 
 
 def test_the_seed_changes_the_folds_only():

@@ -84,7 +84,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_wrong_labels_are_found_and_listed(workspace, audited):
     out = directory(workspace)
-    assert sorted(path.name for path in out.iterdir()) == ["audit.json", "issues.csv", "issues.parquet", "review.html"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "audit.json",
+        "issues.csv",
+        "issues.parquet",
+        "near_duplicates.parquet",
+        "review.html",
+    ]
     listed = [row for row in rows(out / "issues.csv") if row["kind"] == "label"]
     assert {row["path"].rpartition("wrong-")[2] for row in listed[:3]} == {
         path.split("/", 1)[1].replace("/", "-") for path in WRONG

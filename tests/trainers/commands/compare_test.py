@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +27,14 @@ import trainers
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
+from trainers.auditing import folding
 from trainers.compare import Comparison
+from trainers.comparing import dry_run, jobs
+from trainers.comparing.conduct import CompareConfig
+from trainers.comparing.jobs import Plan
+from trainers.comparing.search import Budget
 from trainers.fitting import folds
+from trainers.models import model_file
 from trainers.results import comparison, out_of_fold, scores
 from trainers.results.comparison import Row, Variant
 from trainers.run_directory import Metrics
@@ -256,6 +264,27 @@ def test_errors_are_reported(workspace, flags, message):
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
 
 
+def test_python_takes_the_same_values_as_the_flags(monkeypatch):
+    seen: list[CompareConfig] = []
+    monkeypatch.setattr("trainers.compare._compare", seen.append)
+    trainers.compare(tfrecords="out", variant="features --epochs=1,2", backbone="MobileNetV2", seeds=3)
+    trainers.compare(tfrecords="out", variant=["frozen"], seeds="0,1,0")
+    trainers.compare(tfrecords="out")
+    assert [[variant.name for variant in config.variants] for config in seen] == [
+        ["features MobileNetV2"], ["frozen"], ["scratch", "features", "frozen", "finetune"],
+    ]  # fmt: skip
+    assert seen[0].variants[0].flags == ("--epochs=1,2", "--backbone=MobileNetV2")
+    assert [config.seeds for config in seen] == [(3,), (0, 1), (0,)]
+    for values, message in (
+        ({"seeds": 0.5}, "--seeds=0.5: must be whole numbers, as in 0,1,2."),
+        ({"seeds": []}, "--seeds=: must be whole numbers, as in 0,1,2."),
+        ({"backbone": 3}, "--backbone=3: must be a text or several texts, as in MobileNetV2."),
+    ):
+        with pytest.raises(UserError) as error:
+            trainers.compare(tfrecords="out", **values)
+        assert str(error.value) == message
+
+
 @pytest.mark.slow
 def test_second_comparison_waits_and_the_training_ends_with_its_comparison(workspace):
     flags = ("--tfrecords=out", "--out=busy", "--variant=scratch --image_size=24 --epochs=100000")
@@ -302,6 +331,58 @@ def test_dry_run_prints_commands(workspace):
         done.stdout,
     )
     assert not (workspace / "dry").exists()
+
+
+def config(workspace: Path, given: list[str], **more: Any) -> CompareConfig:
+    out = workspace / "dry"
+    return CompareConfig(tfrecords=str(workspace / "out"), out=out, variants=comparison.variants(given, []), **more)
+
+
+def test_dry_run_of_folds_says_that_their_file_is_missing(workspace):
+    planned = config(workspace, ["features"], plan=Plan(count=2))
+    comment, *commands = dry_run.lines(planned)
+    file = workspace / "dry/folds2.csv"
+    assert comment == f"# {file} does not exist yet: the same command without --dry_run writes it before it trains."
+    assert [shlex.split(line)[-3:-1] for line in commands] == [
+        [f"--records={file}", f"--fold={fold}"] for fold in (1, 2)
+    ]
+    assert not (workspace / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "plan", "head", "tail", "count"),
+    [
+        (
+            Budget(trials=4),
+            None,
+            "# rung 1 of 2: 4 settings, 33% of epochs",
+            ["# rung 2 of 2: the best settings of rung 1, all epochs"],
+            4,
+        ),
+        (Budget(trials=2), None, "# rung 1 of 1: 2 settings, all epochs", [], 2),
+        (
+            Budget(minutes=5),
+            Plan(count=3),
+            "# rung 1 of 3: 15 settings, 33% of epochs on 1 fold, as many as there is time for",
+            [
+                "# rung 2 of 3: the best settings of rung 1, all epochs on 1 fold",
+                "# rung 3 of 3: the best settings of rung 2, all epochs on 3 folds",
+            ],
+            15,
+        ),
+    ],
+    ids=["trials", "few", "minutes"],
+)
+def test_dry_run_of_a_search_prints_its_first_rung(budget, plan, head, tail, count, workspace):
+    planned = config(workspace, ["finetune --epochs=3,9"], budget=budget, plan=plan)
+    lines = [line for line in dry_run.lines(planned) if "does not exist yet" not in line]
+    assert lines[0] == head
+    assert lines[1 + count :] == tail
+    commands = [shlex.split(line) for line in lines[1 : 1 + count]]
+    assert {command[2] for command in commands} == {"trainers.finetune"}
+    assert len({command[4] for command in commands}) == count  # The run directories.
+    assert ("--epochs=1,3" in commands[0]) == ("33%" in head)
+    assert any(part.startswith("--learning_rate=") for part in commands[1] + commands[-1])
 
 
 # --- Cross-validation and search --------------------------------------------------------------------------------------
@@ -463,27 +544,84 @@ def test_wrong_folds_and_searches_are_reported(given, message, colors, tmp_path)
     assert not list(tmp_path.glob("none/*seed*"))  # Nothing was trained.
 
 
-def test_a_model_that_has_seen_the_folds_is_refused(colors, validated, tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "source"),
+    [
+        ("init_from", "cv/dense-seed0-fold1of2"),
+        ("init_from", "cv/dense-seed0-fold1of2/model.keras"),
+        ("backbone", "cv/dense-seed0-fold1of2/model.keras"),
+    ],
+)
+def test_a_model_that_has_seen_the_folds_is_refused(flag, source, colors, validated, tmp_path):
     """Without folds, it may be compared: the validation split is the same."""
-    parent = colors / "cv/dense-seed0-fold1of2"
+    variant = f"on=features --{flag}={colors / source}"
     with pytest.raises(UserError) as error:
-        trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[f"on=features --init_from={parent}"], folds=2)
+        trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[variant], folds=2)
     assert str(error.value) == (
-        f"--variant=on: it starts from {parent}, which was trained on this dataset. That model has already seen the"
-        " images of the folds, so the accuracy would be too high. Start from another run, or compare without --folds."
+        f"--variant=on: it starts from {colors / source}, which was trained on this dataset. That model has already"
+        " seen the images of the folds, so the accuracy would be too high. Start from another run, or compare without"
+        " --folds."
     )
 
 
-def test_other_folds_need_another_directory(colors, validated, tmp_path):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "scratch --backbone=MODEL --weights=none",  # Random weights have seen nothing.
+        "features --backbone=PLAIN",  # A file without a description.
+        "features --backbone=OTHER",  # It was trained on another dataset.
+        "features --backbone=VGG16",
+    ],
+)
+def test_other_models_may_be_compared_with_folds(flags, colors, validated, tmp_path):
+    trained = colors / "cv/dense-seed0-fold1of2/model.keras"
+    model, info = model_file.load(trained)
+    model_file.save(model, dataclasses.replace(info, dataset_digest="12ab"), tmp_path / "other.keras")
+    model.save(tmp_path / "plain.keras")
+    for name, path in (("MODEL", trained), ("OTHER", tmp_path / "other.keras"), ("PLAIN", tmp_path / "plain.keras")):
+        flags = flags.replace(name, str(path))
+    jobs.check_parents(comparison.variants([flags], []), open_dataset(colors / "out"))
+
+
+def test_other_folds_need_another_directory(colors, validated, tmp_path, monkeypatch):
+    """The old file of folds stays, so that the old comparison is still complete."""
     shutil.copytree(colors / "cv", tmp_path / "cv")
-    settings = tmp_path / "cv/linear-seed0-fold1of2/settings.json"
-    settings.write_text(settings.read_text().replace('"records_sha256": "', '"records_sha256": "0'))
+    before = (tmp_path / "cv/folds2.csv").read_bytes()
+    own = folding.assign
+    given = {"tfrecords": colors / "out", "out": tmp_path / "cv", "variant": variants(colors), "folds": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(folding, "assign", lambda *arguments: 1 - own(*arguments))  # Another version makes other folds.
+        for names in (variants(colors), ["new=features"]):  # A new variant would also replace the file.
+            with pytest.raises(UserError) as error:
+                trainers.compare(**given | {"variant": names})
+            assert str(error.value) == (
+                f"{tmp_path}/cv/dense-seed0-fold1of2: was started with other folds than those that are made now for"
+                f" {tmp_path}/cv/folds2.csv. Results of different folds cannot be compared. Pass another --out."
+            )
+        assert (tmp_path / "cv/folds2.csv").read_bytes() == before
+        assert not list(tmp_path.glob("cv/*.new"))
+    assert trainers.compare(**given).rows == validated.rows
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({"variant": ["x" * 260 + "=features"]}, 275),
+        ({"variant": ["가" * 81 + "=features"]}, 258),  # Three bytes each.
+        ({"variant": ["x" * 232 + "=features"], "folds": 2}, 256),
+        ({"variant": ["x" * 221 + "=features --epochs=9"], "search": "trials=9"}, 256),  # Longer names of settings.
+    ],
+)
+def test_too_long_names_are_reported(given, size, colors, tmp_path):
     with pytest.raises(UserError) as error:
-        trainers.compare(tfrecords=colors / "out", out=tmp_path / "cv", variant=variants(colors), folds=2)
-    assert str(error.value) == (
-        f"{tmp_path}/cv/linear-seed0-fold1of2: is finished, but was trained with another version of the file"
-        " folds2.csv. Pass another --out, or restore the old file."
+        trainers.compare(tfrecords=colors / "out", out=tmp_path / "cv", **given)
+    message = str(error.value)
+    assert message.startswith(f"--variant={given['variant'][0].partition('=')[0]}")
+    assert message.endswith(
+        f": is too long. Names of its files would have {size} bytes, and 255 are allowed. Pass a shorter NAME:"
+        " --variant='NAME=features FLAGS' or --backbone='NAME=BACKBONE FLAGS'."
     )
+    assert not (tmp_path / "cv").exists()
 
 
 @pytest.mark.slow

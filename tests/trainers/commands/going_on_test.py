@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny_backbone
 from image_sources import converted, history, tree, with_splits
@@ -19,7 +22,7 @@ import trainers
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
 from trainers import checkpoint, recipes, run_directory, training, training_options
-from trainers.fitting import parents
+from trainers.fitting import folds, parents
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
 from trainers.models import networks
@@ -218,6 +221,79 @@ def test_runs_that_cannot_go_on(
         training_options.train(trainer, {"run": str(parent.path), "more_epochs": 1} | given)
     assert str(error.value).startswith(message.replace("RUN", str(parent.path)))
     assert not Path(f"{parent.path}-more1").exists()
+
+
+@pytest.fixture(scope="module")
+def chosen(workspace: Path) -> dict[str, Any]:
+    """Return options that choose records: a fold, and an audit with one doubtful image of each class."""
+    data = dataset.open(workspace / "out")
+    assigned, _ = folds.assign(data, 3, 0, workspace / "features")
+    folds.write(workspace / "folds3.csv", assigned, data.class_names)
+    train_records = assigned.divided(2)[0]
+    doubtful = [int(np.flatnonzero(train_records.labels == label)[0]) for label in (0, 1)]
+    hashes = [train_records.source_sha256[number].tobytes().hex() for number in doubtful]
+    write_audit(workspace / "audited", data.digest, hashes)
+    return {
+        "records": workspace / "folds3.csv",
+        "fold": 2,
+        "audit": workspace / "audited",
+        "drop_issues": ["label"],
+    }
+
+
+def write_audit(directory: Path, digest: str, hashes: list[str]) -> None:
+    directory.mkdir()
+    (directory / "audit.json").write_text(json.dumps({"digest": digest}))
+    rows = [{"kind": "label", "score": 0.9, "sha256": name, "twin_sha256": ""} for name in hashes]
+    pq.write_table(pa.Table.from_pylist(rows), directory / "issues.parquet")
+
+
+def test_the_choice_of_records_goes_on(workspace: Path, chosen: dict[str, Any]) -> None:
+    given = SCRATCH | {"epochs": 1} | chosen
+    first = train("scratch", workspace, "chosen", **given)
+    lines: list[str] = []
+    more = first.train_more(1, log=lines.append)
+    assert any(
+        line.startswith("--drop_issues=label: 2 of 24 training records left out, as listed in ") for line in lines
+    )
+    assert more.metrics["split"] == "fold 2 of 3"
+    assert more.settings["flags"] == first.settings["flags"] | {"epochs": {"scratch": 2}}
+    check_equal(more, train("scratch", workspace, "chosen2", **given | {"epochs": 2}))
+    more.train_more(1, log=lines.append)  # And again.
+
+    for name, value, message in (
+        ("fold", 1, "--fold was 2, is 1."),
+        ("drop_issues", ["off_topic"], "--drop_issues was ['label'], is ['off_topic']."),
+    ):
+        with pytest.raises(UserError) as error:
+            first.train_more(1, run=workspace / "no", **{name: value}, log=lines.append)
+        assert f"but {message}" in str(error.value)
+
+
+def test_moved_or_unknown_records(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "n.txt").write_text("\n".join(map(str, range(16))))
+    first = train("scratch", workspace, "some", **SCRATCH | {"epochs": 1}, records=tmp_path / "n.txt")
+    moved = (tmp_path / "n.txt").rename(tmp_path / "moved.txt")
+    with pytest.raises(UserError) as error:
+        first.train_more(1)
+    assert str(error.value) == (
+        f"--more_epochs=1: {first.path} was trained with --records, and {tmp_path}/n.txt does not exist. Pass the same"
+        " file again, as --records=FILE."
+    )
+    settings = json.loads((first.path / "settings.json").read_text())
+    del settings["other"]["records"]
+    (first.path / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError) as error:
+        first.train_more(1)
+    assert str(error.value) == (
+        f"--more_epochs=1: {first.path} was trained with --records, and an earlier version did not store the path of"
+        " the file. Pass the same file again, as --records=FILE."
+    )
+    assert first.train_more(1, records=moved, log=lambda line: None).history["epoch"] == [1, 2]
+    moved.write_text("\n".join(map(str, range(17))))
+    with pytest.raises(UserError) as error:
+        first.train_more(1, run=tmp_path / "other", records=moved, log=lambda line: None)
+    assert ": a run can only continue with the same settings, but the SHA-256 of --records was '" in str(error.value)
 
 
 def test_a_run_without_the_state_of_its_optimizer(parent: Run, tmp_path: Path) -> None:
@@ -441,6 +517,54 @@ def test_equal_weights_with_another_scaling_are_another_network(backbone: str) -
         inheritance.take(networks.build(other, 2), own.model, True)
 
 
+OF_SETTINGS = """
+import keras
+
+
+def build(input_shape, slope=0.3, most=6.0, epsilon=1e-3, factor=2.0, drop=0.1, start=-1):
+    images = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="first")(keras.layers.Rescaling(1 / 127.5, offset=start)(images))
+    x = keras.layers.LeakyReLU(slope)(keras.layers.BatchNormalization(epsilon=epsilon)(x))
+    x = keras.layers.Dropout(drop)(keras.layers.ReLU(max_value=most)(x))
+    x = keras.ops.reshape(x, (-1, *x.shape[1:]))[..., ::-1] * factor
+    return keras.Model(images, keras.ops.leaky_relu(x, negative_slope=slope / 2), name="of_settings")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"slope": 0.9},
+            'layer 5 is LeakyReLU {"negative_slope": 0.3} in the run, and LeakyReLU {"negative_slope": 0.9}',
+        ),
+        ({"most": None}, 'layer 6 is ReLU {"max_value": 6.0} in the run, and ReLU {"max_value": null} here'),
+        ({"epsilon": 0.1}, 'layer 4 is BatchNormalization {"epsilon": 0.001} [(4,), (4,), (4,), (4,)] in the run, and'),
+        ({"factor": 3.0}, "layer 10 is Multiply {"),
+        ({"start": 0}, 'layer 2 is Rescaling {"offset": -1} in the run, and Rescaling {"offset": 0} here'),
+        ({"drop": 0.5}, ""),
+        ({}, ""),
+    ],
+)
+def test_settings_that_change_what_equal_weights_compute(
+    kwargs: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trainers.models import inheritance
+
+    (tmp_path / "settings_net.py").write_text(OF_SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(backbone="settings_net.py:build", image_size=24)
+    networks.build(config, 2).model.save(tmp_path / "old.keras")
+    old = keras.models.load_model(tmp_path / "old.keras")
+    new = networks.build(dataclasses.replace(config, backbone_kwargs=kwargs, image_size=32), 2)
+    if not message:
+        assert inheritance.take(new, old, True) == ""
+        return
+    with pytest.raises(inheritance.OtherNetworkError) as error:
+        inheritance.take(new, old, True)
+    assert str(error.value).startswith(message)
+
+
 # --- Networks of the user --------------------------------------------------------------------------------------------
 
 NETS = """
@@ -491,6 +615,28 @@ def test_a_network_of_the_user_is_that_of_the_run(
     assert "a run can only continue with the same settings, but weights.sha256 of nets.py:build was '" in str(
         error.value
     )
+
+
+def test_a_whole_model_in_half_precision_goes_on(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    whole: dict[str, Any] = {
+        "model": "nets.py:whole",
+        "image_size": 24,
+        "epochs": 1,
+        "batch_size": 8,
+        "tfrecords": workspace / "out3",
+    }
+    half = train("scratch", workspace, "whole_half", **whole, precision="mixed_bfloat16")
+    assert half.train_more(1, log=lambda line: None).history["epoch"] == [1, 2]
+    full = train("scratch", workspace, "whole_full", **whole, precision="float32")
+    for run, precision in ((full, "mixed_bfloat16"), (half, "float32")):
+        given = {"tfrecords": workspace / "out3", "init_from": run, "run": f"of_{precision}", "precision": precision}
+        begun, _ = started(monkeypatch, "scratch", given)
+        for mine, theirs in zip(begun.classifier.model.get_weights(), run.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_whole_model_of_the_user_gets_a_new_last_layer_for_other_classes(

@@ -197,6 +197,9 @@ def trained(out: Path, is_killed: bool) -> Search:
     def job(variant: Variant, fold: int) -> Job:
         return Job(tfrecords="out", out=out, variant=variant, seed=0, plan=Plan(count=5), fold=fold)
 
+    def trainings(setting: Setting, rung: Rung) -> list[Job]:
+        return search.trainings(setting, rung, job)
+
     def train(job: Job, position: str) -> bool:
         if job.is_done():
             return True
@@ -211,7 +214,7 @@ def trained(out: Path, is_killed: bool) -> Search:
         return True
 
     ordered = settings("features", "linear=features --head=linear")
-    return search.search(ordered, 5, Budget(minutes=6), Evaluator(job, train), lambda line: None)
+    return search.search(ordered, 5, Budget(minutes=6), Evaluator(trainings, train), lambda line: None)
 
 
 def test_a_repeated_search_makes_the_same_decisions(tmp_path: Path) -> None:

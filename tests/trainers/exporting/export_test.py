@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ import tensorflow as tf
 from foreign_records import example, write
 from image_sources import break_image, contents, converted, flip, image, run, tree
 
+import trainers
 from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.decoding.reference import decode_pixels
@@ -433,6 +434,18 @@ def test_corrupt_records_and_no_validation_split(workspace: Path, tmp_path: Path
     break_image(tmp_path / "out", 3)
     check = export(with_records(workspace, tmp_path)).check
     assert (check.images, check.count) == ("records of train", 38)
+
+
+def test_python_takes_the_same_values_as_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ModelExportConfig] = []
+    monkeypatch.setattr(export_model, "export", seen.append)
+    texts: dict[str, Any] = {"custom_objects": "layers.py", "samples": "7", "threshold": "0.5"}
+    trainers.export(run="~/model.keras", **texts)
+    assert seen == [
+        ModelExportConfig(run=str(Path.home() / "model.keras"), custom_objects=["layers.py"], samples=7, threshold=0.5)
+    ]
+    with pytest.raises(UserError, match=r"^--samples=1\.5: must be a whole number\.$"):
+        trainers.export(run="model.keras", samples=cast(int, 1.5))
 
 
 def test_command(workspace: Path, tmp_path: Path) -> None:

@@ -186,12 +186,12 @@ def sha256(records: Records, number: int) -> str:
     return records.source_sha256[number].tobytes().hex()
 
 
-def doubtful(directory: Path, data: Dataset, rows: Sequence[tuple[str, str, str]]) -> str:
+def doubtful(directory: Path, data: Dataset, rows: Sequence[tuple[str, str, str]], score: float = 0.9) -> str:
     """Write an audit with open issues: kind, hash of the record, hash of the twin."""
     directory.mkdir()
     listed = [
         ListedIssue(
-            kind=kind, rank=1, score=0.9, split="", record=0, path="", sha256=record, given_label="",
+            kind=kind, rank=1, score=score, split="", record=0, path="", sha256=record, given_label="",
             proposed_label="", twin="", twin_sha256=twin, reason="",
         )
         for kind, record, twin in rows
@@ -241,6 +241,27 @@ def test_held_out_images_do_not_depend_on_the_dropped_issues(tmp_path):
     assert lines[1].startswith(f"--drop_issues=label: 3 of {len(whole.train)} training records left out")
 
 
+def with_pairs(directory: Path, data: Dataset, pairs: Sequence[tuple[str, str]]) -> recipes.TrainConfig:
+    """Write an audit with near-duplicates, and return settings that leave them out."""
+    audit = doubtful(directory, data, [])
+    issues.write_pairs(directory, *zip(*pairs))
+    return recipes.TrainConfig(tfrecords=str(data.directory), audit=audit, drop_issues=["near_duplicate"])
+
+
+def test_near_duplicates_of_held_out_images_are_left_out(tmp_path):
+    """The audit knows only the splits of the dataset, and not which images a training holds out."""
+    converted(tree(tmp_path / "src", {f"train/{name}": 30 for name in ("ants", "bees")}), tmp_path / "out")
+    data = dataset.open(tmp_path / "out")
+    train = data.records("train")
+    whole = inputs.split(data, recipes.TrainConfig(tfrecords=str(tmp_path / "out")), log=lambda line: None)
+    rest, held_out = whole.train.rows, whole.validation.rows
+    pairs = [(rest[0], held_out[0]), (held_out[1], rest[1]), (rest[2], rest[3]), (rest[4], held_out[0])]
+    config = with_pairs(tmp_path / "audit", data, [(sha256(train, int(a)), sha256(train, int(b))) for a, b in pairs])
+    splits = inputs.split(data, config, log=lambda line: None)
+    assert set(rest.tolist()) - set(splits.train.rows.tolist()) == set(rest[[0, 1, 4]].tolist())
+    assert splits.validation.rows.tolist() == held_out.tolist()
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> Path:
     """Return a dataset with two splits, and a table of folds next to it."""
@@ -281,6 +302,40 @@ def test_dropped_issues_are_dropped_from_the_other_folds_only(both, tmp_path):
     config = fold_of(both, 2, audit=doubtful(tmp_path / "audit", data, rows), drop_issues=["label"])
     splits = inputs.split(data, config, log=lambda line: None)
     assert (len(splits.train), len(splits.validation)) == (9, 4)
+
+
+def test_near_duplicates_of_the_fold_are_left_out_and_those_of_other_folds_stay(both, tmp_path):
+    data = dataset.open(both / "out")
+    train, validation = data.records("train"), data.records("validation")
+    pairs = [
+        (sha256(train, 1), sha256(train, 2)),  # Fold 2 and fold 3.
+        (sha256(validation, 3), sha256(validation, 5)),  # Fold 4 and fold 2.
+        (sha256(train, 3), sha256(validation, 4)),  # In different splits, but both are in the training.
+    ]
+    config = with_pairs(tmp_path / "audit", data, pairs)
+    config = dataclasses.replace(config, records=str(both / "folds.csv"), fold=2)
+    splits = inputs.split(data, config, log=lambda line: None)
+    missing = {*zip(["train"] * 8 + ["validation"] * 7, [*range(8), *range(7)])}
+    missing -= {place for part in (splits.train, splits.validation) for place in zip(*part.places)}
+    assert missing == {("train", 2), ("validation", 3)}
+
+
+def test_near_duplicates_of_test_images_are_left_out(tmp_path):
+    counts = {f"{split}/{name}": 6 for split in ("train", "validation", "test") for name in ("ants", "bees")}
+    converted(tree(tmp_path / "src", counts), tmp_path / "out")
+    data = dataset.open(tmp_path / "out")
+    train, test = data.records("train"), data.records("test")
+    splits = inputs.split(data, with_pairs(tmp_path / "audit", data, [(sha256(train, 4), sha256(test, 2))]))
+    assert set(range(12)) - set(splits.train.rows.tolist()) == {4}
+
+
+def test_an_audit_of_an_older_version_has_the_listed_pairs(both, tmp_path):
+    data = dataset.open(both / "out")
+    train = data.records("train")
+    rows = [("near_duplicate", sha256(train, 1), sha256(train, 2))]
+    audit = doubtful(tmp_path / "audit", data, rows, score=0.49)
+    splits = inputs.split(data, fold_of(both, 2, audit=audit, drop_issues=["near_duplicate"]))
+    assert len(splits.train) == 10
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,19 @@ def test_history_is_written_as_csv(tmp_path):
     assert (tmp_path / "history.csv").read_text() == ""
     run_directory.write_history(tmp_path, [{"phase": "head", "loss": 0.1 + 0.2}, {"phase": "tail", "loss": 1.0}])
     assert (tmp_path / "history.csv").read_text() == "phase,loss\nhead,0.30000000000000004\ntail,1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("stored", "other", "same"),
+    [
+        ("new", {}, True),
+        ("old", {"open_issues_sha256": "old"}, True),  # An older version left out the same records.
+        ("old", {}, False),  # The older version left out other records.
+        ("another", {"open_issues_sha256": "old"}, False),
+    ],
+)
+def test_runs_of_older_versions_have_the_hash_of_all_open_issues(stored, other, same, tmp_path):
+    run_directory.write_json(tmp_path / run_directory.SETTINGS, {"flags": {"issues_sha256": stored}})
+    settings = {"flags": {"issues_sha256": "new"}, "other": other}
+    found = run_directory.differences(tmp_path, settings, ("flags",))
+    assert found == ([] if same else [f"--issues_sha256 was {stored!r}, is 'new'"])

@@ -112,6 +112,13 @@ def test_save_replaces_the_file_completely_or_not_at_all(tmp_path, monkeypatch):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.keras", b"old")]
 
 
+def test_save_keeps_all_other_files(tmp_path):
+    (tmp_path / "unfinished.keras").write_bytes(b"a model of the user")
+    model_file.save(small_model(), INFO, tmp_path / "model.keras")
+    assert (tmp_path / "unfinished.keras").read_bytes() == b"a model of the user"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.keras", "unfinished.keras"}
+
+
 def test_description_has_the_preparation_of_the_images(tmp_path):
     settings: dict[str, Any] = {"resize": 16, "resize_mode": "exact", "store": "raw", "upscale": True}
     out = tmp_path / "out"

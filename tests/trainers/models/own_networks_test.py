@@ -322,6 +322,42 @@ def nested(x: Any) -> Any:
     return keras.Model(inner, with_dense(units=5, activation="softmax")(inner), name="inner")(x)
 
 
+def in_float32(x: Any) -> Any:
+    """End as Keras's guide to mixed precision recommends."""
+    return keras.layers.Activation("linear", dtype="float32")(with_dense(units=5, activation="softmax")(x))
+
+
+def by_operation(x: Any) -> Any:
+    return keras.layers.Reshape((5, 1))(keras.ops.softmax(keras.layers.Flatten()(with_dense(units=5)(x))))
+
+
+def by_function(x: Any) -> Any:
+    return keras.ops.cast(keras.activations.sigmoid(with_dense(units=1)(x)), "float32")
+
+
+def two_nested(x: Any) -> Any:
+    inner = keras.Input(x.shape[1:])
+    maps = conv(inner)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(maps)
+    both = keras.Model(inner, [maps, keras.layers.Dense(5, activation="softmax")(pooled)], name="inner")
+    return both(x)[1]
+
+
+def gated(x: Any) -> Any:
+    maps = conv(x)
+    return keras.layers.Multiply(name="gated")([maps, keras.activations.sigmoid(maps)])
+
+
+def mean_of_two(x: Any) -> Any:
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(conv(x))
+    heads = [keras.layers.Dense(5, activation="softmax", name=name)(pooled) for name in ("left", "right")]
+    return keras.layers.Average(name="mean")(heads)
+
+
+def linear_in_float32(x: Any) -> Any:
+    return keras.layers.Activation("linear", dtype="float32", name="last")(with_dense(units=5)(x))
+
+
 def saved(path: Path, build: Callable[[Any], Any], size: int | None = 16, **more: Any) -> Path:
     images = keras.Input((size, size, 3), name="images")
     keras.Model(images, build(images), **more).save(path)
@@ -341,6 +377,12 @@ def saved(path: Path, build: Callable[[Any], Any], size: int | None = 16, **more
         (nested, None, (None, 4)),
         (nested, "conv", (None, 7, 7, 4)),
         (convolutional, "pooled", (None, 4)),
+        (in_float32, None, (None, 4)),
+        (by_operation, None, (None, 4)),
+        (by_function, None, (None, 4)),
+        (two_nested, None, (None, 4)),
+        (gated, None, (None, 7, 7, 4)),  # These are features.
+        (mean_of_two, "mean", (None, 5)),
     ],
 )
 def test_a_network_in_a_file_loses_its_head(build: Any, layer: str | None, shape: Any, tmp_path: Path) -> None:
@@ -373,6 +415,17 @@ def test_a_network_in_a_file_loses_its_head(build: Any, layer: str | None, shape
             {},
             "--backbone=PATH: its last layer soft is a softmax, but pooled before it is not a Dense layer, so the head"
             " cannot be found. To use its outputs as features, pass --backbone_kwargs=",
+        ),
+        (
+            mean_of_two,
+            {},
+            "--backbone=PATH: its last layers make probabilities (right) and change them (mean), so its head is not"
+            " known. Pass --backbone_kwargs=\"layer='mean'\" to use its outputs as features, or \"layer='left'\"",
+        ),
+        (
+            linear_in_float32,
+            {},
+            "--backbone=PATH: its last layer head is a Dense layer without an activation.",
         ),
         (
             lambda x: [conv(x), keras.layers.Flatten(name="flat")(x)],
@@ -621,6 +674,37 @@ def test_outputs_of_described_models(
     np.testing.assert_allclose(model(noise(16)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["pixels", "scaling", "probabilities"])
+def test_a_described_model_may_have_any_name(name: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "theirs.keras", with_dense(units=3), name=name)
+    out = trainers.describe_model(path, out=tmp_path / "ours.keras", classes=["a", "b", "c"], logits=True, scaling="tf")
+    x = noise(16).astype(np.float32)
+    expected = keras.ops.softmax(keras.models.load_model(path)(x / 127.5 - 1))
+    np.testing.assert_allclose(model_file.load(out)[0](noise(16)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_small_logits_of_one_output_are_not_probabilities(is_last: bool, tmp_path: Path) -> None:
+    def build(x: Any) -> Any:
+        pooled = keras.layers.GlobalAveragePooling2D()(conv(x))
+        x = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(0.4))(pooled)
+        return x if is_last else keras.layers.Activation("linear", dtype="float32")(keras.layers.Reshape((1,))(x))
+
+    path = saved(tmp_path / "theirs.keras", build)
+    out = tmp_path / "ours.keras"
+    with pytest.raises(UserError, match=r"theirs.keras: does not return probabilities. If it returns logits, pass log"):
+        trainers.describe_model(path, out=out, classes=["a", "b"])
+    trainers.describe_model(path, out=out, classes=["a", "b"], logits=True)
+    answers = trainers.predict(run=out, images=noise(16))
+    np.testing.assert_allclose(answers.probabilities[:, 1], 1 / (1 + np.exp(-0.4)), atol=1e-5)
+    assert set(answers.names) == {"b"}
+    texts: dict[str, Any] = {"classes": "a,b", "image_size": "16x16", "custom_objects": "own_nets"}
+    trainers.describe_model(path, out=out, logits=True, **texts)
+    assert model_file.read_info(out).classes == ("a", "b")
+    out.rename(tmp_path / "model.keras")
+    assert trainers.load(tmp_path, custom_objects="own_nets,layers.py").custom_objects == ("own_nets", "layers.py")
+
+
 @pytest.mark.parametrize(
     ("count", "activation", "more", "message"),
     [
@@ -637,8 +721,10 @@ def test_outputs_of_described_models(
             {"classes": ["a", "a"]},
             "PATH: classes are ['a', 'a'], but must be two or more distinct names.",
         ),
+        (3, "softmax", {"classes": ["a", "b", "c"], "logits": True}, "PATH: returns probabilities. Remove logits=True"),
         (2, "softmax", {"scaling": "none"}, "scaling=none: must be one of own, unit, tf, torch, caffe."),
         (2, "softmax", {"image_size": 24}, "PATH: cannot be called with images of 24 x 24 pixels."),
+        (2, "softmax", {"out": "no/ours.keras"}, "out=no/ours.keras: the folder no does not exist. Create it first."),
         (2, "softmax", {"out": "PATH"}, "out=PATH: must be another .keras file. Pass the name of a new file."),
     ],
 )

@@ -118,6 +118,24 @@ def test_features_need_unchanged_images(values):
         recipes.override(recipes.features(), **values)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [{"backbone": "CNN"}, {"backbone": "CNN", "dropout": 0.1, "batch_norm_momentum": 0.5}, {"backbone": "VGG16"}],
+)
+def test_finetune_without_weights_is_scratch(model):
+    recipe = recipes.finetune(weights="none", **model)
+    assert recipe == recipes.scratch(**model)
+    expected = {"image_size": 96, "pooling": "flatten", "dropout": 0.5} if model["backbone"] == "CNN" else {}
+    expected |= {"batch_norm_momentum": 0.9} | model
+    assert {name: getattr(recipe.model, name) for name in expected} == expected
+    assert recipes.finetune(weights="none").model.backbone == "MobileNetV2"
+
+
+def test_a_function_that_augments_has_no_values_of_its_own():
+    with pytest.raises(UserError, match=r"^augment=<function .*>: must be a function at the top level of a module"):
+        recipes.override(recipes.finetune(), augment=lambda images, keys: images)
+
+
 def test_old_names_of_recipes_and_presets_are_accepted():
     with pytest.warns(DeprecationWarning, match=r"recipes\.scratch_document is now recipes\.scratch_reference\."):
         assert recipes.scratch_document() == recipes.scratch_reference()

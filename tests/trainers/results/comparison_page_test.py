@@ -91,6 +91,21 @@ def test_findings(rows: tuple[Row, ...], expected: list[str]) -> None:
     assert [finding.title.striptags() for finding in comparison_page.findings(facts(*rows))] == expected
 
 
+def test_a_search_without_folds_has_one_seed() -> None:
+    """The advice does not name --seeds for the search, which refuses several."""
+    found = dataclasses.replace(facts(Row(name="a", runs=(metrics(0.9),))), trials=({"setting": "a"},))
+    single, _ = comparison_page.findings(found)
+    assert single.title.striptags() == "Only one seed"
+    assert single.section == "search"
+    assert single.text.striptags() == (
+        "Each setting was trained with one seed. The accuracy also changes with the random seed. Pass the flags of the"
+        " best settings as variants to python -m trainers.compare --seeds=0,1,2, without a search. Or repeat the search"
+        " with --folds=5: the mean over folds changes less."
+    )
+    folded = dataclasses.replace(found, folds=2)
+    assert [finding.name for finding in comparison_page.findings(folded)] == ["best"]
+
+
 @pytest.mark.parametrize(
     ("accuracy", "text"),
     [
@@ -167,7 +182,7 @@ def test_page_of_a_search() -> None:
     assert f"1 {EVIL} lr=0.1 {EVIL} 0.9123 1,234.5 1 b b failed 3.0" in shown
     assert f"Train and evaluate the best setting: python '{EVIL}' python b" in shown
     assert "Settings tried 2" in shown
-    assert [finding.name for finding in comparison_page.findings(searched)] == ["searched", "best"]
+    assert [finding.name for finding in comparison_page.findings(searched)] == ["single_in_search", "searched", "best"]
     assert EVIL not in text
 
 

@@ -1,0 +1,38 @@
+"""The commands of a comparison, without running them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from tfrecord_tools.base import words
+from tfrecord_tools.records import open_dataset
+from trainers.comparing import jobs
+from trainers.comparing.conduct import CompareConfig
+
+
+def lines(config: CompareConfig) -> Iterator[str]:
+    """Yield the commands of the trainings, as typed in a shell. Nothing is written.
+
+    The results of the first rung of a search decide what the other rungs train. So only the commands of the first rung
+    are known. All other lines are comments of the shell.
+
+    Raises:
+        UserError: The dataset does not exist, or a model that has seen the folds would be trained with folds.
+    """
+    data = open_dataset(config.tfrecords)
+    if config.plan:
+        jobs.check_parents(config.variants, data)
+        path = config.out / config.plan.file
+        if not path.exists():
+            yield f"# {path} does not exist yet: the same command without --dry_run writes it before it trains."
+    if not config.budget:
+        yield from (shlex.join(job.command()) for job in config.jobs(config.variants))
+        return
+    (first, *others), settings = config.rungs()
+    limit = ", as many as there is time for" if config.budget.minutes is not None else ""
+    yield f"# rung 1 of {len(others) + 1}: {words.number(len(settings), 'setting')}, {first}{limit}"
+    for setting in settings:
+        yield from (shlex.join(job.command()) for job in config.trainings(setting, first))
+    for number, rung in enumerate(others, 2):
+        yield f"# rung {number} of {len(others) + 1}: the best settings of rung {number - 1}, {rung}"
