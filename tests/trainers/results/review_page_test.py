@@ -25,7 +25,8 @@ from tfrecord_tools.layout.decisions import Decision
 from trainers.results import review_page
 from trainers.results.review_page import Item, Picture
 
-HEADER = ["sha256", "decision", "label", "path", "given_label"]  # Files of earlier releases have no decisions about pairs.
+# Files of earlier releases have these columns, and no decisions about pairs.
+HEADER = ["sha256", "decision", "label", "path", "given_label"]
 COLUMNS = [*HEADER, "twin_sha256"]
 CLASSES = ["cat", "dog", "fox"]
 # Each would do harm as markup, as the end of a data block, as a line of CSV, as a formula, or by its direction.
