@@ -283,11 +283,6 @@ class _Selection:
                 f"order: is for {words.number(order.count, 'record')}, but there are {len(records):,} records. Make the"
                 " order for these records: Shuffled(len(records), seed) or Balanced(records.labels, seed)."
             )
-        if not order.fits(records.labels):
-            raise UserError(
-                "order: was made from other labels than those of these records. Make the order for these records:"
-                " Balanced(records.labels, seed)."
-            )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
         self._batch_size, self._shard = batch_size, shard

@@ -8,7 +8,6 @@ from __future__ import annotations
 import abc
 import functools
 import warnings
-import zlib
 
 import numpy as np
 
@@ -91,10 +90,6 @@ class Order(abc.ABC):
         """Return the record numbers, i64[k], at `positions`, i64[k]."""
         return self.at(positions)[1]
 
-    def fits(self, labels: np.ndarray) -> bool:
-        """Return whether the order can be used for records with these labels, i64[n]."""
-        return self.count == len(labels)
-
     def _chunk(self, chunk: int) -> np.ndarray:
         return np.stack(self._at(chunk * self._CHUNK + np.arange(self._CHUNK)))
 
@@ -160,15 +155,14 @@ class Balanced(Order):
     """
 
     def __init__(self, labels: np.ndarray, seed: int):
-        """Make the order from the label of each record, i64[n]. Classes without records are ignored."""
+        """Make the order from the label of each record, i64[n]. Classes without records are ignored.
+
+        The labels may also be other groups than the classes, for example the hospital of each record.
+        """
         super().__init__(len(labels))
         self._seed = seed
-        self._labels = _crc32(labels)
         self._records = np.argsort(labels, kind="stable")
         _, self._starts, self._counts = np.unique(labels[self._records], return_index=True, return_counts=True)
-
-    def fits(self, labels: np.ndarray) -> bool:
-        return super().fits(labels) and self._labels == _crc32(labels)
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         turns, offsets = np.divmod(positions, len(self._counts))
@@ -181,10 +175,6 @@ class Balanced(Order):
             within = permute(turns[of_class] % count, count, self._seed, 5, number, epochs[of_class])
             records[of_class] = self._records[self._starts[number] + within]
         return epochs, records
-
-
-def _crc32(labels: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(labels, np.int64).data)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
