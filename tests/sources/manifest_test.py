@@ -479,6 +479,6 @@ def test_invalid_class_names_are_refused(pool: Path, write: Write, label: str) -
     table = write(pool / "list", {"path": NAMES[:2], "label": [label, "b"]})
     with pytest.raises(
         UserError,
-        match=r"the class name '.*' must not be empty, begin or end with a space, or contain control characters",
+        match=r"cannot store the class name '.*'\. A class name must have at least one character, no space at its end",
     ):
         scanned(table)

@@ -191,8 +191,8 @@ def test_invalid_class_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
         scanned(touch(two_classes(tmp_path), f"{name}/1.jpg"))
     assert (
-        f"the class name {name!r} must not be empty, begin or end with a space, or contain control characters"
-        in str(caught.value)
+        f"TensorFlow Datasets cannot store the class name {name!r}. A class name must have at least one character, no"
+        " space at its ends, and no control characters." in str(caught.value)
     )
     assert str(caught.value).endswith("leave it out with --exclude, or pass a table of the labels as --manifest.")
 
