@@ -338,13 +338,13 @@ def test_missing_manifest_is_refused(pool: Path, tmp_path: Path) -> None:
         (
             "file,image,label",
             {},
-            "there is no column 'path', but several that may contain the paths: 'file', 'image'. Name the column of"
+            "there is no column 'path'. Several columns may contain the paths: 'file', 'image'. Name the column of"
             " paths with",
         ),
         (
             "path,class,breed",
             {},
-            "there is no column 'label', but several that may contain the labels: 'class', 'breed'. Name the column of"
+            "there is no column 'label'. Several columns may contain the labels: 'class', 'breed'. Name the column of"
             " labels w",
         ),
         (

@@ -128,8 +128,8 @@ def test_links_are_followed(tmp_path: Path) -> None:
     [
         ("cats/gone.jpg", "nowhere", "cats/gone.jpg", "cannot be followed: No such file or directory"),
         ("cats/self.jpg", "self.jpg", "cats/self.jpg", "cannot be followed: Too many levels of symbolic links"),
-        ("cats/up", ".", "cats/up", "a link to a directory that contains it"),
-        ("cats/a/top", "..", "cats/a/top", "a link to a directory that contains it"),
+        ("cats/up", ".", "cats/up", "a link to a directory that contains this link"),
+        ("cats/a/top", "..", "cats/a/top", "a link to a directory that contains this link"),
         (
             "loop",
             "loop",
@@ -337,7 +337,8 @@ def test_link_to_the_source_itself_does_not_mix_the_classes(tmp_path: Path) -> N
     (tmp_path / "src" / "cats" / "up").symlink_to("..")
     sources = scanned(tmp_path / "src")
     assert list(sources.paths) == ["cats/1.jpg", "dogs/1.jpg"]
-    assert [(r.path, r.reason) for r in sources.rejected] == [("cats/up", "a link to a directory that contains it")]
+    reason = "a link to a directory that contains this link"
+    assert [(r.path, r.reason) for r in sources.rejected] == [("cats/up", reason)]
 
 
 # --- Classes in file names --------------------------------------------------------------------------------------

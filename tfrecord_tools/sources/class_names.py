@@ -17,7 +17,7 @@ from tfrecord_tools.sources import arrange
 from tfrecord_tools.sources.base import Listing, is_utf8, printable
 from tfrecord_tools.sources.folder_rules import EXAMPLES, NO_CLASS
 
-_NAMES_SHOWN = 10  # Class names in a message.
+_NAMES_SHOWN = 10  # Maximum number of class names in a message.
 
 
 def same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple[Sequence[str | None], list[str]]:
