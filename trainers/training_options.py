@@ -359,8 +359,9 @@ SCALING = Option(
     choices=backbones.SCALINGS,
 )
 _WEIGHTS = (
-    "Weights with which the network starts. imagenet: downloaded by Keras; none: random; own: those of your function,"
-    " file or preset; or the path of a .h5 or .weights.h5 file of the network without its classification layers."
+    "Weights of the network at the start of the training. imagenet: downloaded by Keras; none: random; own: those of"
+    " your function, file or preset; or the path of a .h5 or .weights.h5 file of the network without its"
+    " classification layers."
 )
 
 
@@ -382,7 +383,7 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             "image_size",
             "size",
             "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
-            " Default: the size in --recipe. If the recipe has no size, the size for which the backbone was trained.",
+            " Default: the size in --recipe. If the recipe has no size, the training size of the backbone.",
         ),
     )
 

@@ -40,7 +40,7 @@ _OTHER_IMAGES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF.
 _BRAND = slice(4, 8)  # AVIF, HEIC and similar files have b"ftyp" here.
 _LONGEST_NAME = 200  # Maximum number of bytes in a class name.
 _MIN_PIXELS = 16  # If the record does not state a size, a shorter list is not an image.
-_PLANES_TRIED = 8  # Number of images in which both orders of pixels are compared.
+_PLANES_TRIED = 8  # Both orders of pixels are compared in this number of images.
 # Plane by plane is the likely order if neighboring pixels then differ by less than this share of their difference pixel
 # by pixel.
 _SMOOTHER = 0.75
@@ -48,7 +48,7 @@ _WORDS = re.compile(r"[a-z]+")
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")  # Name of a dataset's directory in TensorFlow Datasets.
 _SPLIT_FLAGS = f"--split=train='PATTERN' --split=validation='PATTERN' (names: {', '.join(SPLITS)})"
 
-Columns = Mapping[str, Sequence[Feature]]  # Name -> the feature in each record in which it has values.
+Columns = Mapping[str, Sequence[Feature]]  # Name -> this feature of each record, without records that have no values.
 
 
 def form(

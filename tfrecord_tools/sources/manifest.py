@@ -164,7 +164,7 @@ def find_columns(
         path: Path of the table, for messages.
         table: The table.
         reading: The names of the columns.
-        given: Roles for which no column is searched.
+        given: Roles that need no column.
 
     Returns:
         Role -> name of its column, and notes on columns that were found by a usual name.

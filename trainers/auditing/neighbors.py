@@ -138,8 +138,8 @@ class _Found:
             values: f32[b k], similarities.
 
         Returns:
-            The records for which the search returned near-duplicates instead of enough other neighbors, and these
-            near-duplicates, i64[m].
+            Two arrays of record numbers. First, the records that got near-duplicates instead of enough other neighbors.
+            Second, these near-duplicates.
         """
         valid = (numbers >= 0) & (numbers != own[:, None])
         near = valid & (values >= self._threshold)
@@ -181,7 +181,7 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
 
 
 def hash_distance(hashes: np.ndarray, labels: np.ndarray, seed: int = 0) -> int:
-    """Return the largest number of bits in which the hashes of near-duplicates may differ.
+    """Return how many bits may differ at most between the hashes of near-duplicates.
 
     Hashes of different photographs differ in about 32 of 64 bits. Hashes of drawings, or of objects on a plain
     background, differ in fewer bits, so equal hashes prove little. The distance is normally distributed, and is fitted

@@ -1,4 +1,4 @@
-"""The finished run from which a training starts: its model, its settings, and its final state.
+"""Find the finished run that a training continues or starts with, and load its model and settings.
 
 TensorFlow is imported when a model is loaded, so that wrong flags are reported without waiting for it.
 """
@@ -40,7 +40,7 @@ _TRAIN_ANEW = "To start a new training with the weights of this run, pass --init
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parent:
-    """A trained model with which a training starts.
+    """A trained model that another training starts with or continues.
 
     Attributes:
         path: The model file.
@@ -132,7 +132,7 @@ def check_finished(model: Path, run: str, flag: str) -> None:
 
 
 def _settings_of(path: Path) -> Settings:
-    """Return the settings of the run to which a model file belongs; {} if it is not in a run directory."""
+    """Return the settings of the run of a model file; {} if the file is not in a run directory."""
     return run_directory.read_settings(path.parent) if path.name == run_directory.MODEL else Settings()
 
 
@@ -156,7 +156,7 @@ def trainer_of(run: Path) -> str:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """Return the values of `TrainConfig` with which a run was trained, if its settings have them."""
+    """Return the values of `TrainConfig` that the settings of a run hold."""
     settings = run_directory.read_settings(run)
     flags, other = settings.get("flags", {}), settings.get("other", {})
     values = {name: flags[name] for name in _OF_CONFIG if name in flags}
@@ -219,7 +219,7 @@ def _augment_of(stored: Mapping[str, Any]) -> Augment:
 
 
 def load(config: TrainConfig, recipe: Recipe) -> Parent | None:
-    """Load the model with which a training starts. None if it does not start from another run.
+    """Load the model in `config.init_from`. Return None if `init_from` is None.
 
     Args:
         config: Settings of the training.
