@@ -1,4 +1,8 @@
-"""Random access to the records of a dataset, with verified checksums and without TensorFlow."""
+"""Random access to the records of a dataset, with verified checksums and without TensorFlow.
+
+Docstrings give types and shapes of arrays: "i64[n]" is an int64 array of shape (n,), and "u8[h w 3]" is a uint8 array
+of shape (h, w, 3).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_HOLD_OUT = 2  # A constant in the hash of `hold_out`. It makes it independent of the hash of the automatic split.
+_HOLD_OUT = 2  # With this constant, the hash of `hold_out` is independent of the hash of the automatic split.
 _MAX_OPEN_FILES = 128  # Each `Records` opens at most this many. The usual limit of a process is 1,024.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
@@ -34,10 +38,10 @@ _COLUMNS = ("shard", "offset", "length", "label")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A converted directory.
+    """A dataset directory that `convert` or `adopt` wrote.
 
     Attributes:
-        directory: The directory.
+        directory: Path of the directory.
         name: The first part of the names of the shards.
         class_names: Class names; a label is an index into them.
         splits: Split name -> number of records.
@@ -154,7 +158,8 @@ class Records:
 
     It works directly as a map-style dataset of PyTorch and as a random-access data source of Grain. It can be pickled,
     and used after a fork and in several threads. The columns are numpy arrays, so that forked workers share their
-    memory. Each worker would copy Python lists, because reading an item changes its reference count.
+    memory. If the columns were Python lists, each worker would get its own copy, because reading an item changes the
+    item's reference count.
 
     Attributes:
         labels: i64[n], the label of each record.
@@ -221,7 +226,8 @@ class Records:
     def rows(self) -> np.ndarray:
         """i64[n], the position of each record in its split, in the order of the index.
 
-        If there are several splits, it is the position in all of them, one split after the other.
+        If there are several splits, the positions do not start again at 0: the second split continues after the last
+        record of the first.
         """
         return self._rows
 
@@ -244,7 +250,9 @@ class Records:
         """
         number = range(len(self))[number]
         record = schema.decode_example(self.serialized(number), self.keys)
-        record["label"] = int(self.labels[number])  # From the index: a decision may have changed it after `adopt`.
+        # The label is taken from the index: a decision may have changed it there, and an adopted file still has the old
+        # label.
+        record["label"] = int(self.labels[number])
         if not record["path"]:
             record["path"] = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
         return record
@@ -258,7 +266,8 @@ class Records:
     def identity(self) -> str:
         """A text that is equal for the same records of the same dataset in the same order.
 
-        The path counts in its absolute form. It is kept, so that the working directory may change.
+        The text contains the absolute path of the index. The text is computed only once, so that it stays the same if
+        the working directory changes.
         """
         rows, offsets = (zlib.crc32(np.ascontiguousarray(column).data) for column in (self._rows, self._offset))
         return f"{os.path.realpath(self._index_path)} {self.split} {len(self)} {rows:08x} {offsets:08x}"
@@ -367,13 +376,13 @@ class Records:
         The hash of the image file decides in which part an image is.
 
         Args:
-            fraction: Size of the second part, as a fraction of all records, in 0..1. The images of a group stay
-                together, and so do the copies of an image. If the fraction is above 0, the second part has images of
-                each class, except classes that consist of one image or one group.
+            fraction: Size of the second part, as a fraction of all records, in 0..1. Images of one group (see
+                `group_regex` of `convert`) stay together, and so do copies of an image. If the fraction is above 0, the
+                second part has images of each class, except classes that consist of one image or one group.
             seed: Another seed gives another split.
 
         Returns:
-            (rest, held out). Duplicates of an image, and images of one group, are in the same part.
+            (rest, held out)
         """
         from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
 
@@ -408,8 +417,8 @@ class Records:
     def _read_at(self, shard: int, count: int, offset: int) -> bytes:
         """Read from a file that this process has opened.
 
-        A process does not use files that its parent opened before a fork. Without `os.pread`, reading in one process
-        would move the position in the other.
+        A process does not use files that its parent opened before a fork. On systems without `os.pread`, both processes
+        would share one file position, so each would disturb the other.
         """
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)
@@ -433,7 +442,7 @@ class Records:
 
 
 def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
-    """Open a converted directory. Only its `convert.json` is read.
+    """Open a dataset directory. Only its `convert.json` is read.
 
     Args:
         directory: The directory that `convert` or `adopt` wrote.

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trainers.fitting.audited import Audited
     from trainers.fitting.extraction import Extraction
 
-MOST_PICTURES = 1000  # Most pictures on the page. Reviewing more would take hours.
+MOST_PICTURES = 1000  # Maximum number of pictures on the page. A review of more pictures would take hours.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,8 +116,8 @@ FIT = Option(
     "fit",
     "text",
     "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, and"
-    " the rest is filled with gray; stretch: the whole image is stretched. Default: crop. If the crop"
-    " of the recipe or of --crop is 0: stretch.",
+    " the rest is filled with gray; stretch: the whole image is stretched. Default: crop. If --crop"
+    " (or the recipe's value for it) is 0, the default is stretch.",
     choices=FITS,
 )
 _TRAINING = (
@@ -141,8 +141,9 @@ _TRAINING = (
     Option(
         "more_epochs",
         "integer",
-        "Train the finished run --run for this number of further epochs. The new run directory is RUN-moreN. It begins"
-        " with the weights, the optimizer's state and the history of the finished run, and has the same settings.",
+        "Number of further epochs for a finished run. Pass the run with --run. The new run directory is RUN-moreN. The"
+        " new run begins with the weights, the optimizer's state and the history of the finished run, and has the same"
+        " settings.",
     ),
     Option(
         "records",
@@ -154,8 +155,8 @@ _TRAINING = (
     Option(
         "fold",
         "integer",
-        "Number of the fold to validate on. All other records in the table --records are trained on. Default: the"
-        " splits of the dataset are used.",
+        "Number of the fold to validate on. The training uses all other records of the table that --records names."
+        " Default: the splits of the dataset are used.",
     ),
     Option(
         "audit",
@@ -166,16 +167,16 @@ _TRAINING = (
     Option(
         "drop_issues",
         "names",
-        "Kinds of issues, for example label,off_topic. Training images for which the audit lists such an issue with a"
-        f" score of at least 0.5 are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
+        "Kinds of issues, for example label,off_topic. A training image is left out if the audit lists such an issue"
+        f" for it, with a score of at least 0.5. Kinds: {', '.join(KINDS)}. Default: all images are used.",
         default=[],
     ),
     Option(
         "crop",
         "number",
         "Size of the square that is cut from the middle of each image. With 0.875, its side is 0.875 of the shorter"
-        " side of the image. If --image_size is not square, a rectangle with the same aspect is cut. 0: stretch the"
-        " whole image. Default: the value of --recipe, listed in docs/trainers.md.",
+        " side of the image. If --image_size is not square, a rectangle with the aspect ratio of --image_size is cut."
+        " 0: stretch the whole image. Default: the value of --recipe, listed in docs/trainers.md.",
     ),
     FIT,
     Option(
@@ -358,8 +359,9 @@ SCALING = Option(
     choices=backbones.SCALINGS,
 )
 _WEIGHTS = (
-    "Weights with which the network starts. imagenet: downloaded by Keras; none: random; own: those of your function,"
-    " file or preset; or the path of a .h5 or .weights.h5 file of the network without its classification layers."
+    "Weights of the network at the start of the training. imagenet: downloaded by Keras; none: random; own: those of"
+    " your function, file or preset; or the path of a .h5 or .weights.h5 file of the network without its"
+    " classification layers."
 )
 
 
@@ -381,7 +383,7 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             "image_size",
             "size",
             "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
-            " Default: the size in --recipe. If the recipe has no size, the size for which the backbone was trained.",
+            " Default: the size in --recipe. If the recipe has no size, the training size of the backbone.",
         ),
     )
 

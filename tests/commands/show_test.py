@@ -603,7 +603,8 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
         (["missing"], "error: missing: does not exist. Expected a TFRecord file, "),
         (
             ["above"],
-            "error: above: no TFRecord file directly in this directory. Pass a directory that has some: above/train.",
+            "error: above: no TFRecord file directly in this directory. Pass a directory that contains TFRecord files:"
+            " above/train.",
         ),
         (["image.jpg"], "error: image.jpg: is not a TFRecord file: it is a JPEG image. Expected a TFRecord file, "),
         (["cut.tfrecord", "--records=5"], "error: cut.tfrecord is damaged:\n  cut.tfrecord: record 0 "),

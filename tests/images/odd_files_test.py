@@ -103,7 +103,7 @@ def test_all_kinds_of_files_in_one_directory(tmp_path: Path) -> None:
     assert links == {
         "dangling.jpg": "cannot be followed: No such file or directory",
         "loop.jpg": "cannot be followed: Too many levels of symbolic links",
-        "up": "a link to a directory that contains it",
+        "up": "a link to a directory that contains this link",
         "pipe.jpg": "neither a file nor a directory",
         r"caf\xe9.jpg": "the name is not valid UTF-8: rename it",
     }

@@ -85,11 +85,11 @@ def test_time_of_change_of_each_kind_of_store(info: dict[str, Any], expected: in
         ("{bucket}/nothing", r"there are no objects\. Pass the bucket and the prefix above the class directories\."),
         (
             "{bucket}/one.zip",
-            r"this is a single object, not a directory of images\. .* must be on this machine: download it first\.",
+            r"this is a single object, not a directory of images\. .*, download it first, and pass the downloaded file",
         ),
         (
             "{bucket}/labels.csv",
-            r"labels\.csv: this is a single object, not a directory of images\. .*, manifests .*: download it first\.",
+            r"labels\.csv: this is a single object, not a directory of images\. .* a manifest .*, download it first",
         ),
         ("gs://bucket/pets", r"a package is missing \(.*gcsfs.*\): pip install gcsfs$"),
         (

@@ -48,8 +48,9 @@ class Plan:
         shards: The shards, in the order of the rows.
         rejected: Every file that was skipped, dropped or repaired.
         decided: Labels and dropped files after the user's decisions.
-        duplicates: The files with equal bytes, counted, with file numbers as examples. Dropped files are included.
-        near_duplicates: The images that look alike, in the same way.
+        duplicates: How many files have the same bytes as another file, and the numbers of some of these files. Files
+            that were dropped for this reason are included.
+        near_duplicates: How many images look like another image, and the numbers of some of these images.
         group_leaks: Number of groups (see `group_regex`) with images in several of the source's own splits.
         digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
             bytes only with the same versions of Pillow and pyarrow.
@@ -182,8 +183,9 @@ def _with_splits(
 ) -> Rows:
     """Return the rows with their splits. With --near_duplicates=group, near-duplicates also become groups.
 
-    Unchanged records keep their split, with one exception. If near-duplicates are grouped and a new image looks like
-    records of several splits, all these records go to the split of the first path, and to new shards.
+    Unchanged records keep their split, with one exception. If near-duplicates are grouped, a new image may look like
+    records of several splits. Then all these records move to one split, and to new shards. It is the split of the
+    record with the first path in sorted order.
     """
     keys = split_keys(sha256, rows.groups)
     if config.near_duplicates != "keep":
@@ -237,8 +239,8 @@ def _order(rows: Rows, seed: int) -> np.ndarray:
     """Return i64[n], the order of the rows, sorted by split.
 
     In each split, the unchanged records come first in their old order. The new records follow, sorted by a hash. The
-    hash mixes the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their paths,
-    because lexsort is stable and file numbers ascend.
+    hash mixes the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their paths:
+    files are numbered in this order, and lexsort is stable.
     """
     ranks = np.where(rows.is_new, order.hash64(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
     return np.lexsort((ranks, rows.is_new, rows.splits))

@@ -13,8 +13,10 @@ from tfrecord_tools.foreign.forms import Form, Label
 from tfrecord_tools.sources import class_names
 from tfrecord_tools.sources.base import is_utf8, printable
 
-_MOST_CLASSES = 100_000  # A larger number cannot be a label.
-_MANY_CLASSES = 20  # Small datasets may have nearly as many classes as records.
+_MOST_CLASSES = 100_000  # Maximum number of classes. A larger number in a record cannot be a label.
+# A note about too many classes appears only above this number, because small datasets may have nearly as many classes
+# as records.
+_MANY_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,8 @@ def _normal(name: str) -> str:
     normal = unicodedata.normalize("NFC", name).strip()
     if not is_utf8(normal) or not class_names.is_storable(normal):
         raise UserError(
-            f"the class name {printable(normal)!r} must not be empty, contain control characters or have bytes that are"
-            " not UTF-8: TensorFlow Datasets cannot store it. Correct the names with --classes."
+            f"TensorFlow Datasets cannot store the class name {printable(normal)!r}. A class name must have at least"
+            " one character, no control characters, and only valid UTF-8. Correct the names with --classes."
         )
     return normal
 
@@ -92,7 +94,7 @@ def _from_texts(counts: Mapping[str, int], form: Form) -> Classes:
     if len(counts) > _MOST_CLASSES:
         raise UserError(
             f"{form.keys.label!r} holds {len(counts):,} different texts, but there can be at most {_MOST_CLASSES:,}"
-            " classes. Pass the feature of the class with --label_key."
+            " classes. Use --label_key to name the feature that holds the class."
         )
     seen: dict[str, str] = {}
     for name in sorted(counts):
@@ -100,7 +102,8 @@ def _from_texts(counts: Mapping[str, int], form: Form) -> Classes:
         if other != name:
             raise UserError(
                 f"the classes {other!r} and {name!r} in {form.keys.label!r} differ only in upper and lower case. Pass"
-                f" --classes with the names of all classes: list only {other!r} to merge them, or both to keep both."
+                f" the names of all classes with --classes. To merge these two, list only {other!r}. To keep two"
+                " classes, list both names."
             )
     names = tuple(sorted(counts, key=int if all(n.isascii() and n.isdigit() for n in counts) else None))
     return Classes(names=names, labels=dict(zip(names, range(len(names)))))
@@ -114,7 +117,7 @@ def _from_given_names(counts: Mapping[str, int], form: Form, given: Sequence[str
     unknown = sorted(name for name in counts if labels[name] < 0)
     if unknown:
         raise UserError(
-            f"--classes={named(given)}: {len(unknown):,} texts in {form.keys.label!r} are not among these classes:"
+            f"--classes={named(given)}: {len(unknown):,} texts in {form.keys.label!r} are not in this list:"
             f" {named(list(map(repr, unknown)))}. List all classes, or remove the flag."
         )
     notes = tuple(
@@ -152,9 +155,9 @@ def _from_numbers(
     if outside:
         most = f"at most {_MOST_CLASSES:,} classes" if given is None else f"{len(given):,} classes"
         raise UserError(
-            f"{where(outside[0])} with label {outside[0]:,} in {form.keys.label!r}. With {most} and the first label"
-            f" {offset}, labels must be from {offset} to {end - 1:,}. Pass another --label_offset (the label of the"
-            " first class), --classes or --label_key."
+            f"{where(outside[0])} with label {outside[0]:,} in {form.keys.label!r}. This label is out of range: with"
+            f" {most} and the first label {offset}, labels must be from {offset} to {end - 1:,}. Pass another"
+            " --label_offset (the label of the first class), --classes or --label_key."
         )
     names = tuple(given) if given is not None else guess_keys.class_names(numbers, named_numbers, offset)
     return Classes(names=names, labels={label: label - offset for label in numbers}, offset=offset)

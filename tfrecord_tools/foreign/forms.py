@@ -127,7 +127,8 @@ def class_name(value: bytes, form: Form) -> str:
         text = unicodedata.normalize("NFC", value.decode(form.encoding))
     except UnicodeDecodeError:
         raise Unusable(
-            f"{value[:40]!r} in {form.keys.label!r} is not {form.encoding} text (--label_encoding=NAME)"
+            f"{value[:40]!r} in {form.keys.label!r} is not {form.encoding} text; if it has another encoding,"
+            " pass its name with --label_encoding"
         ) from None
     name = " ".join(text.split())
     if not name:
@@ -203,7 +204,10 @@ def _size(example: Example, count: int, pixels: Pixels, key: str) -> tuple[int, 
         sides = [*sides, max(1, count // (sides[0] * sides[1]))]
     if len(sides) != 3 or min(sides) < 1 or sides[2] not in CHANNELS:
         size = " x ".join(map(str, sides)) or "an empty list"
-        raise Unusable(f"{size} cannot be the size of {count:,} values; it must be height, width and 1 to 4 channels")
+        raise Unusable(
+            f"{size} cannot be the size of {count:,} values; a size must be height x width x channels, with 1 to 4"
+            " channels"
+        )
     if math.prod(sides) != count:
         wide = next((name for n, name in _WIDE.items() if n * math.prod(sides) == count), "")
         reason = f" ({wide} pixels are not supported)" if wide and example[key].type == "bytes" else ""

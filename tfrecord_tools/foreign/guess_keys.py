@@ -38,17 +38,17 @@ _SIDES = {  # Side -> the last part of a feature's name.
 }
 _OTHER_IMAGES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF.
 _BRAND = slice(4, 8)  # AVIF, HEIC and similar files have b"ftyp" here.
-_LONGEST_NAME = 200  # Bytes of a class name.
-_MIN_PIXELS = 16  # Without a stated size, a shorter list is not an image.
-_PLANES_TRIED = 8  # Number of images in which both orders of pixels are compared.
-_SMOOTHER = (
-    0.75  # The other order is suggested if its neighbors differ by less than this share of those in the first order.
-)
+_LONGEST_NAME = 200  # Maximum number of bytes in a class name.
+_MIN_PIXELS = 16  # If the record does not state a size, a shorter list is not an image.
+_PLANES_TRIED = 8  # Both orders of pixels are compared in this number of images.
+# Plane by plane is the likely order if neighboring pixels then differ by less than this share of their difference pixel
+# by pixel.
+_SMOOTHER = 0.75
 _WORDS = re.compile(r"[a-z]+")
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")  # Name of a dataset's directory in TensorFlow Datasets.
 _SPLIT_FLAGS = f"--split=train='PATTERN' --split=validation='PATTERN' (names: {', '.join(SPLITS)})"
 
-Columns = Mapping[str, Sequence[Feature]]  # Name -> the feature in each record in which it has values.
+Columns = Mapping[str, Sequence[Feature]]  # Name -> this feature of each record, without records that have no values.
 
 
 def form(
@@ -342,9 +342,10 @@ def _with_order(samples: Sequence[Example], name: str, pixels: Pixels, order: st
             roughness += [_roughness(image), _roughness(planes)]
     if roughness[1] < _SMOOTHER * roughness[0]:
         raise UserError(
-            f"{name!r}: the raw pixels are probably stored plane by plane (channels, height, width). In this order,"
-            " neighboring pixels are more alike. Pass --pixel_order=chw for this order, or --pixel_order=hwc if they"
-            " are stored pixel by pixel."
+            f"{name!r}: the raw pixels are probably stored plane by plane (channels, height, width). If they"
+            " are read plane by plane, neighboring pixels are more alike than if they are read pixel by pixel. Pass"
+            " --pixel_order=chw if the pixels are stored plane by plane, or --pixel_order=hwc if they are stored pixel"
+            " by pixel."
         )
     return pixels
 

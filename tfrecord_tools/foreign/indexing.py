@@ -290,7 +290,10 @@ def _parse(data: bytes, form: Form, with_image: bool) -> _Record:
     label, path = forms.label_of(example, form), forms.path_of(example, form)
     image = forms.image_of(example, form) if with_image else b""
     if form.plain:
-        raise Unusable("its encoding is unusual, and the readers cannot parse it; --rewrite writes such records again")
+        raise Unusable(
+            "the record's tf.train.Example is encoded in an unusual way, which the readers of this package cannot"
+            " parse; --rewrite stores it in the usual way"
+        )
     return _Record(label, path, image)
 
 

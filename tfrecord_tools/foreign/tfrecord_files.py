@@ -74,7 +74,8 @@ def find(path: Path, on_damage: Callable[[str], object], below: bool = False) ->
         if deeper:
             directories = named(list(dict.fromkeys(str(file.parent) for file in deeper)), 3)
             raise UserError(
-                f"{path}: no TFRecord file directly in this directory. Pass a directory that has some: {directories}."
+                f"{path}: no TFRecord file directly in this directory. Pass a directory that contains TFRecord files:"
+                f" {directories}."
             )
         raise UserError(f"{path}: no TFRecord file in this directory. {_EXPECTED}")
     return groups

@@ -24,7 +24,9 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2
 _NATIVE = {
     "I;16BS": "I;16NS", "I;32B": "I;32N", "I;32BS": "I;32NS", "F;32BF": "F;32NF", "F;64BF": "F;64NF",
 }  # fmt: skip
-_OTHER_BYTES = {  # Suffix of raw modes that keep the high bytes of 16 bits -> suffix that keeps the low bytes.
+# Pillow's raw modes name the layout of pixels in a file. Suffix of a mode that reads the high byte of 16 bits -> suffix
+# of the mode that reads the low byte.
+_OTHER_BYTES = {
     "B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L",
 }  # fmt: skip
 
@@ -126,9 +128,9 @@ def reduced(levels: Levels, depth_range: str | None) -> Image.Image:
     """Return the image with 8 bits in mode L or RGB, with an alpha channel if pixels are transparent.
 
     Without a range, the highest 8 bits are kept, as in TensorFlow's decoder. With a range, its first level becomes 0
-    and its second level 255. Levels between are mapped linearly and rounded, halves up. Levels outside become 0 or 255,
-    and NaN becomes 0. With `auto`, the range is the lowest and the highest level of the image; if all levels are equal,
-    they become 0.
+    and its second level 255. Levels between them are mapped linearly and rounded to the nearest integer (0.5 is rounded
+    up). Levels outside of the range become 0 or 255, and NaN becomes 0. With `auto`, the range is the lowest and the
+    highest level of the image; if all levels are equal, they become 0.
 
     Raises:
         UnknownRangeError: A range is needed but not given.
@@ -215,7 +217,7 @@ def _mode(tile: ImageFile._Tile) -> str:
 
 
 def _with_mode(tile: ImageFile._Tile, change: Callable[[str], str | None]) -> ImageFile._Tile:
-    """Return the same part of a file, to be read in another of Pillow's raw modes."""
+    """Return a copy of the tile (the part of a file that Pillow decodes) with another raw mode."""
     args: Any = tile.args
     new = change(_mode(tile)) or _mode(tile)
     return tile._replace(args=new if isinstance(args, str) else (new, *args[1:]))

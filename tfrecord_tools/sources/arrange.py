@@ -1,7 +1,7 @@
 """Find the class and the split of every file in a listing.
 
-Some files are left out: a note reports their number. Files that should be records but cannot be are rejected: each is
-reported with a reason.
+Some files are left out: a note reports their number. Other files should become records, but cannot. They are rejected:
+each is reported with a reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tfrecord_tools.sources.folder_rules import Layout
 
 _SNIFFED_FILES = 4  # Number of files that are opened in a directory without image endings, to look for images.
 _SNIFFED_BYTES = 1 << 25  # Larger files are not opened to look for images.
-_MAX_SHOWN = 6  # Names in a note.
+_MAX_SHOWN = 6  # Maximum number of names in a note.
 _TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 # Files with these endings describe images in the same directory. They are not images.
 _BESIDE_ENDINGS = frozenset(

@@ -17,7 +17,7 @@ from tfrecord_tools.sources import arrange
 from tfrecord_tools.sources.base import Listing, is_utf8, printable
 from tfrecord_tools.sources.folder_rules import EXAMPLES, NO_CLASS
 
-_NAMES_SHOWN = 10  # Class names in a message.
+_NAMES_SHOWN = 10  # Maximum number of class names in a message.
 
 
 def same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple[Sequence[str | None], list[str]]:
@@ -142,9 +142,9 @@ def _check_name(src: str, name: str) -> None:
         )
     if not is_storable(name):
         raise UserError(
-            f"{src}: the class name {name!r} must not be empty, begin or end with a space, or contain control"
-            " characters: TensorFlow Datasets cannot store it. Rename the directory, leave it out with --exclude, or"
-            " pass a table of the labels as --manifest."
+            f"{src}: TensorFlow Datasets cannot store the class name {name!r}. A class name must have at least one"
+            " character, no space at its ends, and no control characters. Rename the directory, leave it out with"
+            " --exclude, or pass a table of the labels as --manifest."
         )
 
 

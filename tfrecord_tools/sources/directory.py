@@ -113,7 +113,7 @@ def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], colu
     status = os.stat(os.path.join(root, directory))
     identity = status.st_dev, status.st_ino
     if identity in ancestors:
-        columns.reject(directory, "a link to a directory that contains it")
+        columns.reject(directory, "a link to a directory that contains this link")
         return
     try:
         children = entries(root, directory)

@@ -67,7 +67,7 @@ class Reading:
 
     Attributes:
         columns: Role (path, label, split or group) -> name of its column. The columns "split" and "group" may be
-            missing. If the column of such a role has another name here, it must exist.
+            missing. If another name is given here for one of these two, a column with this name must exist.
         also: Role -> a second name that its column may have.
         label_columns: Columns of 0 and 1, one per class. Empty: one column contains the labels.
         classes: Known class names. They are used as they are, even if they look like numbers or lists.
@@ -164,7 +164,7 @@ def find_columns(
         path: Path of the table, for messages.
         table: The table.
         reading: The names of the columns.
-        given: Roles for which no column is searched.
+        given: Roles that need no column.
 
     Returns:
         Role -> name of its column, and notes on columns that were found by a usual name.
@@ -217,7 +217,7 @@ def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | Non
         return candidates[0]
     if len(candidates) > 1:
         raise UserError(
-            f"{path}: there is no column {name!r}, but several that may contain the {name}s:"
+            f"{path}: there is no column {name!r}. Several columns may contain the {name}s:"
             f" {named([repr(c) for c in candidates])}. {_advice(name, reading)}"
         )
     _check_header(path, table)

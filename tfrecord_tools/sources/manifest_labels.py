@@ -27,7 +27,7 @@ _ALWAYS = ("|", ";", "\n")  # These never occur in class names.
 _OFTEN = (",", "/", "+", "&", " ")  # Some class names contain these: `Bird, other`, `T-shirt/top`, `Apple Braeburn`.
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "0,0": False, "1,0": True}
-_CLASSES_LISTED = 20
+_CLASSES_LISTED = 20  # Maximum number of classes that a message lists as --classes.
 _MAX_DIGITS = 300  # A number with more digits is a measurement.
 ONE_LABEL = "Every image must have exactly one label."
 

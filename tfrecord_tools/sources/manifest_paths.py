@@ -1,6 +1,6 @@
 """Match the paths in a table to files, even if the table was written on another machine.
 
-A row matches the file with exactly its path. If there is none, more and more differences are ignored: first
+A row matches the file with exactly the same path. If there is none, more and more differences are ignored: first
 separators (`\\` and `/`), prefixes (`C:`) and Unicode forms; then also capital letters; then the ending; then leading
 zeros of numbers. If there is still no match, the row matches the file that shares the longest end of the path with it.
 A row that matches several files is an error.

@@ -19,7 +19,7 @@ from tfrecord_tools.sources.base import MAX_FILE_BYTES, Content, Listing, ReadEr
 
 OBJECT = np.dtype(
     [("size", "<i8"), ("mtime_ns", "<i8")]
-)  # Both come from the listing. To ask for them again would take a second request per image.
+)  # Both come from the listing. Asking for them again would need a second request per image.
 _EXTRAS = {"s3": "'tfrecord-tools[s3]'", "s3a": "'tfrecord-tools[s3]'", "gs": "gcsfs", "gcs": "gcsfs"}
 _MTIMES = (
     "LastModified",
@@ -40,8 +40,8 @@ class Objects:
 
         Raises:
             ReadError: The object was deleted, or access to it is denied.
-            UserError: The store cannot be reached, or the credentials expired. This error stops the command. Otherwise
-                all remaining images would be rejected.
+            UserError: The store cannot be reached, or the credentials expired. This error stops the command, because
+                otherwise all remaining images would be rejected.
         """
         system, root = _opened(self.url, os.getpid())
         size = int(span["size"])
@@ -76,8 +76,8 @@ def list_objects(url: str) -> Listing:
         objects = system.find(root, detail=True)
     if root in objects:
         raise UserError(
-            f"--src={url}: this is a single object, not a directory of images. Archives, manifests and CSVs of pixels"
-            " must be on this machine: download it first."
+            f"--src={url}: this is a single object, not a directory of images. If it is an archive, a manifest or a CSV"
+            " of pixels, download it first, and pass the downloaded file as --src."
         )
     infos: dict[str, dict[str, Any]] = {}
     rejected = []
@@ -148,7 +148,7 @@ def explained(url: str) -> Iterator[None]:
         raise UserError(f"{url}: {error}. Check the name of the bucket.") from error
     except PermissionError as error:
         raise UserError(
-            f"{url}: access is denied ({error}). Set credentials that are allowed to list and read it. For S3, set"
+            f"{url}: access is denied ({error}). Set credentials that may list and read this URL. For S3, set"
             " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
         ) from error
     except Exception as error:  # Every store raises its own errors.

@@ -42,7 +42,7 @@ USUAL_NAMES = (
 )
 _ENDING = ".parquet"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
-_BATCH_ROWS = 16  # Rows in memory at once, in addition to their pages.
+_BATCH_ROWS = 16  # Number of rows in memory at once, in addition to their pages.
 _BUFFER_BYTES = 1 << 20
 _PROBED_ENTRIES = 100
 _SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+$", re.IGNORECASE)  # train-00000-of-00002

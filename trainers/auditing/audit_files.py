@@ -18,11 +18,13 @@ from trainers.auditing import issues
 from trainers.auditing.issues import KINDS
 
 ABOUT = "audit.json"
-# Content of audit.json while an audit writes its files. The next audit may replace such files. Nothing else reads them.
+# Content of audit.json while an audit writes its files. The next audit may replace the files of an unfinished audit. No
+# other command uses them.
 UNFINISHED = {"unfinished": True}
 AUDITS = Path("audits")  # Default parent directory of audits, in the working directory like runs/ and features/.
-DOUBTFUL = 0.5  # Issues with at least this score are open issues. The page and issues.csv also list lower scores.
-_DIGEST_SHOWN = 8  # Characters of the digest in names and messages.
+# Issues with at least this score are open issues. The page and issues.csv also list issues with lower scores.
+DOUBTFUL = 0.5
+_DIGEST_SHOWN = 8  # Number of characters of the digest in names and messages.
 _NEAR = "near_duplicate"
 
 
@@ -85,7 +87,7 @@ class Doubts:
         return self.of_hashes(records.source_sha256, kinds)
 
     def of_hashes(self, sha256: np.ndarray, kinds: Collection[str] = KINDS) -> np.ndarray:
-        """Return bool[n], whether each source file, given as hashes u8[n 32], has such an open issue."""
+        """Do the same as `of`, for the hashes u8[n 32] of source files."""
         return np.array([not self.kinds.get(name, frozenset()).isdisjoint(kinds) for name in _names(sha256)], bool)
 
     def to_leave_out(self, train: Records, evaluated: Iterable[Records], kinds: Collection[str]) -> np.ndarray:

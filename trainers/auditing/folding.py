@@ -16,7 +16,7 @@ _SUBSET = 4
 
 
 def assign(units: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Assign each record to a fold. Every fold has the same number of units of each class, up to one.
+    """Assign each record to a fold. The numbers of units of a class in two folds differ by at most one.
 
     Args:
         units: u64[n]. Records with equal values form a unit, which stays in one fold.
@@ -31,7 +31,7 @@ def assign(units: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.n
     by_hash = np.argsort(order.hash64(seed, _PURPOSE, names), kind="stable")
     by_class = by_hash[np.argsort(labels[first][by_hash], kind="stable")]
     folds = np.empty(len(names), np.int64)
-    folds[by_class] = np.arange(len(names)) % count  # Classes one after the other, like dealing cards.
+    folds[by_class] = np.arange(len(names)) % count  # The classes are dealt one after the other, like cards.
     return folds[inverse.reshape(-1)]
 
 
@@ -42,7 +42,7 @@ def joined(units: np.ndarray, pairs: np.ndarray, similarities: np.ndarray, most:
     limit, a chain could put most records into one unit.
 
     Args:
-        units: u64[n]. Records with equal values always stay together, also if they are more than `most`.
+        units: u64[n]. Records with equal values always stay together, even if there are more than `most` of them.
         pairs: i64[m 2], rows of near-duplicates.
         similarities: f64[m], in 0..1.
         most: Two units are not joined if they have more records than this in total.
@@ -97,8 +97,8 @@ def subset(labels: np.ndarray, most: int) -> np.ndarray:
 
     Args:
         labels: i64[n].
-        most: Number of records to choose. Up to one more per class is chosen, because shares are rounded up. If there
-            are not more records than this, all are chosen.
+        most: Number of records to choose. Shares are rounded up, so at most one more record per class is chosen. If
+            there are not more than `most` records, all are chosen.
 
     Returns:
         i64[m], rows in ascending order. The same labels give the same rows.

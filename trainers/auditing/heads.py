@@ -10,19 +10,21 @@ import numpy as np
 from trainers.auditing import folding
 
 # The inverse strength of the regularization, times the number of features. The area under the ROC curve, measured on
-# 2,002 photographs of two classes, is 0.997 with 5 % of wrong labels, and 0.987 with 30 %. With 13 instead of 0.4, it
-# is 0.991 and 0.866.
+# 2,002 photographs of two classes, is 0.997 with 5 % of wrong labels, and 0.987 with 30 %. With 13 instead of 0.4, the
+# area is 0.991 and 0.866.
 _C_TIMES_FEATURES = 0.4
-_MOST_TRAINING = 50_000  # Most records to fit a head to. More records need more memory, and do not improve the head.
-# Most rows that are computed at once, and most numbers in these rows.
+# Maximum number of records to fit a head to. More records need more memory, and do not improve the head.
+_MOST_TRAINING = 50_000
+# Maximum number of rows that are computed at once, and maximum number of values in these rows.
 _BLOCK = 8_192
 _BLOCK_NUMBERS = 2_000_000
-_WIDEST = 2_560  # Most features for exact principal components. The time grows with the third power of this number.
-# For more features: number of directions in addition to the components, and number of passes over the features.
+# Maximum number of features for exact principal components. The time grows with the third power of the number.
+_WIDEST = 2_560
+# With more features: number of directions in addition to the components, and number of passes over the features.
 _EXTRA, _PASSES = 32, 4
 _COMPONENTS = 256  # Number of principal components. The regularization gives hardly any weight to further components.
 _CONSTANT = 1e-6  # A feature is constant if its standard deviation, divided by its mean, is at most this.
-_ITERATIONS = 60  # Most iterations of L-BFGS.
+_ITERATIONS = 60  # Maximum number of L-BFGS iterations.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +131,8 @@ def out_of_fold(
         noise: f64[k k], probability of each given label (column) for each true label (row). The heads then predict the
             true label ("forward correction", Patrini et al., "Making Deep Neural Networks Robust to Label Noise: a Loss
             Correction Approach", CVPR 2017). If None, all given labels are assumed to be true.
-        heads: Heads of an earlier call, from which the fits start. If None, the fits start at 0.
-        trained: bool[n], records to which heads are fitted. If None, all records.
+        heads: Heads of an earlier call. The fits start with their weights. If None, the fits start at 0.
+        trained: bool[n], whether heads may be fitted to a record. If None, all records are used.
 
     Returns:
         Logits f32[n k], and the weights and biases f64[d k + k] of each head.

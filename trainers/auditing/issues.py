@@ -14,7 +14,7 @@ KINDS = ("label", "off_topic", "near_duplicate", "ambiguous", "low_quality", "ra
 CSV = "issues.csv"
 PARQUET = "issues.parquet"
 PAIRS = "near_duplicates.parquet"
-ACROSS_LABELS = 0.75  # Least score of near-duplicates with different labels.
+ACROSS_LABELS = 0.75  # Minimum score of near-duplicates with different labels.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from trainers.auditing.neighbors import Neighbors
 
 _VOTERS = 10  # Number of neighbors that vote for a class.
 _PRIOR_VOTES = 1.0  # Number of imaginary votes, spread evenly over the classes.
-_CLASSES_NAMED = 5  # Most classes that the sentence for people names.
+_CLASSES_NAMED = 5  # Maximum number of classes in the text of `Estimate.sentence`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +86,7 @@ def judge(
     `noise.fit` combines both, and estimates the error rates of the labels. The heads are then fitted again with these
     error rates.
 
-    A class cannot be judged if all its records are in one fold. Such classes are left out: no record is compared with
-    them.
+    A class cannot be judged if all its records are in one fold. No record is compared with such classes.
 
     Args:
         features: f32[n c]. May be a memory map of a file.
@@ -96,7 +95,7 @@ def judge(
         units: [n]. Records with equal values belong together, such as copies, and do not vote for each other.
         near: The nearest records of each record.
         classes: Number of classes, k.
-        decided: bool[n], whether the given label is known to be right. If None, no label is.
+        decided: bool[n], whether the given label is known to be right. If None, no label is known to be right.
     """
     decided = np.zeros(len(labels), bool) if decided is None else decided
     seen = judged(labels, folds, classes)
@@ -177,7 +176,7 @@ def _best_two(probabilities: np.ndarray) -> np.ndarray:
 def _votes(labels: np.ndarray, seen: np.ndarray, units: np.ndarray, near: Neighbors, classes: int) -> np.ndarray:
     """Return the logarithm of the share of votes for each class, f32[n k].
 
-    Only records vote for which `seen` is True.
+    A record votes only if its value in `seen` is True.
     """
     votes = np.full((len(labels), classes), _PRIOR_VOTES / classes, np.float32)
     valid = (near.rows >= 0) & seen[near.rows] & (units[near.rows] != units[:, None])

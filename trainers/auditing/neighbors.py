@@ -15,18 +15,20 @@ from tfrecord_tools.layout import near_duplicates
 from trainers.auditing import folding
 
 COUNT = 30  # Neighbors per record.
-_CANDIDATES = 64  # Nearest records that a search returns per record, with near-duplicates.
-_BLOCK = 4096  # Rows of features that are read at once.
+_CANDIDATES = 64  # Number of nearest records that a search returns per record. They include near-duplicates.
+_BLOCK = 4096  # Number of rows of features that are read at once.
 _BLOCK_BYTES = 128_000_000  # Memory for the similarities of a block of records to all others.
-_MOST_EXACT = 120_000  # Most records for an exact search, which then takes ten minutes on two processor cores.
-_CELLS = 16  # Parts of the dataset that Faiss searches first.
+# Maximum number of records for an exact search. A search of 120,000 records takes ten minutes on two processor cores.
+_MOST_EXACT = 120_000
+_CELLS = 16  # Number of cells (parts of the dataset) that Faiss searches first.
 _SAMPLED_PAIRS = 100_000  # With this number of pairs, the threshold distance varies by 1 % from draw to draw.
 # For wide features, fewer pairs are sampled: this number of values in total, but at least 10,000 pairs.
 _LEAST_SAMPLED, _SAMPLED_NUMBERS = 10_000, 128_000_000
 # Shares of the sampled pairs that are closer than the two measured distances. Near-duplicates are a smaller share.
 _CLOSE, _CLOSER = 0.16, 0.05
 _NONE = -2.0  # Below every cosine similarity.
-_THINNED = 16  # If near-duplicates hide the other neighbors, only one of this number of them stays in the search.
+# If near-duplicates hide the other neighbors, the search is repeated with only one in this number of near-duplicates.
+_THINNED = 16
 _LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity for every network.
 _EQUAL = 1e-5  # Distances of equal features are below this in float32, also for 25,088 features.
 _FALSE_PAIRS = 1e-5  # Share of the pairs of different pictures that may be called near-duplicates by mistake.
@@ -40,11 +42,11 @@ class Neighbors:
     """The nearest records of each record, without its near-duplicates.
 
     Attributes:
-        rows: i64[n COUNT], rows of the neighbors, the nearest first. The rest is -1 if there are fewer.
-        similarities: f32[n COUNT], cosine similarities. The rest is NaN if there are fewer.
+        rows: i64[n COUNT], rows of the neighbors, the nearest first. If there are fewer neighbors, the rest is -1.
+        similarities: f32[n COUNT], cosine similarities. If there are fewer neighbors, the rest is NaN.
         pairs: i64[m 2], rows of near-duplicates, the smaller row first.
         pair_similarities: f32[m], cosine similarity of each pair.
-        threshold: Least cosine similarity of near-duplicates.
+        threshold: Smallest cosine similarity of near-duplicates.
     """
 
     rows: np.ndarray
@@ -83,7 +85,7 @@ def find(
         progress: Called with the number of records of each finished block.
 
     Raises:
-        UserError: There are more than 120,000 records, and Faiss is not installed; or all features are equal.
+        UserError: Faiss is needed for more than 120,000 records but is not installed, or all features are equal.
     """
     vectors = _vectors(features)
     search, size = _approximate(vectors, labels) if len(vectors) > _MOST_EXACT else _exact(vectors)
@@ -136,8 +138,8 @@ class _Found:
             values: f32[b k], similarities.
 
         Returns:
-            The records for which the search returned near-duplicates instead of enough other neighbors, and these
-            near-duplicates, i64[m].
+            Two arrays of record numbers. First, the records that got near-duplicates instead of enough other neighbors.
+            Second, these near-duplicates.
         """
         valid = (numbers >= 0) & (numbers != own[:, None])
         near = valid & (values >= self._threshold)
@@ -179,7 +181,7 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
 
 
 def hash_distance(hashes: np.ndarray, labels: np.ndarray, seed: int = 0) -> int:
-    """Return the largest number of bits in which the hashes of near-duplicates may differ.
+    """Return how many bits may differ at most between the hashes of near-duplicates.
 
     Hashes of different photographs differ in about 32 of 64 bits. Hashes of drawings, or of objects on a plain
     background, differ in fewer bits, so equal hashes prove little. The distance is normally distributed, and is fitted
@@ -247,7 +249,7 @@ def _extrapolated(close: float, closer: float, share: float) -> float:
 
 
 def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
-    """Return a search that compares with all records, and the number of records that it takes at once."""
+    """Return a search that compares with all records, and the maximum number of records for one call."""
     count = min(_CANDIDATES, len(vectors))
 
     def search(own: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -263,11 +265,11 @@ def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
 
 
 def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]:
-    """Return a search by Faiss in the closest cells of an index, and the number of records for a call."""
+    """Return a search by Faiss in the closest cells, and the maximum number of records for one call."""
     if importlib.util.find_spec("faiss") is None:
         raise UserError(
-            f"the audit of {len(vectors):,} records needs Faiss, because an exact search would take hours. Install it"
-            ' with pip install "tfrecord-tools[audit]".'
+            f"the audit of {len(vectors):,} records needs Faiss, because a search without Faiss would take hours."
+            ' Install it with pip install "tfrecord-tools[audit]".'
         )
     faiss: Any = importlib.import_module("faiss")  # The type hints of Faiss lack arguments.
     count, width = vectors.shape

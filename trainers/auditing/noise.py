@@ -5,11 +5,11 @@ the given labels:
 
 * T, a matrix of error rates. T[t, y] is the probability that a record of the true class t has the given label y.
 * The probability of each true class for each record. It is computed from the outputs in four steps. The outputs of each
-  model are multiplied by a scale, and added up. With few classes, a mixing matrix changes the sum. A bias is added for
-  each class. A softmax turns the result into probabilities.
+  model are multiplied by a scale, and added up. With few classes, the sum times a k x k matrix, the mixing matrix, is
+  added to the sum. A bias is added for each class. A softmax turns the result into probabilities.
 
 All these parameters are fitted together, so that the given labels become as likely as possible (maximum likelihood,
-with priors). The probability that a given label is wrong then follows from both.
+with priors). From T and the probabilities of the true classes follows the probability that a given label is wrong.
 """
 
 from __future__ import annotations
@@ -23,41 +23,45 @@ import numpy as np
 from trainers.auditing import folding
 from trainers.auditing.heads import softmax
 
-# "Few classes" means up to this number. With more classes, T has only one error rate per class, because the records are
-# too few to fit k * k error rates.
+# "Few classes" means at most this number. With more classes, T has only one error rate per class, because the records
+# are too few to fit k * k error rates.
 _FULL_CLASSES = 30
 _RIDGE = 20.0  # Strength of the prior of the mixing matrix. The prior is a normal distribution around 0.
-# Prior of T, as numbers of imaginary records that each class has: with a right label, and with a wrong label.
+# Prior of T, as pseudo-counts. Each class starts with this many records with a right label, and this many with a wrong
+# label.
 _RIGHT, _WRONG = 1.0, 0.05
-# Error rates from which fits start. There are several, because the likelihood may have several maxima.
+# Fits start from each of these error rates, because the likelihood may have several maxima.
 _STARTS = (0.02, 0.25)
 _MOST_WRONG = 0.6  # Highest error rate of a class, if there are many classes.
-# Most iterations of L-BFGS: for a fit from each start, to continue the best fits, and for each factor in `_interval`.
+# Maximum numbers of L-BFGS iterations: for the first fit from each start, for continuing the best fits, and for each
+# fit in `_interval`.
 _TRIED, _FINISHED, _PROFILED = 50, 200, 30
 _TOLERANCE = 1e-7  # A fit ends when the relative change of the loss is smaller than this.
-_MOST_FITTED = 20_000  # Most records in a fit. They are enough for the few parameters. All records are judged.
-_MOST_NUMBERS = 20_000_000  # Most records times classes in a fit. With 1,000 classes, it takes minutes and 1 GB.
+# Maximum number of records in a fit. This number is enough for the few parameters. All other records are judged, too.
+_MOST_FITTED = 20_000
+_MOST_NUMBERS = 20_000_000  # Maximum of (records x classes) in a fit. With 1,000 classes, a fit takes minutes and 1 GB.
 _SINGLE: type = np.float32  # Type of the outputs if there are many classes. It halves the memory and the time.
-_STEPS = 15  # Number of factors from 0 to 2 by which `_interval` multiplies the error rates.
-# Scales of the outputs from which fits start. The small one suits classes that are hard to tell apart, the large one
-# suits classes that are easy to tell apart.
+_STEPS = 15  # `_interval` multiplies the error rates by this number of factors from 0 to 2, and by a few more.
+# Fits start from each of these scales of the outputs. The small one suits classes that are hard to tell apart, the
+# large one suits classes that are easy to tell apart.
 _SCALES = (2.0, 30.0)
 _SAME = 0.05  # If the losses of two fits differ by less than this, both probably approach the same optimum.
 # A fit is given up if its loss after the first iterations is higher than the best loss by more than this.
 _NEARLY_TRIED = 20.0
-# Optima are kept up to this distance from the best loss: half of the 95 % quantile of chi-squared with two degrees of
-# freedom.
+# An optimum is kept if its loss is higher than the best loss by at most this number. It is half of the 95 % quantile of
+# chi-squared with two degrees of freedom.
 _DROP_OPTIMA = 3.0
-# `_interval` keeps factors up to this distance from the best loss: half of the 95 % quantile of chi-squared with one
-# degree of freedom.
+# `_interval` keeps a factor if its loss is higher than the best loss by at most this number. It is half of the 95 %
+# quantile of chi-squared with one degree of freedom.
 _DROP = 1.92
 # The model is simple, so `_interval` widens its result. The first number is a share of the wrong labels. The other two
-# are shares of the records without a clear class, for the lower and the upper end: such records may have wrong labels.
+# are shares of the records without a clear class, because such records may have wrong labels. One is for the lower end
+# of the interval, one for the upper end.
 _MODEL_ERROR, _AMBIGUOUS_LOW, _AMBIGUOUS_HIGH = 0.03, 0.2, 0.3
 # Share of the records that may look like another class although their label is right. It lowers the lower end of the
 # interval. The digits of scikit-learn have such records.
 _UNUSUAL = 0.005
-_SMALLEST = 1e-6  # Smallest error rate that is computed with, so that no logarithm is infinite.
+_SMALLEST = 1e-6  # Smaller error rates are raised to this number, so that no logarithm is infinite.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +70,8 @@ class Noise:
 
     Attributes:
         matrix: f64[k k], T: the probability of each given label (column) for each true class (row).
-        low, high: 95 % interval of the number of wrong labels. A label that a person has decided counts as right. Both
-            are 0 if the interval was not computed.
+        low, high: 95 % interval of the number of wrong labels. If a person has decided a label, it is treated as right.
+            If the interval was not computed, both numbers are 0.
         deviations: Standard deviation of the outputs of each model. The outputs are divided by it.
         optima: Weight, parameters and T of each fit that explains the labels well. The weights sum to 1.
     """
@@ -128,7 +132,10 @@ class _Data:
 
     @property
     def size(self) -> int:
-        """Number of parameters before those of T: the scales, the biases and the mixing matrix."""
+        """Number of parameters that do not belong to T: the scales, the biases and the mixing matrix.
+
+        They come first in the parameter vector, and those of T follow.
+        """
         return len(self.outputs) + self.classes + (self.classes**2 if self.full else 0)
 
 
@@ -147,7 +154,7 @@ def fit(
         labels: i64[n], given labels.
         judged: bool[n], the records that are used. The interval is for the number of wrong labels among them. If None,
             all records are used.
-        decided: bool[n], whether the given label is known to be right. If None, no label is.
+        decided: bool[n], whether the given label is known to be right. If None, no label is known to be right.
         interval: Whether to compute `Noise.low` and `Noise.high`. This takes as long as the fit.
     """
     classes = outputs[0].shape[1]
@@ -223,7 +230,7 @@ def wrong(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
-    """Return the parameters from which a fit starts, made from a first guess of T and of the scale."""
+    """Return the parameters at the start of a fit, made from a first guess of T and of the scale."""
     first = np.zeros(data.size)
     first[: len(data.outputs)] = scale / len(data.outputs)
     rates = 1 - np.diag(matrix)
@@ -382,7 +389,7 @@ def _profiled(data: _Data, parameters: np.ndarray, errors: np.ndarray) -> tuple[
 
     Args:
         data: The records of the fit.
-        parameters: The parameters from which the fit starts.
+        parameters: The parameters at the start of the fit.
         errors: f64[k k], the error rates in T. The diagonal is not used.
     """
     matrix = np.clip(errors, _SMALLEST, None)

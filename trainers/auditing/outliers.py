@@ -9,11 +9,12 @@ import numpy as np
 
 from trainers.auditing.neighbors import Neighbors
 
-_UNUSUAL = 3.5  # Robust standard deviations above the median at which a score is 0.5 (Iglewicz and Hoaglin, 1993).
+# A value that is this many robust standard deviations above the median gets the score 0.5 (Iglewicz and Hoaglin, 1993).
+_UNUSUAL = 3.5
 _NORMAL_MAD = 1.4826  # Standard deviation of a normal distribution with a median absolute deviation of 1.
-_GROUP_NEIGHBORS = 5  # Records are only connected with this number of nearest neighbors.
-_SMALLEST_GROUP = 3  # Records.
-_LARGEST_GROUP = 0.05  # Share of the records of the class.
+_GROUP_NEIGHBORS = 5  # A record can only be connected with this number of its nearest neighbors.
+_SMALLEST_GROUP = 3  # Minimum number of records in a group.
+_LARGEST_GROUP = 0.05  # Maximum size of a group, as a share of the records of its class.
 
 
 def unusual(values: np.ndarray, least_spread: float) -> np.ndarray:
@@ -24,7 +25,7 @@ def unusual(values: np.ndarray, least_spread: float) -> np.ndarray:
 
     Args:
         values: f64[n]. For NaN, the score is 0.
-        least_spread: Smallest standard deviation that is assumed, in the unit of the values.
+        least_spread: A smaller standard deviation is replaced by this number. It has the unit of the values.
     """
     known = values[np.isfinite(values)]
     if not len(known):
@@ -66,8 +67,8 @@ def rare_groups(near: Neighbors, labels: np.ndarray) -> list[Group]:
 
     Two records of a class are connected if each is among the five nearest neighbors (of this class) of the other. A
     group is a connected part of a class with at least three records, and with at most 5 % of the records of the class.
-    The distance of a record is that to the nearest record of the class outside of its part. The score of a group is the
-    mean of the scores of its records.
+    For each record, the distance to the nearest record of its class outside of its part is scored. The score of a group
+    is the mean of the scores of its records.
     """
     same = (near.rows >= 0) & (labels[near.rows] == labels[:, None])
     parts = _parts(near, same)
@@ -106,8 +107,8 @@ def _parts(near: Neighbors, same: np.ndarray) -> np.ndarray:
 def _distances(near: Neighbors, same: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Return the distance f64[n] of each record to the nearest record of its class outside of its part.
 
-    If all known neighbors of the same class are in the part, the distance to the farthest of them is returned: all
-    other records of the class are at least as far. If no neighbor has the same class, the distance is NaN.
+    If all known neighbors of the same class are in the part, the distance to the farthest of them is returned, because
+    all other records of the class are at least as far away. If no neighbor has the same class, the distance is NaN.
     """
     outside = same & (parts[near.rows] != parts[:, None])
     nearest = np.where(outside, near.similarities, -1).max(1)
@@ -116,8 +117,8 @@ def _distances(near: Neighbors, same: np.ndarray, parts: np.ndarray) -> np.ndarr
     return np.asarray(1 - similarities.astype(np.float64))
 
 
-# For each bad quality: the words for it, the name of the fact, the sign that makes bad values large, and the smallest
-# standard deviation that is assumed, in the unit of the fact.
+# For each bad quality: the words for it, the name of the fact, the sign that makes bad values large, and `least_spread`
+# of `unusual`.
 _QUALITIES = (
     ("very dark (brightness {value:.0f} of 255)", "brightness", -1, 8.0),
     ("very bright (brightness {value:.0f} of 255)", "brightness", 1, 8.0),

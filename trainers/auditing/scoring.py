@@ -23,7 +23,8 @@ from trainers.auditing.outliers import Group
 _LEAST_LISTED = 50
 _LISTED_SHARE = 0.01
 _LEAST_RECORDS = 10  # An audit needs at least this number of records.
-# Most near-duplicates by hash for each record. Without this limit, images with a white background may have thousands.
+# Maximum number of near-duplicates by hash per record. Without this limit, images with a white background may have
+# thousands of near-duplicates.
 _PAIRS_OF_HASH = 32
 # The score of near-duplicates is `ACROSS_LABELS` or one of these numbers, plus 0.24 times their similarity.
 _ACROSS_SPLITS, _WITHIN = 0.5, 0.25
@@ -107,7 +108,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     pairs, similarities = _pairs(inputs, near, seed)
     given = duplicates.joined(inputs.units, inputs.contents)
     folds = min(folds, len(np.unique(given)))
-    most = max(2, len(given) // folds)  # Any two near-duplicates are judged together.
+    most = max(2, len(given) // folds)  # At least 2, so that any two near-duplicates can be in one fold.
     units = folding.joined(given, pairs, similarities, most)
     judgment = _judge(inputs, near, units, folds, seed)
     notes = tuple(_notes(units, pairs, folds, most))

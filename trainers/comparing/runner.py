@@ -15,7 +15,8 @@ from trainers import run_directory
 from trainers.comparing.jobs import Job
 from trainers.comparing.worker import Request
 
-# Most trainings in one process. Each leaves about 20 MB in memory, and the start of a new process takes four seconds.
+# Maximum number of trainings in one process. Each leaves about 20 MB in memory, and the start of a new process takes
+# four seconds.
 _MOST = 50
 # TensorFlow cannot switch determinism off again in the same process, and two files of the user may define layers with
 # the same name. So all trainings of a process must have the same values of these flags.

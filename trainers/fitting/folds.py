@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation")  # The test split is kept for the final evaluation of the chosen model.
 FEWEST = 2
 _NEEDED = ("split", "record", "fold")
-_PAIRS_OF_HASH = 32  # Most near-duplicates of a record. With white backgrounds, there may be thousands.
+# Maximum number of near-duplicates by hash per record. Images with a white background may have thousands.
+_PAIRS_OF_HASH = 32
 _HASH_BITS = 64
 
 
@@ -66,8 +67,8 @@ def assign(
 ) -> tuple[Folds, list[str]]:
     """Assign the records of the training and validation split to folds.
 
-    Copies of an image, records of a group and near-duplicates form a unit. A unit stays in one fold. Each fold has the
-    same share of each class, up to one unit. The folds depend only on the images and the arguments.
+    Copies of an image, records of a group and near-duplicates form a unit. A unit stays in one fold. In two folds, the
+    numbers of units of a class differ by at most one. The folds depend only on the images and the arguments.
 
     Args:
         data: The dataset.

@@ -1,4 +1,4 @@
-"""The finished run from which a training starts: its model, its settings, and its final state.
+"""Find the finished run that a training continues or starts with, and load its model and settings.
 
 TensorFlow is imported when a model is loaded, so that wrong flags are reported without waiting for it.
 """
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 _EXPORTED_NAMES = ("saved_model.pb", "model.tflite", "model.onnx")
 _EXPORTED_SUFFIXES = (".tflite", ".onnx", ".pb")
-# Names in `flags` of settings.json. `_OF_CONFIG` has fields of `TrainConfig`. `_HASHES` has the hashes of the files of
-# --records and --audit. `FILES` has the fields of `TrainConfig` with their paths, which are in `other`.
+# Names in `flags` of settings.json: `_OF_CONFIG` are fields of `TrainConfig`, and `_HASHES` are the hashes of the files
+# of --records and --audit. `FILES` has the fields of `TrainConfig` that hold the paths of these files. settings.json
+# has these paths in `other`, not in `flags`.
 _OF_CONFIG = ("seed", "deterministic", "precision", "order", "block", "drop_issues", "fold")
 _HASHES = ("records_sha256", "issues_sha256")
 FILES = ("records", "audit")
@@ -39,7 +40,7 @@ _TRAIN_ANEW = "To start a new training with the weights of this run, pass --init
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parent:
-    """A trained model with which a training starts.
+    """A trained model that another training starts with or continues.
 
     Attributes:
         path: The model file.
@@ -131,7 +132,7 @@ def check_finished(model: Path, run: str, flag: str) -> None:
 
 
 def _settings_of(path: Path) -> Settings:
-    """Return the settings of the run to which a model file belongs; {} if it is not in a run directory."""
+    """Return the settings of the run of a model file; {} if the file is not in a run directory."""
     return run_directory.read_settings(path.parent) if path.name == run_directory.MODEL else Settings()
 
 
@@ -155,7 +156,7 @@ def trainer_of(run: Path) -> str:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """Return the values of `TrainConfig` with which a run was trained, if its settings have them."""
+    """Return the values of `TrainConfig` that the settings of a run hold."""
     settings = run_directory.read_settings(run)
     flags, other = settings.get("flags", {}), settings.get("other", {})
     values = {name: flags[name] for name in _OF_CONFIG if name in flags}
@@ -163,7 +164,7 @@ def config_of(run: Path) -> dict[str, Any]:
 
 
 def check_records(run: Path, given: Mapping[str, Any]) -> None:
-    """Check that the file of --records of a run that goes on can be read again.
+    """Check that a run can be continued: the file that it used for --records must still exist.
 
     Args:
         run: The finished run.
@@ -218,11 +219,11 @@ def _augment_of(stored: Mapping[str, Any]) -> Augment:
 
 
 def load(config: TrainConfig, recipe: Recipe) -> Parent | None:
-    """Load the model with which a training starts. None if it does not start from another run.
+    """Load the model in `config.init_from`. Return None if `init_from` is None.
 
     Args:
         config: Settings of the training.
-        recipe: The recipe of the training, which names the code of custom layers.
+        recipe: The recipe of the training. It says where the code of custom layers is.
 
     Raises:
         UserError: There is no such run, it is unfinished, or its final state was not saved.
@@ -265,7 +266,7 @@ def continued(
         recipe: The recipe of the run.
         settings: The settings that this process would record for the run.
         parent: The finished run.
-        log: Receives a line if versions or the device differ, since the last bits may then differ.
+        log: Receives a line if versions or the device differ. The new weights may then differ in their last bits.
 
     Raises:
         UserError: The run was trained with other settings.
@@ -276,7 +277,7 @@ def continued(
     longer = dataclasses.replace(last, epochs=parent.state.position.epoch + parent.more_epochs)
     recipe = dataclasses.replace(recipe, phases=(*before, longer))
     flags, stored = dict(settings["flags"]), dict(settings["recipe"])
-    if "epochs" in flags:  # A Python program may record other flags.
+    if "epochs" in flags:  # A Python program may record other flags, without `epochs`.
         flags["epochs"] = {phase.name: phase.epochs for phase in recipe.phases}
     stored["phases"] = [dataclasses.asdict(phase) for phase in recipe.phases]
     return recipe, {**settings, "flags": flags, "recipe": stored}
