@@ -214,7 +214,7 @@ def test_a_split_without_images_is_an_error(workspace, tmp_path):
             function(run=workspace / "run", tfrecords=tmp_path / "out", split="test", log=lambda line: None)
         assert str(error.value) == (
             f"{tmp_path}/out: split 'test' has no images, because decisions leave out all of them. Splits with images:"
-            " train. Pass one as --split."
+            " train. Pass one of these splits."
         )
 
 
