@@ -286,8 +286,8 @@ def search(
 
     Each rung gets the same part of the minutes. A rung trains the best settings of the rung before, the best one first,
     until its time is over. A training costs three times as much as in the rung before. So the time is usually enough
-    for a third of the settings. If a rung does not need all of its time, the next rungs get the rest. Without a limit of
-    minutes, exactly the best third of the settings goes on, rounded up.
+    for a third of the settings. If a rung does not need all of its time, the next rungs get the rest. Without a limit
+    of minutes, exactly the best third of the settings goes on, rounded up.
 
     Args:
         ordered: All settings, see `settings`.

@@ -359,7 +359,7 @@ def _loss_problem(loss: Any, name: str, class_count: int) -> str:
     try:
         value = np.asarray(keras.losses.get(loss)(targets, np.full_like(targets, 1 / class_count)))
     except Exception as error:  # noqa: BLE001  The loss may be code of the user.
-        return f"fails for targets f32[b {width}]: {one_line(error, 'all')}. Use {right}, or correct it."
+        return f"fails for targets f32[b {width}]: {one_line(error, 'all')}. Use {right}, or correct the loss."
     return "" if np.isfinite(value).all() else f"is not finite for targets f32[b {width}]. Use {right}, or correct it."
 
 
@@ -415,7 +415,7 @@ def _check_registered(model: keras.Model, source: str) -> None:
         if package not in ("keras", "keras_hub") and ">" not in keras.saving.get_registered_name(kind):
             raise UserError(
                 f"{source}: the class {kind.__name__} is not registered, so a saved model could not be loaded. Write"
-                ' @keras.saving.register_keras_serializable("mine") above it.'
+                ' @keras.saving.register_keras_serializable("mine") above the class.'
             )
 
 

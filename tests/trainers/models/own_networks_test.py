@@ -594,7 +594,7 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "own_step",
             3,
             {},
-            "SOURCE: OwnStep has its own train_step. Trainers do not call such methods, because an ",
+            "SOURCE: OwnStep has its own train_step. Trainers do not call such methods: with them, an ",
         ),
         ("frozen", 3, {}, "SOURCE: no layer of the model is trainable. Set trainable = True for some layers."),
         ("vector", 3, {}, "SOURCE: does not return probabilities. End the model with activation='softmax', and use a "),
