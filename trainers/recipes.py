@@ -92,7 +92,7 @@ class ModelConfig:
         if self.model is not None:
             self._check_model_weights()
         if self.weights == backbones.IMAGENET and (self.backbone == backbones.CNN or not self.is_known):
-            others = "none" if self.is_known else "own (the weights that it already has), none"
+            others = "none" if self.is_known else "own (the weights that the network already has), none"
             raise UserError(
                 f"--weights=imagenet: {self.backbone} has no ImageNet weights. Pass --weights={others} or the path of a"
                 " weights file."

@@ -114,7 +114,7 @@ def test_threshold_is_used_and_reported(workspace, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("run", "is the directory of a training, and the evaluation would replace its report. Pass another --out."),
+        ("run", "is the run directory of a training. The evaluation would replace its report. Pass another --out."),
         ("src", "is not empty, and is not an evaluation, because it has no metrics.json. Pass another --out."),
         ("locked", "{parent} is not a writable directory. Pass another --out."),
     ],
