@@ -618,10 +618,10 @@ def define_flags() -> None:
     usage.define_path(
         "decisions",
         None,
-        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with such a"
-        " file. The file has the columns sha256, decision and label. The decision is one of four words. 'label': use"
-        " the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back an"
-        " earlier decision.",
+        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with"
+        " --decisions. The file has the columns sha256, decision and label. The decision is one of four words. 'label':"
+        " use the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back"
+        " an earlier decision.",
     )
     flags.DEFINE_string(
         "image_key",

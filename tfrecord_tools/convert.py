@@ -510,10 +510,10 @@ def define_flags() -> None:
     usage.define_path(
         "decisions",
         None,
-        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with such a"
-        " file. The file has the columns sha256, decision and label. The decision is one of four words. 'label': use"
-        " the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back an"
-        " earlier decision.",
+        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with"
+        " --decisions. The file has the columns sha256, decision and label. The decision is one of four words. 'label':"
+        " use the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back"
+        " an earlier decision.",
     )
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")
@@ -529,8 +529,8 @@ def define_flags() -> None:
         "on_bad_image",
         default["on_bad_image"],
         ON_BAD_IMAGE,
-        "How to treat a bad image file. skip: leave it out; repair: repair it, or skip it if that is not possible;"
-        " fail: stop. Skipped and repaired files are listed in rejected.csv.",
+        "How to treat a bad image file. skip: leave the file out; repair: repair the file, or leave it out if it cannot"
+        " be repaired; fail: stop. Skipped and repaired files are listed in rejected.csv.",
     )
     flags.DEFINE_enum(
         "verify",
@@ -545,21 +545,23 @@ def define_flags() -> None:
         "store",
         default["store"],
         STORES,
-        "original: store JPEG and PNG files unchanged; jpeg, png: store every image in that format; raw: store decoded"
-        " pixels.",
+        "original: store JPEG and PNG files unchanged; jpeg: store every image as JPEG; png: store every image as PNG;"
+        " raw: store decoded pixels.",
     )
     flags.DEFINE_integer(
         "resize",
         None,
-        "Make larger images smaller, to this number of pixels. --resize_mode says which side gets this size: the"
-        " shorter, the longer, or both. Default: sizes are kept.",
+        "Side length in pixels. Larger images are made smaller. --resize_mode says which side gets this length, or"
+        " whether the image becomes a square. Smaller images are enlarged only with --upscale. Default: sizes are"
+        " kept.",
     )
     flags.DEFINE_enum(
         "resize_mode",
         default["resize_mode"],
         RESIZE_MODES,
-        "How --resize=N is applied. shorter, longer: that side becomes N pixels; exact: stretch to N x N; center_crop:"
-        " crop the central square, then scale it to N x N.",
+        "How --resize=N is applied. shorter: the shorter side becomes N pixels; longer: the longer side becomes N"
+        " pixels; exact: the image is stretched to N x N; center_crop: the central square is cropped and scaled to"
+        " N x N.",
     )
     flags.DEFINE_bool("upscale", default["upscale"], "Enlarge images that are smaller than --resize.")
     flags.DEFINE_integer(
@@ -571,9 +573,9 @@ def define_flags() -> None:
         "depth_range",
         None,
         "For PNG and TIFF images with more than 8 bits. LO,HI: level LO becomes black and level HI becomes white. auto:"
-        " the lowest level of each image becomes black, its highest becomes white; then the grays of two images cannot"
-        " be compared. Default: 16-bit images keep their upper 8 bits, and signed, 32-bit or floating-point images are"
-        " rejected.",
+        " the same, with the lowest and the highest level of each image. With auto, the same gray can mean different"
+        " levels in two images. Default: 16-bit images keep their upper 8 bits, and signed, 32-bit or floating-point"
+        " images are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",
@@ -585,21 +587,24 @@ def define_flags() -> None:
         default["duplicates"],
         DUPLICATES,
         "How to treat files with the same bytes. keep: store all of them; drop: store one of them, or none if"
-        " their labels differ; fail: stop. With drop, a file of the test split is preferred, then one of validation.",
+        " their labels differ; fail: stop. With drop, the stored file is one of the test split if there is one, else"
+        " one of the validation split. With --update, a file that the dataset already contains comes first.",
     )
     flags.DEFINE_enum(
         "near_duplicates",
         default["near_duplicates"],
         NEAR_DUPLICATES,
         "How to treat images that look alike but differ in their bytes, such as rescaled copies. keep: store all of"
-        " them and report them; group: also keep them in one split if the split is made automatically; drop: store one"
-        " of them. With drop, an image of the test split is preferred, then one of validation, then the largest.",
+        " them and report them; group: like keep, and an automatic split puts all of them into the same split; drop:"
+        " store one of them. With drop, the stored image is one of the test split if there is one, else one of the"
+        " validation split. Among several, it is the largest. With --update, an image that the dataset already contains"
+        " comes first.",
     )
     flags.DEFINE_integer(
         "near_distance",
         default["near_distance"],
         "Images count as near-duplicates if at most this many of the 64 bits of their perceptual hashes differ, 0 to"
-        " 16. A larger number also finds copies with stronger changes, and more images that only look similar.",
+        " 16. A larger number finds copies with stronger changes, but more images that only look similar, too.",
     )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool(

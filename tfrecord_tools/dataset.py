@@ -35,7 +35,8 @@ from tfrecord_tools.records import Records, open_dataset
 open = open_dataset
 
 _CHUNK = 64  # Largest number of images that one call of a Python function reads. More would need more memory.
-_DRAWS = 6  # A constant in the hash that gives `Batch.keys`. It makes them differ from the hashes in `order`.
+# A constant that is hashed into `Batch.keys`, so that the keys differ from the hashes that `order` uses for shuffling.
+_DRAWS = 6
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
 Fetch = Callable[[int], Any]
 
@@ -349,9 +350,10 @@ class _Selection:
 
 
 def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
-    """Return the first slot of each chunk, i64. Each iteration continues where the one before it ends.
+    """Return the first slot of each chunk, i64.
 
-    A slot is a position in the stream of this worker.
+    A slot is a position in the stream of this worker. A chunk is a run of slots. Each iteration continues where the
+    iteration before it ends.
 
     Args:
         start: First slot of the first iteration.
@@ -450,8 +452,8 @@ def eval_stream(
     chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
     data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
     data = (data.map(graphs.plain(select)) if select else data).prefetch(tf.data.AUTOTUNE)
-    # `len` and Keras's progress bar need this. `assert_cardinality` would stop an evaluation with an error if there are
-    # fewer batches, because corrupt records are left out.
+    # `len` and Keras's progress bar need this. Corrupt records are left out, so there may be fewer batches. With
+    # `assert_cardinality`, this would be an error.
     data.cardinality = lambda: tf.constant(-(-len(records) // batch_size), tf.int64)
     return data
 

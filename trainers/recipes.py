@@ -92,7 +92,7 @@ class ModelConfig:
         if self.model is not None:
             self._check_model_weights()
         if self.weights == backbones.IMAGENET and (self.backbone == backbones.CNN or not self.is_known):
-            others = "none" if self.is_known else "own (the weights that it already has), none"
+            others = "none" if self.is_known else "own (the weights that the network already has), none"
             raise UserError(
                 f"--weights=imagenet: {self.backbone} has no ImageNet weights. Pass --weights={others} or the path of a"
                 " weights file."
@@ -323,7 +323,8 @@ class TrainConfig:
             the dataset are used.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         drop_issues: Kinds of issues. Training records with such an issue in the audit are left out.
-        probe: Whether to measure the speed of the input and of the model before training and print which is slower.
+        probe: Whether to measure the speed of the input and the speed of the model before training, and print which is
+            slower.
         strategy: "none": one device. "mirrored": all GPUs of this machine; each GPU gets a part of each batch. (It also
             helps with one GPU, because the next batch is copied while the GPU computes.) "auto": "mirrored" if there
             is a GPU, else "none". "multi_worker": all devices of the processes listed in the environment variable

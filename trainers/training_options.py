@@ -116,8 +116,8 @@ FIT = Option(
     "fit",
     "text",
     "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, and"
-    " the rest is filled with gray; stretch: the whole image is stretched. Default: crop. If --crop"
-    " (or the recipe's value for it) is 0, the default is stretch.",
+    " the rest is filled with gray; stretch: the whole image is stretched. Default: stretch if --crop or the crop of"
+    " --recipe is 0, else crop.",
     choices=FITS,
 )
 _TRAINING = (
@@ -162,7 +162,7 @@ _TRAINING = (
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
-        " images without issues. Default: the audit in audits/ that belongs to the dataset, if there is one.",
+        " images without issues. Default: the audit of this dataset in audits/, if it exists.",
     ),
     Option(
         "drop_issues",
@@ -212,7 +212,12 @@ _TRAINING = (
         default=TrainConfig.strategy,
         choices=recipes.STRATEGIES,
     ),
-    Option("tensorboard", "switch", "Also write the history for TensorBoard.", default=TrainConfig.tensorboard),
+    Option(
+        "tensorboard",
+        "switch",
+        "Write the history for TensorBoard, in addition to history.csv.",
+        default=TrainConfig.tensorboard,
+    ),
     Option(
         "batch_size",
         "integer",
@@ -227,8 +232,8 @@ _TRAINING = (
     Option(
         "learning_rate",
         "numbers",
-        "Learning rate of each phase, as in 3e-3,3e-4. If there is a warm-up, this is the rate after it. Default: the"
-        " value of --recipe, listed in docs/trainers.md.",
+        "Learning rate of each phase, as in 3e-3,3e-4. With --warmup_steps, this is the rate after the warm-up."
+        " Default: the value of --recipe, listed in docs/trainers.md.",
     ),
     Option(
         "optimizer",
@@ -317,7 +322,7 @@ _IMAGES = (
     Option(
         "probe",
         "switch",
-        "Before training, measure the speed of the input and of the model and print which of them is slower.",
+        "Before training, measure the speed of the input and the speed of the model, and print which is slower.",
         default=TrainConfig.probe,
     ),
 )
@@ -347,21 +352,21 @@ CUSTOM_OBJECTS = Option(
     "custom_objects",
     "names",
     "Python modules and files that register the custom layers of a .keras file, as in mine.layers or layers.py. The"
-    " code in them is run. Default: only Keras's own layers can be loaded.",
+    " code in the modules and files is run. Default: only Keras's own layers can be loaded.",
     default=[],
 )
 SCALING = Option(
     "scaling",
     "text",
-    "Scaling of pixels 0 to 255 before the network. own: none, because the network itself scales them; unit: to 0..1;"
-    " tf: to -1..1; torch: with the mean and the standard deviation of ImageNet; caffe: BGR minus the mean of ImageNet."
-    " Default: the scaling that a network of Keras needs, and own for other networks.",
+    "Scaling of pixels 0 to 255 before the network. own: no scaling, because the network itself scales them; unit: to"
+    " 0..1; tf: to -1..1; torch: with the mean and the standard deviation of ImageNet; caffe: BGR minus the mean of"
+    " ImageNet. Default: the scaling that a network of Keras needs, and own for other networks.",
     choices=backbones.SCALINGS,
 )
 _WEIGHTS = (
-    "Weights of the network at the start of the training. imagenet: downloaded by Keras; none: random; own: those of"
-    " your function, file or preset; or the path of a .h5 or .weights.h5 file of the network without its"
-    " classification layers."
+    "Weights with which the network starts. imagenet: downloaded by Keras; none: random; own: the weights of your"
+    " function, file or preset; FILE: the path of a .h5 or .weights.h5 file of the network without its classification"
+    " layers."
 )
 
 
@@ -377,7 +382,7 @@ def _model_options(weights: str) -> tuple[Option, ...]:
         ),
         BACKBONE_KWARGS,
         CUSTOM_OBJECTS,
-        Option("weights", "path", f"{_WEIGHTS} The default for a network of your own is own.", default=weights),
+        Option("weights", "path", f"{_WEIGHTS} For a network of your own, the default is own.", default=weights),
         SCALING,
         Option(
             "image_size",
@@ -393,8 +398,8 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
         Option(
             "csv",
             "path",
-            "Directory of CSV files of pixels, one per split (train.csv, ...), written by tfrecord_tools.to_csv. Use"
-            " it instead of --tfrecords.",
+            "Directory of CSV files of pixels, one per split (train.csv, ...), written by tfrecord_tools.to_csv. Pass"
+            " either --csv or --tfrecords.",
         ),
         Option(
             "model",
@@ -416,7 +421,7 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
         Option(
             "features",
             "path",
-            "Directory for saved features. Other trainings on the same images use them, too.",
+            "Directory for saved features. Other trainings on the same images use the saved features, too.",
             default=TrainConfig.features,
         ),
     ),
@@ -513,8 +518,8 @@ def _recipe_and_flags(
 ) -> tuple[Recipe, dict[str, Any]]:
     """Return the recipe of a training, and its flags for settings.json.
 
-    With --more_epochs, the recipe is that of the finished run. If options of the recipe are given, too, the recipe is
-    made from them, and is compared with that of the run later.
+    With --more_epochs, the recipe is the recipe of the finished run. If options of the recipe are given, too, the
+    recipe is made from them. Later, it is compared with the recipe of the run.
     """
     if "more_epochs" in values and not values.keys() - _SETTINGS - {"csv"}:
         run = Path(values["init_from"])

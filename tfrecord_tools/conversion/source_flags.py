@@ -39,14 +39,17 @@ def define_source_flags() -> None:
         "Leave out the paths, relative to --src, that match this pattern, for example '**/masks'. May be repeated.",
     )
     flags.DEFINE_string(
-        "zip_encoding", None, "Encoding of the file names in an archive that does not name one, for example cp949."
+        "zip_encoding",
+        None,
+        "Encoding of the file names in a zip archive, for example cp949. Used only if the archive does not say which"
+        " encoding it uses. Default: UTF-8.",
     )
     usage.define_path("manifest", None, "CSV or Parquet file that lists the images in --src and their classes.")
     for name, what in (
-        ("path", "the image paths. In a Parquet file, it may also hold the images themselves"),
+        ("path", "the image paths. In a Parquet file, this column can contain the images themselves"),
         ("label", "the class of each image"),
         ("split", "the split of each image"),
-        ("group", "the group of each image, for example the patient. An automatic split keeps a group together"),
+        ("group", "the group of each image, for example the patient. An automatic split puts a group into one split"),
     ):
         column = f"{name}_column"
         flags.DEFINE_string(column, getattr(ScanConfig, column), f"Manifest column with {what}.")
@@ -59,8 +62,8 @@ def define_source_flags() -> None:
     flags.DEFINE_string(
         "manifest_encoding",
         None,
-        "Encoding of a CSV manifest, for example cp1252 or cp949. Default: the one of the byte order mark (UTF-8,"
-        " UTF-16 or UTF-32) if the file begins with one, else UTF-8.",
+        "Encoding of a CSV manifest, for example cp1252 or cp949. Default: if the file begins with a byte order"
+        " mark, the encoding of this mark (UTF-8, UTF-16 or UTF-32); else UTF-8.",
     )
     for split, default in (("validation", DEFAULT_VALIDATION_FRACTION), ("test", 0)):
         flags.DEFINE_float(
@@ -70,5 +73,5 @@ def define_source_flags() -> None:
         )
     flags.DEFINE_float("max_bad", PlanConfig.max_bad, "Largest fraction of files that may be rejected, from 0 to 1.")
     flags.DEFINE_integer(
-        "workers", None, "Number of worker processes. It never changes the output. Default: one per processor."
+        "workers", None, "Number of worker processes. The output does not depend on it. Default: one per processor."
     )

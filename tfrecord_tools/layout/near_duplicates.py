@@ -1,9 +1,10 @@
 """Find near-duplicates: images with perceptual hashes that differ in few bits (`images.appearance`).
 
 All pairs are found without comparing each hash with each other hash. The 64 bits are divided into four bands of 16
-bits. Each band b has a limit r[b]. The sum of all r[b] + 1 is d + 1, where d is the allowed distance. Then two hashes
-that differ in at most d bits differ in at most r[b] bits of at least one band b (Norouzi, Punjani and Fleet, "Fast
-Search in Hamming Space with Multi-Index Hashing", 2012). Only pairs that are within the limit of a band are compared.
+bits. Each band b has a limit r[b]. The limits are chosen so that the sum over b of (r[b] + 1) is d + 1, where d is the
+allowed distance. If two hashes differ in at most d bits, then there is a band b in which they differ in at most r[b]
+bits (Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", 2012). Only pairs that are
+within the limit of a band are compared.
 
 Equal hashes are found first and count as one: a million copies of one picture are one hash, not 10^12 pairs.
 """
@@ -22,7 +23,8 @@ _BANDS = 4
 _BAND_BITS = 16
 _BLOCK = 1 << 20  # Hashes that are compared at once; each takes about 50 bytes.
 _JOINED = 1 << 22  # Pairs that are collected before groups are joined.
-_WINDOW = 256  # If pairs are limited: number of hashes with the same band that a hash is compared with. See `pairs`.
+# If `most` is set: a hash is compared with at most this many hashes that have a given value in a band. See `pairs`.
+_WINDOW = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,8 @@ class Groups:
     """Groups of hashes that are connected by pairs.
 
     Attributes:
-        keys: i64[n], the position of the first hash of the same group. A hash that is not near any other is its
-            own group.
+        keys: i64[n], the position of the first hash of the same group. A hash that is not near any other hash
+            is its own group.
         chains: bool[n], whether the group of the hash is a chain: not all of its hashes are near to each other.
     """
 
@@ -49,14 +51,14 @@ def pairs(hashes: np.ndarray, distance: int, most: int | None = None) -> np.ndar
     Args:
         hashes: u64[n]. `UNKNOWN` is not near any hash.
         distance: Number of bits, 0..`MAX_DISTANCE`.
-        most: Limit for time and memory. Each pair counts for one of its two hashes, and a hash gets at most this number
-            of pairs. A hash is compared with at most 256 hashes for each bit pattern of a band; random hashes have
-            fewer. Only large groups of similar images lose pairs, and they nearly always stay connected. None: all
-            pairs.
+        most: Limit for time and memory. Each pair is assigned to one of its two hashes. At most this many pairs are
+            assigned to a hash. For each value that a band can have, a hash is compared with at most 256 hashes with
+            that value. Among random hashes, fewer than 256 share a value. Only large groups of similar images lose
+            pairs, and these groups nearly always stay connected. None: all pairs.
 
     Returns:
-        i64[m 2], positions i < j of near hashes, sorted. Each hash is paired with the next equal one. Only the first
-        of equal hashes is paired with different hashes.
+        i64[m 2], positions i < j of near hashes, sorted. Each hash is paired with the next equal hash. Only the first
+        of several equal hashes is paired with different hashes.
     """
     values, first, inverse = _distinct(hashes)
     found = [first[block] for block in _blocks(values, distance, most)]
@@ -101,8 +103,9 @@ def joined(roots: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
     count = len(roots)
     left, right = np.concatenate([np.stack([np.arange(count), roots], axis=1), *blocks]).T
     firsts = np.arange(count)
-    # The first members of connected groups take the smaller number, until no pair connects two groups. scipy's
-    # `connected_components` is not used, because its import takes 0.2 s of each conversion.
+    # If a pair connects two groups, both groups get the smaller of their two first members. This is repeated until no
+    # pair connects two groups. scipy's `connected_components` is not used, because its import takes 0.2 s of each
+    # conversion.
     while (apart := firsts[left] != firsts[right]).any():
         left, right = left[apart], right[apart]
         ends = np.sort(np.stack([firsts[left], firsts[right]]), axis=0)
@@ -134,7 +137,7 @@ def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _equal(hashes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """Return i64[m 2], each hash and the next equal one."""
+    """Return the positions of each hash and of the next equal hash, i64[m 2]."""
     order = np.argsort(inverse, kind="stable")
     chained = np.stack([order[:-1], order[1:]], axis=1)
     same = (inverse[order[:-1]] == inverse[order[1:]]) & (inverse[order[1:]] >= 0)
@@ -187,7 +190,7 @@ def _bands(values: np.ndarray) -> list[np.ndarray]:
 
 
 def _masks(radius: int) -> np.ndarray:
-    """Return the bit masks of a band with at most `radius` bits, as i64[k]."""
+    """Return all 16-bit masks in which at most `radius` bits are 1, i64[k]."""
     masks = np.arange(1 << _BAND_BITS)
     bits = np.unpackbits(masks.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1).sum(1)
     return masks[bits <= radius]
@@ -202,7 +205,7 @@ def _candidates(
         keys: i64[n], ascending.
         starts: Key -> position of the first hash with at least this key.
         mask: The bits that differ.
-        limits: i64[n], largest number of pairs in which a position is the smaller of the two.
+        limits: i64[n], for each position, the largest number of pairs (i, j), i < j, in which it is i.
     """
     other = keys ^ mask
     # Each pair is found at its smaller position.

@@ -36,9 +36,10 @@ class Root:
 
     Attributes:
         split: Index into `SPLITS`, or `TO_BE_SPLIT`.
-        label: The class of all images in the directory. None: the directories in it are the classes, or `by_name`.
+        label: The class of all images in the directory. None: the directories in it are the classes, or, if `by_name`,
+            the file names contain the classes.
         by_name: Whether the names of the files contain the classes.
-        left_out: Why the images are left out, for a note. "": they are used.
+        left_out: The reason that the images are left out. It is shown to the user. "": they are used.
     """
 
     split: int
@@ -53,11 +54,11 @@ class Meaning:
 
     Attributes:
         split: Index into `SPLITS`, or `TO_BE_SPLIT`.
-        label: The class of the files. None: the file names give it (`by_name`), or there is none (`reason`,
-            `left_out`).
+        label: The class of the files. None: the file names contain the classes (`by_name`), or the files have no class
+            (`reason`, `left_out`).
         by_name: Whether the names of the files contain the classes.
-        reason: Why the files have no class. "": they have one.
-        left_out: Why the files are left out, for a note. "": they are used.
+        reason: The reason that the files have no class. "": they have a class.
+        left_out: The reason that the files are left out. It is shown to the user. "": they are used.
     """
 
     split: int
@@ -112,7 +113,8 @@ def read(
     Args:
         top: The tree of the directories with images.
         src: The source, for messages.
-        classes: The names in --classes. They decide if several meanings are possible. None: the flag is not set.
+        classes: The names in --classes. If several meanings are possible, these names decide. None: the flag is
+            not set.
         splits: The values of --split as (split, path of a directory). Empty: the names of the directories decide.
         tables: Paths of tables that may contain the labels. They lie beside the directories.
 
@@ -123,7 +125,7 @@ def read(
 
 
 def read_splits(top: Node, src: str, classes: Collection[str] | None, splits: Sequence[tuple[str, str]]) -> Layout:
-    """Find only the splits, for classes from --label_regex. Arguments and errors: see `read`."""
+    """Find only the splits. Used if --label_regex gives the classes. Arguments and errors: see `read`."""
     return _Reader(src, frozenset(classes or ())).read_splits(top, splits)
 
 
@@ -145,7 +147,7 @@ def read_tables(names: Sequence[str], src: str, splits: Sequence[tuple[str, str]
 
 
 class _Reader:
-    """Applies the rules. All methods use the name of the source, the wanted classes and the list of notes."""
+    """Apply the rules. All methods use the name of the source, the wanted classes and the list of notes."""
 
     def __init__(self, src: str, classes: frozenset[str], tables: Sequence[str] = ()):
         self._src = src
@@ -221,7 +223,7 @@ class _Reader:
         return list(directories.values())
 
     def _unwrapped(self, node: Node) -> Node:
-        """While a directory contains one directory and nothing else, go into it. Return the last one."""
+        """While a directory contains only one directory, go into the inner directory. Return the last one."""
         skipped = []
         while len(node.children) == 1 and not node.images:
             (child,) = node.children.values()
@@ -229,7 +231,7 @@ class _Reader:
             if split_named(child.name) or child.name in self._classes:
                 break
             if child.images and (child.children or not is_kind):
-                break  # Stop here: its images would lose their class.
+                break  # Stop here: the images of the child would lose their class.
             node = child
             skipped.append(child.name)
         if skipped:
@@ -399,7 +401,10 @@ class _Reader:
                 )
 
     def _refuse_copies(self, nodes: Sequence[Node]) -> None:
-        """Refuse a directory with the same names in it as beside it: it may be a copy of the classes."""
+        """Refuse a class directory that contains directories with the names of its neighbors.
+
+        It may be a copy of the classes.
+        """
         names = {node.name for node in nodes}
         for node in nodes:
             if inner := sorted({*node.names} & (names - {node.name})):
@@ -410,7 +415,7 @@ class _Reader:
                 )
 
     def _refuse_numbered_parts(self, nodes: Sequence[Node]) -> None:
-        """Refuse names such as images_part_1 and images_part_2 beside a table: they may not be classes."""
+        """Refuse names such as images_part_1 and images_part_2 beside a table: perhaps they are not classes."""
         stems = {re.sub(r"\d+", "", node.name) for node in nodes}
         if self._tables and len(nodes) > 1 and len(stems) == 1 and not any(node.children for node in nodes):
             table = os.path.join(self._src, self._tables[0])
@@ -506,7 +511,7 @@ def _inner_names(nodes: Sequence[Node]) -> list[str]:
 
 
 def _is_one_kind(inner: Sequence[str], classes: Mapping[str, Sequence[Node]]) -> bool:
-    """Whether every class keeps all its images in one directory such as images: cats/images/1.jpg."""
+    """Whether all images of each class are in one subdirectory such as "images": cats/images/1.jpg."""
     if len(inner) != 1 or plain(inner[0]) not in KINDS - BESIDE_IMAGES:
         return False
     return not any(node.images for nodes in classes.values() for node in nodes)

@@ -1,12 +1,14 @@
 """Search for good settings: short trainings with many settings, then full trainings with the best.
 
-A setting is a variant with a learning rate and an augmentation. The search has rounds, called rungs ("successive
+A variant is a trainer with flags, as in `compare`. A setting is a variant together with a learning rate and an
+augmentation. The search has rounds, called rungs ("successive
 halving"). After each rung, the best settings go on to the next rung, in which a training costs about three times as
 much: more folds or more epochs. In the last rung, a setting is trained as `compare` trains a variant: on all folds and
 with all epochs.
 
-The budget counts the recorded durations of the trainings, in the order in which they are made. So if a search was
-killed and is repeated, it makes the same decisions and runs only the missing trainings.
+The used time is the sum of the recorded durations of the trainings, not the time on the clock. They are added in the
+order of the search. So if a search was killed and is repeated, it makes the same decisions and runs only the missing
+trainings.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from trainers.results.comparison import Variant
 FACTORS = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # The learning rates of the recipe are multiplied by these.
 AUGMENTATIONS = ("none", "standard", "strong")
 REDUCTION = 3  # A training costs this many times as much as in the rung before.
-_LEAST_SHARE = 0.1  # A training with a smaller share of the epochs says little about a full one.
-_SHORT = {"learning_rate": "lr"}  # Names of flags in the names of settings.
+_LEAST_SHARE = 0.1  # A training with a smaller share of the epochs says little about a full training.
+_SHORT = {"learning_rate": "lr"}  # Short forms of flag names, for the names of settings.
 _FEWEST = 2  # Least number of settings in the first rung, even if their trainings take longer than the budget.
 
 
@@ -39,8 +41,9 @@ class Budget:
     """The limits of a search.
 
     Attributes:
-        minutes: Minutes of training. Trainings that have begun are finished. If None, there is no limit.
-        trials: Number of settings in the first rung. If None, as many as there is time for.
+        minutes: Minutes of training. When the time is over, a training that is running is still completed. If None,
+            there is no limit.
+        trials: Number of settings in the first rung. If None, the time decides the number.
     """
 
     minutes: float | None = None
@@ -78,7 +81,7 @@ class Setting:
     Attributes:
         variant: The variant, with the flags of the setting.
         base: Name of the variant without the flags of the setting.
-        origin: Name of the setting with all its epochs.
+        origin: Name of the setting before its epochs were shortened.
         learning_rate: Learning rate of each phase.
         augment: Name of the augmentation.
         epochs: Epochs of each phase. 0: the phase is left out.
@@ -129,7 +132,7 @@ class Trial:
             training failed.
         loss: Mean cross-entropy for the same validation records. None if a training failed.
         images: Number of the validation records.
-        seconds: Duration of the trainings. Trainings that an earlier rung has made count, too.
+        seconds: Duration of the trainings. This includes trainings that were already run in an earlier rung.
     """
 
     rung: int
@@ -282,17 +285,17 @@ def search(
     """Search by successive halving.
 
     Each rung gets the same part of the minutes. A rung trains the best settings of the rung before, the best one first,
-    until its time is over. The trainings cost three times as much as before, so this is usually a third of the
-    settings. The next rungs also get the time that a rung does not need. Without a limit of minutes, exactly the
-    best third of the settings goes on, rounded up.
+    until its time is over. A training costs three times as much as in the rung before. So the time is usually enough
+    for a third of the settings. If a rung does not need all of its time, the next rungs get the rest. Without a limit
+    of minutes, exactly the best third of the settings goes on, rounded up.
 
     Args:
         ordered: All settings, see `settings`.
         folds: Number of folds; 0: the splits of the dataset.
         limits: The budget.
         evaluate: Function that trains a setting in a rung. It takes the setting, the rung, the number of the rung, and
-            a text with the position of the setting, such as 2/9. It returns the result, and the seconds of the
-            trainings that no earlier call has made.
+            a text with the position of the setting, such as 2/9. It returns the result, and the duration in
+            seconds of the trainings that are new in this call.
         log: Receives the lines for the user.
 
     Raises:
@@ -339,7 +342,7 @@ class Evaluator:
         self._made: dict[Job, float] = {}
 
     def __call__(self, setting: Setting, rung: Rung, number: int, position: str) -> tuple[Trial, float]:
-        """Return the result, and the seconds of all trainings that no earlier call has made."""
+        """Return the result, and the duration in seconds of the trainings that are new in this call."""
         every = self._trainings(setting, rung)
         new = 0.0
         for job in every:

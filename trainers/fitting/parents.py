@@ -127,7 +127,8 @@ def check_finished(model: Path, run: str, flag: str) -> None:
     """
     if _settings_of(model) and run_directory.read_metrics(model.parent) is None:
         raise UserError(
-            f"--{flag}={run}: the training is unfinished. Run its command again to finish it, then repeat this command."
+            f"--{flag}={run}: the training is unfinished. Run the command of the training again to"
+            " finish it. Then repeat this command."
         )
 
 

@@ -14,9 +14,11 @@ from tfrecord_tools.errors import UserError, named
 _PROBABILITIES = ("sigmoid", "softmax", "hardsigmoid", "logsigmoid", "logsoftmax", "sparsemax")
 # Layers and operations of Keras that keep the values of their inputs, or some of the values.
 _KEEPING = ("Cast", "ExpandDims", "Flatten", "GetItem", "Identity", "Reshape", "Squeeze")
-# Layers that keep logits logits.
+# Layers that return logits if their inputs are logits.
 _AFFINE = ("BatchNormalization", "Dropout", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Rescaling")
-_GATES = ("Multiply", "Dot", "Einsum", "Matmul")  # One input may be factors from 0 to 1 for another one.
+# Operations that multiply inputs. One input may be a gate: factors from 0 to 1, made by a sigmoid or softmax that is
+# not the head.
+_GATES = ("Multiply", "Dot", "Einsum", "Matmul")
 
 
 def at_layer(model: keras.Model, name: str, source: str) -> keras.Model:
@@ -42,8 +44,8 @@ def at_layer(model: keras.Model, name: str, source: str) -> keras.Model:
 def without_head(model: keras.Model, source: str) -> keras.Model:
     """Return the part of a model in front of its head, or the model itself if it has no head.
 
-    A head is a Dense layer with sigmoid or softmax at the end, with the Dropout in front of it. The activation may also
-    be a layer or an operation of its own. Layers that only change shape or type may follow. The head may be inside a
+    A head is a Dense layer with sigmoid or softmax at the end, and the Dropout in front of this layer. The activation
+    can be a separate layer or operation. Layers that only change shape or type may follow. The head may be inside a
     functional model that is the last layer.
 
     Args:
@@ -54,7 +56,7 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
         UserError: It is not clear what the head is.
     """
     tensor = model.outputs[0]
-    while _keeps(_layer(tensor)):  # `describe_model` adds one to choose one of two outputs.
+    while _keeps(_layer(tensor)):  # For example, `describe_model` adds a GetItem that chooses one of two outputs.
         tensor = _input(tensor)
     layer = _layer(tensor)
     if _is_graph(layer):
@@ -68,8 +70,8 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
             return _before(model, tensor)
         if activation == "linear":
             raise UserError(
-                f"{source}: its last layer {layer.name} is a Dense layer without an activation. It may be a head"
-                f" that returns logits, or a part of the features. {_choices(tensor)}"
+                f"{source}: its last layer {layer.name} is a Dense layer without an activation. This layer is"
+                f" either a head that returns logits, or a part of the features. {_choices(tensor)}"
             )
         return model
     if activation in _PROBABILITIES:
@@ -85,8 +87,8 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
         return _before(model, tensor)
     if (name := _last_probabilities(tensor)) is not None:
         raise UserError(
-            f"{source}: its last layers make probabilities ({name}) and change them ({layer.name}), so its head is not"
-            f" known. {_choices(tensor)}"
+            f"{source}: layer {name} returns probabilities, but the later layer {layer.name} changes them. So it is not"
+            f" clear where the head begins. {_choices(tensor)}"
         )
     return model
 
@@ -119,7 +121,10 @@ def _last_layer(model: keras.Model, passed: Sequence[str] = ()) -> Any:
 
 
 def _last_probabilities(tensor: Any) -> str | None:
-    """Return the name of a layer that makes probabilities behind the last weights; None if there is none."""
+    """Return the name of a layer that makes probabilities after the last layer with weights.
+
+    None: there is no such layer.
+    """
     waiting, seen = [tensor], set()
     while waiting:
         tensor = waiting.pop()
@@ -141,23 +146,29 @@ def _choices(tensor: Any) -> str:
     tensor = _of_layer(tensor)
     last = _layer(tensor).name
     if not _node(tensor).input_tensors:
-        return f"Pass --backbone_kwargs=\"layer='{last}'\" to use its outputs as features."
+        return f"To use the outputs of {last} as features, pass --backbone_kwargs=\"layer='{last}'\"."
     before = _layer(_of_layer(_input(tensor))).name
     return (
-        f"To use its outputs as features, pass --backbone_kwargs=\"layer='{last}'\". To use those of the layer before"
-        f" it, pass --backbone_kwargs=\"layer='{before}'\"."
+        f"To use the outputs of {last} as features, pass --backbone_kwargs=\"layer='{last}'\". To use the outputs of"
+        f" {before}, the layer before it, pass --backbone_kwargs=\"layer='{before}'\"."
     )
 
 
 def _of_layer(tensor: Any) -> Any:
-    """Return the last output of a layer that a tensor depends on. `model.layers` has no operations."""
+    """Go back from a tensor to the nearest tensor that a layer makes, not an operation.
+
+    Operations are not in `model.layers`, so a flag cannot name them.
+    """
     while not isinstance(_layer(tensor), keras.Layer):
         tensor = _input(tensor)
     return tensor
 
 
 def _before(model: keras.Model, tensor: Any) -> keras.Model:
-    """Return the part of a model in front of the Dense layer that makes a tensor, and of its Dropout."""
+    """Return the part of a model in front of its last Dense layer, which makes `tensor`.
+
+    Dropout layers directly before it are cut off, too.
+    """
     tensor = _input(tensor)
     while isinstance(_layer(tensor), keras.layers.Dropout):
         tensor = _input(tensor)
@@ -213,7 +224,7 @@ def _activation(layer: Any) -> str:
 
 
 def _inside(tensor: Any) -> Any:
-    """Return the symbolic tensor inside of a nested model that becomes an output of it."""
+    """Return the tensor inside a nested model that corresponds to `tensor`, an output of the nested model."""
     history = tensor._keras_history
     return history.operation.outputs[history.tensor_index]
 

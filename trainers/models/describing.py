@@ -110,16 +110,16 @@ def describe_model(
             outputs = model(networks.scale(pixels, scaling))
         except Exception as error:  # Keras raises errors of many types.
             raise UserError(
-                f"{source}: cannot be called with images of {geometry.height} x {geometry.width} pixels. Pass its"
-                " image_size, and a model that takes images only."
+                f"{source}: cannot be called with images of {geometry.height} x {geometry.width} pixels. Pass the"
+                " image_size of the model, and a model that takes images only."
             ) from error
         if logits and cutting.has_activation(keras.Model(pixels, outputs)):
             raise UserError(f"{source}: returns probabilities. Remove logits=True.")
         outputs = _checked(outputs, len(classes), logits, source)
         if not own_networks.returns_probabilities(keras.Model(pixels, outputs), geometry.shape):
             raise UserError(
-                f"{source}: does not return probabilities. If it returns logits, pass logits=True. If its pixels must"
-                " be scaled first, pass scaling."
+                f"{source}: does not return probabilities. If it returns logits, pass logits=True. If the model"
+                " needs scaled pixels, pass scaling."
             )
         if len(classes) == 2 and outputs.shape[1] == 2:
             outputs = outputs[:, 1:]
@@ -136,7 +136,8 @@ def _checked(outputs: Any, class_count: int, logits: bool, source: Path) -> Any:
     if shape not in allowed:
         raise UserError(
             f"{source}: returns {shape or type(outputs).__name__} for {class_count} classes, but must return"
-            f" {' or '.join(map(str, allowed))}. Pass the names of all its classes, in the order of its outputs."
+            f" {' or '.join(map(str, allowed))}. Pass the names of all classes of the model, in the order of its"
+            " outputs."
         )
     activation = "linear" if not logits else ("sigmoid" if shape[1] == 1 else "softmax")
     if not logits and outputs.dtype == "float32":

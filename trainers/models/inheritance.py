@@ -63,7 +63,8 @@ def take(classifier: Classifier, parent: keras.Model, same_classes: bool) -> str
 def _parts(model: keras.Model) -> tuple[_Layers, _Layers]:
     """Return the layers of the body (scaling of pixels and backbone), and the layers of the head.
 
-    A whole model of the user has no layers behind a backbone. The last layer with weights is then the head.
+    If the user gave a whole model, there are no layers after a backbone. In this case, the last layer with weights is
+    the head.
     """
     layers = [layer for layer in _layers(model) if not _is_cast(layer)]
     end = next((i for i, layer in enumerate(layers, 1) if isinstance(layer, keras.Model)), len(layers))
@@ -74,7 +75,7 @@ def _parts(model: keras.Model) -> tuple[_Layers, _Layers]:
 
 
 def _is_cast(layer: Any) -> bool:
-    """Return whether a layer is that behind a whole model in half precision, which only casts its outputs."""
+    """Return whether a layer only casts the outputs of a whole model that was trained in half precision."""
     is_linear = isinstance(layer, keras.layers.Activation) and layer.get_config()["activation"] == "linear"
     return is_linear and layer.name == "probabilities"
 

@@ -98,8 +98,8 @@ def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = No
             raise
         reason = one_line(error, "all").split(". ")[0]
         raise UserError(
-            f"{source}: Keras cannot load it: {reason}. No code in a file is executed. So a model may only have"
-            " Keras's own layers and registered layers, and no Lambda layers."
+            f"{source}: Keras cannot load this model: {reason}. For safety, code in a file is not run. So all layers of"
+            " a model must be Keras's own layers or registered layers, and Lambda layers are not allowed."
         ) from error
     return model
 
@@ -131,13 +131,14 @@ def _check_classes(path: Path, custom_objects: Sequence[str], source: str) -> No
     if custom_objects:
         raise UserError(
             f"--custom_objects={','.join(custom_objects)}: {source} {what} that this code does not register."
-            f' Write @keras.saving.register_keras_serializable("{missing[0].rpartition(">")[0] or "mine"}") above their'
-            " classes, or pass the module or file that registers them."
+            f' Write @keras.saving.register_keras_serializable("{missing[0].rpartition(">")[0] or "mine"}") above each'
+            " of these classes and functions, or pass the module or file that registers them."
         )
     hint = ",".join(_hint(path)) or "MODULE or FILE.py"
     raise UserError(
-        f"{source}: {what}. No code is run only because the file names it. Pass --custom_objects={hint}, the"
-        " code that registers them. In Python, import this code first."
+        f"{source}: {what}. For safety, code that a file names is not run automatically. Pass"
+        f" --custom_objects={hint}, the code that registers these layers or functions. In Python, import this code"
+        " first."
     )
 
 

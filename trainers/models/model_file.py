@@ -160,7 +160,7 @@ def describe(data: Dataset, *, image_size: Size | Geometry, crop: float = 0.0, t
         )
     except ValueError as error:
         raise UserError(
-            f"--tfrecords={data.directory}: {error}. Convert or adopt it again, with other class names."
+            f"--tfrecords={data.directory}: {error}. Convert or adopt the dataset again, with other class names."
         ) from error
 
 
@@ -184,8 +184,8 @@ def find(run: str, flag: str = "run") -> Path:
             return model
         if (path / run_directory.SETTINGS).is_file():
             raise UserError(
-                f"--{flag}={run}: the training is unfinished, so it has no {model.name} yet. Run its command again to"
-                " finish it."
+                f"--{flag}={run}: the training is unfinished, so there is no {model.name} yet. Run the command of the"
+                " training again to finish it."
             )
         raise UserError(
             f"--{flag}={run}: is not a run directory, since it has no {model.name}. Pass the run directory of a"
@@ -312,7 +312,7 @@ def _parsed(values: Any) -> ModelInfo:
     if not isinstance(values, dict):
         raise ValueError(f"its {KEY} is not a JSON object")
     if values.pop("format", None) not in (_FORMAT, _FORMAT_OF_GEOMETRY):
-        raise ValueError("it has another format. A newer version of this package may be able to read it")
+        raise ValueError("its format is not known. Perhaps a newer version of this package can read it")
     if isinstance(values.get("image_size"), list):
         values["image_size"] = tuple(values["image_size"])
     return ModelInfo(**values | {"classes": tuple(values.get("classes", ()))})

@@ -254,7 +254,7 @@ def _build_known(config: ModelConfig, flag: str) -> keras.Model:
         base = constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"--image_size={sizes.text(config.size)}: Keras rejects it for {describe(config)}:"
+            f"--image_size={sizes.text(config.size)}: Keras rejects this size for {describe(config)}:"
             f" {one_line(error, 'all')}."
             " Change --image_size or --backbone_kwargs."
         ) from error
@@ -332,17 +332,16 @@ def load_weights(base: keras.Model, config: ModelConfig, flag: str) -> None:
     expected = Counter(tuple(weight.shape) for weight in base.weights)
     if stored != expected:
         raise UserError(
-            f"--weights={path}: is not a weights file of {describe(config)} without its head (include_top=False)."
-            f" The file has {stored.total()} arrays, and the backbone has {expected.total()}."
-            f" Only in the file: {_largest(stored - expected)}. Only in the backbone: {_largest(expected - stored)}."
-            f" Pass a file of this backbone without its head, or the --{flag} and --backbone_kwargs of this file."
+            f"--weights={path}: does not fit {describe(config)}. It must contain the weights of this backbone without"
+            f" the head (include_top=False). The file has {stored.total()} arrays, and the backbone has"
+            f" {expected.total()}. Only in the file: {_largest(stored - expected)}. Only in the backbone:"
+            f" {_largest(expected - stored)}. Pass a weights file of this backbone that was saved without the head, or"
+            f" set --{flag} and --backbone_kwargs to the network from which this file was saved."
         )
     try:
         base.load_weights(path)
     except (ValueError, KeyError) as error:
-        raise UserError(
-            f"--weights={path}: is not a weights file of {describe(config)}: {one_line(error, 'all')}."
-        ) from error
+        raise UserError(f"--weights={path}: does not fit {describe(config)}: {one_line(error, 'all')}.") from error
 
 
 def describe(config: ModelConfig) -> str:

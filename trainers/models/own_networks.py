@@ -213,8 +213,8 @@ def _of_hub(config: ModelConfig, source: str) -> keras.Model:
             made = of_preset(has_weights, **more)
     except Exception as error:  # KerasHub and the libraries that download raise errors of many types.
         raise UserError(
-            f"{source}: KerasHub cannot load it: {one_line(error, 'all')}. Pass the name of a preset, or the directory"
-            " of one."
+            f"{source}: KerasHub cannot load this preset: {one_line(error, 'all')}. Pass the name or the directory of a"
+            " preset."
         ) from error
     return made if config.scaling is not None else _with_scaling(made, preset, source)
 
@@ -293,7 +293,7 @@ def _check_methods(model: keras.Model, source: str) -> None:
     if own:
         raise UserError(
             f"{source}: {type(model).__name__} has its own {' and '.join(own)}. Trainers do not call"
-            " such methods, because an interrupted training could then not continue exactly. Use a loss in compile or"
+            " such methods: with them, an interrupted training could not continue exactly. Use a loss in compile or"
             " add_loss in a layer, or train with fit.Task (docs/trainers.md)."
         )
 
@@ -331,7 +331,7 @@ def _compiled(model: keras.Model, class_count: int, source: str) -> Compiled:
         loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
     if loss is None or isinstance(loss, (list, tuple, dict)):
         count = words.number(len(loss or ()), "loss", "losses")
-        raise UserError(f"{source}: is compiled with {count}. Compile it with one loss, or do not compile it.")
+        raise UserError(f"{source}: is compiled with {count}. Compile the model with one loss, or do not compile it.")
     name = str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))
     problem = _loss_problem(loss, name, class_count)
     if problem:
@@ -359,7 +359,7 @@ def _loss_problem(loss: Any, name: str, class_count: int) -> str:
     try:
         value = np.asarray(keras.losses.get(loss)(targets, np.full_like(targets, 1 / class_count)))
     except Exception as error:  # noqa: BLE001  The loss may be code of the user.
-        return f"fails for targets f32[b {width}]: {one_line(error, 'all')}. Use {right}, or correct it."
+        return f"fails for targets f32[b {width}]: {one_line(error, 'all')}. Use {right}, or correct the loss."
     return "" if np.isfinite(value).all() else f"is not finite for targets f32[b {width}]. Use {right}, or correct it."
 
 
@@ -415,7 +415,7 @@ def _check_registered(model: keras.Model, source: str) -> None:
         if package not in ("keras", "keras_hub") and ">" not in keras.saving.get_registered_name(kind):
             raise UserError(
                 f"{source}: the class {kind.__name__} is not registered, so a saved model could not be loaded. Write"
-                ' @keras.saving.register_keras_serializable("mine") above it.'
+                ' @keras.saving.register_keras_serializable("mine") above the class.'
             )
 
 
@@ -425,8 +425,8 @@ def _check_same(model: keras.Model, copy: keras.Model, shape: Shape, source: str
     largest, tolerance = np.abs(expected).max(), _TOLERANCES.get(keras.config.dtype_policy().name, _TOLERANCE)
     if np.isfinite(expected).all() and np.abs(values - expected).max() > tolerance * largest:
         raise UserError(
-            f"{source}: a copy that is made from its configuration returns other values, and so would a saved model."
-            " Let get_config of each custom layer return all arguments of its __init__."
+            f"{source}: a copy of the model from get_config returns different values. A saved and loaded model would"
+            " have the same problem. Let get_config of each custom layer return all arguments of its __init__."
         )
 
 

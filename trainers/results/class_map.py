@@ -72,7 +72,8 @@ def match(
     present = np.unique(labels_of[kept & (counts > 0)])
     if not len(present):
         raise UserError(
-            f"{where}: no image is left, because --class_map leaves out all of them. Map a class to a class."
+            f"{where}: no image is left, because --class_map leaves out all of them. Map at least one class of the"
+            " data to a class of the model: --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
         )
     return ClassMatch(
         labels_of=labels_of,

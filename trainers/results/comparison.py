@@ -124,7 +124,7 @@ def _check_flags(text: str, flags: Sequence[str]) -> None:
     for flag in flags:
         if _RESERVED.match(flag):
             raise UserError(
-                f"--variant={text}: {flag.split('=')[0]} is set by this command for all variants. Remove it."
+                f"--variant={text}: {flag.split('=')[0]} is set by this command for all variants. Remove this flag."
             )
 
 

@@ -270,10 +270,10 @@ def _scanned(images: str, known_classes: Sequence[str]) -> Sources:
         raise UserError(f"--images={images}: is a dataset. Pass it as --tfrecords={images}.")
     try:
         return scan(ScanConfig(src=images), known_classes)
-    except UserError as error:  # The message names flags of `convert`, so its command is shown in front of it.
+    except UserError as error:  # The message names flags of `convert`, so this message shows the command.
         raise UserError(
-            f"--images={images}: cannot be read without more flags: {_command(images)}: {error} Run this command"
-            " with the flags that it needs, and pass the dataset as --tfrecords."
+            f"--images={images}: cannot be read: {error} Convert the images with the flags that this message names:"
+            f" {_command(images)} FLAGS. Then pass the dataset as --tfrecords."
         ) from error
 
 
@@ -286,5 +286,7 @@ def _chosen_split(sources: Sources, split: str | None, where: str) -> str | None
     present = [name for number, name in enumerate(SPLITS) if (sources.splits == number).any()]
     chosen = split or DEFAULT_SPLIT
     if chosen not in present:
-        raise UserError(f"{where}: split {chosen!r} does not exist. Splits: {', '.join(present)}. Pass one as --split.")
+        raise UserError(
+            f"{where}: split {chosen!r} does not exist. Splits: {', '.join(present)}. Pass one of these splits."
+        )
     return chosen

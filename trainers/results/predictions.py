@@ -135,7 +135,7 @@ def records_of(data: Dataset, split: str) -> Records:
         others = [name for name in data.splits if len(data.records(name))]
         raise UserError(
             f"{data.directory}: split {split!r} has no images, because decisions leave out all of them. Splits with"
-            f" images: {', '.join(others)}. Pass one as --split."
+            f" images: {', '.join(others)}. Pass one of these splits."
         )
     return records
 

@@ -188,7 +188,7 @@ def _in_memory(image: Any, name: str) -> Source:
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
             raise UserError(
                 f"{name}: is {pixels.dtype}{list(pixels.shape)}, but pixels must be uint8 with the shape [height,"
-                " width, 3], from 0 to 255. Convert them, or pass the path of the image."
+                " width, 3], from 0 to 255. Convert the pixels, or pass the path of the image."
             )
     try:
         with preparation.as_bad_image():

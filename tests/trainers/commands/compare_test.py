@@ -116,10 +116,16 @@ def test_variants_are_parsed(given, backbones, expected):
         (["a b=scratch", "a/b=scratch"], "--variant: two variants are named 'a b'."),
         (
             ["scratch --seed=3"],
-            "--variant=scratch --seed=3: --seed is set by this command for all variants. Remove it.",
+            "--variant=scratch --seed=3: --seed is set by this command for all variants. Remove this flag.",
         ),
-        (["scratch --run=x"], "--variant=scratch --run=x: --run is set by this command for all variants. Remove it."),
-        (["scratch --csv=x"], "--variant=scratch --csv=x: --csv is set by this command for all variants. Remove it."),
+        (
+            ["scratch --run=x"],
+            "--variant=scratch --run=x: --run is set by this command for all variants. Remove this flag.",
+        ),
+        (
+            ["scratch --csv=x"],
+            "--variant=scratch --csv=x: --csv is set by this command for all variants. Remove this flag.",
+        ),
     ],
 )
 def test_wrong_variant_is_reported(given, message):

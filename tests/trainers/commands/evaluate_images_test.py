@@ -247,11 +247,11 @@ def test_other_files_in_the_directory_stay(workspace: Path, tmp_path: Path) -> N
         (("--images=out",), "--images=out: is a dataset. Pass it as --tfrecords=out."),
         (
             ("--images=src", "--split=validation"),
-            "--images=src: split 'validation' does not exist. Splits: train, test. Pass one as --split.",
+            "--images=src: split 'validation' does not exist. Splits: train, test. Pass one of these splits.",
         ),
         (
             ("--images=twice",),
-            "--images=twice: cannot be read without more flags: python -m tfrecord_tools.convert --src=twice: twice:"
+            "--images=twice: cannot be read: twice:"
             " a and b contain directories with the same names (greens, oranges). If the upper directories are splits,",
         ),
         (("--images=src", "--tta=flip"), "--tta=flip: must be one of mirror, crops."),

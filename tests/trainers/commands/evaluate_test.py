@@ -114,7 +114,7 @@ def test_threshold_is_used_and_reported(workspace, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("run", "is the directory of a training, and the evaluation would replace its report. Pass another --out."),
+        ("run", "is the run directory of a training. The evaluation would replace its report. Pass another --out."),
         ("src", "is not empty, and is not an evaluation, because it has no metrics.json. Pass another --out."),
         ("locked", "{parent} is not a writable directory. Pass another --out."),
     ],
@@ -214,7 +214,7 @@ def test_a_split_without_images_is_an_error(workspace, tmp_path):
             function(run=workspace / "run", tfrecords=tmp_path / "out", split="test", log=lambda line: None)
         assert str(error.value) == (
             f"{tmp_path}/out: split 'test' has no images, because decisions leave out all of them. Splits with images:"
-            " train. Pass one as --split."
+            " train. Pass one of these splits."
         )
 
 

@@ -311,13 +311,13 @@ def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, mes
         (
             {"backbone": "VGG16", "image_size": 20},
             ("cats", "dogs"),
-            "--image_size=20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
+            "--image_size=20: Keras rejects this size for VGG16: Input size must be at least 32x32; ",
         ),
         (
             {"backbone": "MobileNetV2", "image_size": 32, "weights": "w.weights.h5"},
             ("cats", "dogs"),
-            "--weights=w.weights.h5: is not a weights file of MobileNetV2 without its head (include_top=False)."
-            " The file has 135 arrays, ",
+            "--weights=w.weights.h5: does not fit MobileNetV2. It must contain the weights of this backbone without"
+            " the head (include_top=False). The file has 135 arrays, ",
         ),
     ],
     ids=["one class", "image size", "other weights"],

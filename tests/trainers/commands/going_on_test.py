@@ -445,10 +445,10 @@ def test_features_are_those_of_the_weights(workspace: Path, parent: Run) -> None
         ({"init_from": "nowhere"}, "--init_from=nowhere: does not exist. Pass the run directory of a trainer, or a "),
         (
             {"init_from": "unfinished"},
-            "--init_from=unfinished: the training is unfinished. Run its command again to finish it, then repeat this"
-            " command.",
+            "--init_from=unfinished: the training is unfinished. Run the command of the training again to"
+            " finish it. Then repeat this command.",
         ),
-        ({"init_from": "begun"}, "--init_from=begun: the training is unfinished, so it has no model.keras yet."),
+        ({"init_from": "begun"}, "--init_from=begun: the training is unfinished, so there is no model.keras yet."),
         (
             {"init_from": "exported"},
             "--init_from=exported: is an exported model, which cannot be trained. Pass the run",

@@ -281,13 +281,14 @@ def test_load_refuses_what_is_not_finished(trained: Run, tmp_path: Path) -> None
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError) as error:
         trainers.load(tmp_path)
-    assert "the training is unfinished, so it has no model.keras yet." in str(error.value)
+    assert "the training is unfinished, so there is no model.keras yet." in str(error.value)
     run = shutil.copytree(trained.path, tmp_path / "run")
     (run / "metrics.json").unlink()  # As after a kill between model.keras and metrics.json.
     with pytest.raises(UserError) as error:
         trainers.load(run)
     assert str(error.value) == (
-        f"--run={run}: the training is unfinished. Run its command again to finish it, then repeat this command."
+        f"--run={run}: the training is unfinished. Run the command of the training again to finish it. Then repeat this"
+        " command."
     )
     (run / "settings.json").unlink()
     assert trainers.load(run).classes == ("cats", "dogs")  # A model alone, without a run.

@@ -182,7 +182,7 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
         (with_info(trainer=["a"]), "['a'] is not a line of printable text"),
         (with_info(versions=["a"]), "versions are ['a'], but must be a JSON object"),
         (with_info(versions={"a": 1}), "1 is not a line of printable text"),
-        (with_info(format=3), "it has another format. A newer version"),
+        (with_info(format=3), "its format is not known. Perhaps a newer version"),
         (with_info(classes=["a"]), "classes are ['a'], but must be two or more distinct names"),
         (with_info(classes=["a", "a"]), "classes are ['a', 'a'], but must be two"),
         (with_info(classes=[1, 2]), "classes are [1, 2], but must be two"),
@@ -203,15 +203,15 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
         (with_info(images={"other": 1}), "metadata.json in it is damaged: "),
         (with_info(other=1), "metadata.json in it is damaged: "),
         # Malicious changes of Keras's members:
-        (with_config('"Conv2D"', '"Lambda"'), "Keras cannot load it: "),
+        (with_config('"Conv2D"', '"Lambda"'), "Keras cannot load this model: "),
         (
             with_config('"keras.layers", "class_name": "Conv2D"', '"os", "class_name": "system"'),
-            "Keras cannot load it: ",
+            "Keras cannot load this model: ",
         ),
-        (lambda members: members | {"config.json": b"{}"}, "Keras cannot load it: "),
-        (with_layer(keras.layers.Dense(2)), "Keras cannot load it: it holds a Dense, not a model"),
+        (lambda members: members | {"config.json": b"{}"}, "Keras cannot load this model: "),
+        (with_layer(keras.layers.Dense(2)), "Keras cannot load this model: it holds a Dense, not a model"),
         (with_layer(keras.Sequential([keras.layers.Dense(2)])), ": "),  # A model without shapes: any error is right.
-        (lambda members: members | {"model.weights.h5": b"\x89HDF\r\n\x1a\n"}, "Keras cannot load it: "),
+        (lambda members: members | {"model.weights.h5": b"\x89HDF\r\n\x1a\n"}, "Keras cannot load this model: "),
         # Members of two different models:
         (
             with_info(classes=["a", "b", "c"]),
@@ -266,7 +266,7 @@ def test_lambda_is_rejected_and_not_run(tmp_path):
     path = tmp_path / "model.keras"
     model_file.save(small_model(layer=layer), INFO, path)
     trace.unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"Keras cannot load it: .*Lambda"):
+    with pytest.raises(UserError, match=r"Keras cannot load this model: .*Lambda"):
         model_file.load(path)
     assert not trace.exists()
     keras.models.load_model(path, safe_mode=False)(np.zeros((1, 8, 8, 3), np.uint8))

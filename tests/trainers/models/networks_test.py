@@ -423,11 +423,12 @@ class TestWeights:
         with pytest.raises(UserError) as error:
             networks.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
         assert (
-            f"--weights={file}: is not a weights file of MobileNet(alpha=0.25) without its head (include_top=False)."
-            f" {message}"
+            f"--weights={file}: does not fit MobileNet(alpha=0.25). It must contain the weights of this backbone"
+            f" without the head (include_top=False). {message}"
         ) in str(error.value)
         assert str(error.value).endswith(
-            "Pass a file of this backbone without its head, or the --backbone and --backbone_kwargs of this file."
+            "Pass a weights file of this backbone that was saved without the head, or set --backbone and"
+            " --backbone_kwargs to the network from which this file was saved."
         )
 
     def test_same_arrays_in_other_layers_are_rejected(self, base, tmp_path):
@@ -436,9 +437,7 @@ class TestWeights:
         with h5py.File(file, "a") as stored:
             names = stored["model_weights"].attrs["layer_names"]
             stored["model_weights"].attrs["layer_names"] = names[::-1]
-        with pytest.raises(
-            UserError, match=r"is not a weights file of MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"
-        ):
+        with pytest.raises(UserError, match=r"does not fit MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"):
             networks.build(ModelConfig(**{**vars(SMALL), "weights": str(file)}), 2)
 
     def test_other_files_are_rejected(self, tmp_path):
@@ -474,22 +473,22 @@ class TestWeights:
         (
             ModelConfig(backbone="VGG16", weights="none", image_size=20),
             2,
-            "--image_size=20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
+            "--image_size=20: Keras rejects this size for VGG16: Input size must be at least 32x32; ",
         ),
         (
             ModelConfig(backbone="Xception", weights="none", image_size=64),
             2,
-            "--image_size=64: Keras rejects it for Xception: Input size must be at least 71x71; ",
+            "--image_size=64: Keras rejects this size for Xception: Input size must be at least 71x71; ",
         ),
         (
             ModelConfig(backbone="VGG16", weights="none", image_size=(64, 20)),  # One side is too small.
             2,
-            "--image_size=64x20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
+            "--image_size=64x20: Keras rejects this size for VGG16: Input size must be at least 32x32; ",
         ),
         (
             ModelConfig(backbone="CNN", weights="none", image_size=(8, 64)),
             2,
-            "--image_size=8x64: Keras rejects it for CNN: ",
+            "--image_size=8x64: Keras rejects this size for CNN: ",
         ),
         (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"beta": 1}, weights="none"),
@@ -505,7 +504,7 @@ class TestWeights:
         (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.3}, weights="imagenet"),
             2,
-            "--image_size=224: Keras rejects it for MobileNet(alpha=0.3): If imagenet weights are being loaded, "
+            "--image_size=224: Keras rejects this size for MobileNet(alpha=0.3): If imagenet weights are being loaded, "
             "alpha can be one of",
         ),
     ],

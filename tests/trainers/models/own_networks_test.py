@@ -181,7 +181,11 @@ def noise(size: int, count: int = 2) -> np.ndarray:
             {},
             "SOURCE: the class Unregistered is not registered, so a saved model could not be loaded. ",
         ),
-        ("forgets", {}, "SOURCE: a copy that is made from its configuration returns other values, and so would a save"),
+        (
+            "forgets",
+            {},
+            "SOURCE: a copy of the model from get_config returns different values. A saved and loaded model ",
+        ),
         ("rigid", {}, "SOURCE: cannot be saved and loaded: "),
     ],
 )
@@ -405,22 +409,24 @@ def test_a_network_in_a_file_loses_its_head(build: Any, layer: str | None, shape
         (
             with_dense(units=5),
             {},
-            "--backbone=PATH: its last layer head is a Dense layer without an activation. It may be a head that"
-            " returns logits, or a part of the features. To use its outputs as features, pass"
-            " --backbone_kwargs=\"layer='head'\". To use those of the layer before it, pass"
+            "--backbone=PATH: its last layer head is a Dense layer without an activation. This layer is either"
+            " a head that returns logits, or a part of the features. To use the outputs of head as features, pass"
+            " --backbone_kwargs=\"layer='head'\". To use the outputs of dropout, the layer before it, pass"
             " --backbone_kwargs=\"layer='dropout'\".",
         ),
         (
             convolutional,
             {},
             "--backbone=PATH: its last layer soft is a softmax, but pooled before it is not a Dense layer, so the head"
-            " cannot be found. To use its outputs as features, pass --backbone_kwargs=",
+            " cannot be found. To use the outputs of soft as features, pass --backbone_kwargs=",
         ),
         (
             mean_of_two,
             {},
-            "--backbone=PATH: its last layers make probabilities (right) and change them (mean), so its head is not"
-            " known. Pass --backbone_kwargs=\"layer='mean'\" to use its outputs as features, or \"layer='left'\"",
+            "--backbone=PATH: layer right returns probabilities, but the later layer mean changes them. So it is not"
+            " clear where the head begins. To use the outputs of mean as features, pass"
+            " --backbone_kwargs=\"layer='mean'\". To use the outputs of left, the layer before it, pass"
+            " --backbone_kwargs=\"layer='left'\".",
         ),
         (
             linear_in_float32,
@@ -512,13 +518,15 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
     with pytest.raises(UserError) as error:
         networks.build(ModelConfig(backbone=str(path)), 2)
     assert str(error.value) == (
-        f"--backbone={path}: {what}. No code is run only because the file names it. Pass --custom_objects=MODULE"
-        " or FILE.py, the code that registers them. In Python, import this code first."
+        f"--backbone={path}: {what}. For safety, code that a file names is not run automatically. Pass"
+        " --custom_objects=MODULE or FILE.py, the code that registers these layers or functions. In Python, import this"
+        " code first."
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras")
-    assert f" {what}. No code is run only because the file names it. Pass --custom_objects={code}, the " in str(
-        error.value
+    assert (
+        f" {what}. For safety, code that a file names is not run automatically. Pass --custom_objects={code}, the "
+        in str(error.value)
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras", custom_objects=["own_nets"])
@@ -574,7 +582,7 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "model",
             3,
             {"loss": ["mse", "mse"]},
-            "SOURCE: is compiled with 2 losses. Compile it with one loss, or ",
+            "SOURCE: is compiled with 2 losses. Compile the model with one loss, or ",
         ),
         (
             "logits_loss",
@@ -586,7 +594,7 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "own_step",
             3,
             {},
-            "SOURCE: OwnStep has its own train_step. Trainers do not call such methods, because an ",
+            "SOURCE: OwnStep has its own train_step. Trainers do not call such methods: with them, an ",
         ),
         ("frozen", 3, {}, "SOURCE: no layer of the model is trainable. Set trainable = True for some layers."),
         ("vector", 3, {}, "SOURCE: does not return probabilities. End the model with activation='softmax', and use a "),
@@ -752,7 +760,7 @@ def test_models_that_cannot_be_described(
         ),
         (
             {"backbone": "own_nets:vit", "weights": "imagenet"},
-            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights of the network",
+            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights that the ",
         ),
         (
             {"model": "own_nets:compiled", "weights": "none"},
@@ -827,5 +835,7 @@ def test_presets_of_keras_hub(tmp_path: Path) -> None:
         10,
         8,
     )
-    with pytest.raises(UserError, match=r"^--backbone=keras_hub:no_such_preset: KerasHub cannot load it: Unknown"):
+    with pytest.raises(
+        UserError, match=r"^--backbone=keras_hub:no_such_preset: KerasHub cannot load this preset: Unknown"
+    ):
         networks.build(ModelConfig(backbone="keras_hub:no_such_preset"), 2)

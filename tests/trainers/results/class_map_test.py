@@ -100,7 +100,8 @@ def test_lines_say_what_is_left_out_and_what_is_missing() -> None:
         (
             {"cats": 2},
             {"cats": ""},
-            "--images=photos: no image is left, because --class_map leaves out all of them. Map a class to a class.",
+            "--images=photos: no image is left, because --class_map leaves out all of them. Map at least one class of"
+            " the data to a class of the model: --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
         ),
     ],
 )
