@@ -141,7 +141,7 @@ def _choices(tensor: Any) -> str:
     tensor = _of_layer(tensor)
     last = _layer(tensor).name
     if not _node(tensor).input_tensors:
-        return f"Pass --backbone_kwargs=\"layer='{last}'\" to use its outputs as features."
+        return f"To use its outputs as features, pass --backbone_kwargs=\"layer='{last}'\"."
     before = _layer(_of_layer(_input(tensor))).name
     return (
         f"To use its outputs as features, pass --backbone_kwargs=\"layer='{last}'\". To use those of the layer before"

@@ -420,7 +420,8 @@ def test_a_network_in_a_file_loses_its_head(build: Any, layer: str | None, shape
             mean_of_two,
             {},
             "--backbone=PATH: its last layers make probabilities (right) and change them (mean), so its head is not"
-            " known. Pass --backbone_kwargs=\"layer='mean'\" to use its outputs as features, or \"layer='left'\"",
+            " known. To use its outputs as features, pass --backbone_kwargs=\"layer='mean'\". To use those of the layer"
+            " before it, pass --backbone_kwargs=\"layer='left'\".",
         ),
         (
             linear_in_float32,
