@@ -216,7 +216,7 @@ def test_later_decisions_replace_earlier_ones() -> None:
 def test_keep_leaves_an_earlier_label_in_effect() -> None:
     """Other decisions are replaced, and messages about the label name the file that has it."""
     rows = {B: Decision(B, "label", "dogs", ""), C: Decision(C, "label", "dogs", "")}
-    keeps = {key: Decision(key, "keep", "", "", "cats") for key in (A, B, C, D)}
+    keeps = {key: Decision(key, "keep", "", "", given_label="cats") for key in (A, B, C, D)}
     stored = {A: EXPECTED[A], B: EXPECTED[B], D: Decision(D, "drop", "", "")}
     made = decisions.combined(stored, [("--relabel=r.csv", rows), ("--decisions=d.csv", keeps)])
     assert made.in_effect == {A: EXPECTED[A], **rows, D: keeps[D]}
