@@ -753,7 +753,7 @@ def test_models_that_cannot_be_described(
         ),
         (
             {"backbone": "own_nets:vit", "weights": "imagenet"},
-            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights that it already has)",
+            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights that it al",
         ),
         (
             {"model": "own_nets:compiled", "weights": "none"},
