@@ -317,7 +317,10 @@ def test_a_pair_is_listed_unless_both_are_decided(decided, listed, reason):
 
 @pytest.mark.parametrize("kept", [(4, 9), (9, 4), (20, 9)], ids=str)
 def test_a_kept_pair_is_not_listed_and_its_labels_are_doubted_as_before(kept):
-    """Records 4 and 20 have the same bytes, so a decision about one is about the other. Other pairs stay listed."""
+    """A decision about a pair is not listed again. Other pairs stay listed.
+
+    Records 4 and 20 have the same bytes, so a decision about record 4 counts for record 20, too.
+    """
     records = planted(count=100, flips=0.1)
     inputs = records.inputs
     facts, contents = inputs.facts.copy(), np.arange(100)

@@ -25,7 +25,7 @@ from tfrecord_tools.layout.decisions import Decision
 from trainers.results import review_page
 from trainers.results.review_page import Item, Picture
 
-HEADER = ["sha256", "decision", "label", "path", "given_label"]  # Of files without decisions about pairs.
+HEADER = ["sha256", "decision", "label", "path", "given_label"]  # Files without decisions about pairs.
 COLUMNS = [*HEADER, "twin_sha256"]
 CLASSES = ["cat", "dog", "fox"]
 # Each would do harm as markup, as the end of a data block, as a line of CSV, as a formula, or by its direction.
@@ -125,13 +125,19 @@ class Review:
         return Path(download.value.path()).read_bytes()
 
     def rows(self) -> list[list[str]]:
-        """Return the rows of the downloaded file without its header. Only rows about pairs have the last column."""
+        """Return the rows of the downloaded file without its header.
+
+        Only rows about pairs have the last column.
+        """
         header, *rows = csv.reader(io.StringIO(self.content().decode(), newline=""))
         assert header == COLUMNS
         return [row if row[-1] else row[:-1] for row in rows]
 
     def decisions(self) -> dict[str, str]:
-        """Return path -> decision of the downloaded file, with the label behind a colon. A pair has both paths."""
+        """Return path -> decision of the downloaded file, with the label after a colon.
+
+        The key of a pair has both paths.
+        """
         return {
             " + ".join(sorted(PATHS[sha256] for sha256 in (row[0], *row[5:]))) if row[5:] else row[3]: row[1]
             + (f":{row[2]}" if row[2] else "")
