@@ -39,7 +39,7 @@ class RandomLayer:
 
 
 def random_layers(base: keras.Model) -> list[RandomLayer]:
-    """Find the layers of a network that drop values or add noise at random, also inside other layers."""
+    """Find the layers that drop values or add noise at random. Layers inside other layers are included."""
     found = ((layer, _strength(layer)) for layer in leaves(base))
     return [RandomLayer(layer, name, getattr(layer, name)) for layer, name in found if name]
 
@@ -134,7 +134,7 @@ def _first_trained(base: keras.Model, order: Sequence[keras.Layer], trained: Col
 
 
 def batch_norms(layer: keras.Layer) -> Iterator[keras.layers.BatchNormalization]:
-    """Yield all layers of BatchNormalization in a layer, also inside of others."""
+    """Yield all BatchNormalization layers in a layer. Layers inside other layers are included."""
     return (inner for inner in all_layers(layer) if isinstance(inner, keras.layers.BatchNormalization))
 
 
@@ -148,7 +148,7 @@ def leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 
 def inner_layers(base: keras.Model) -> list[keras.Layer]:
-    """Return the layers of a network in their order, with those of functional models in it.
+    """Return the layers of a network in their order, including the layers of its functional models.
 
     The functional models themselves are left out. Layers made of layers, and sequential models, count as one layer.
     """
@@ -242,7 +242,7 @@ def _instead(weighted: Sequence[keras.Layer]) -> str:
     """Return what to pass instead of last_stage."""
     return (
         f"{_last_names(weighted)} Pass --unfreeze=N for the last N layers, a regular expression for names of layers"
-        " (also of those inside of other layers), or --unfreeze=all."
+        " (including layers inside other layers), or --unfreeze=all."
     )
 
 

@@ -110,7 +110,7 @@ def copied(model: keras.Model, shape: Shape | None = None) -> keras.Model:
         config["name"] = free_name(config["name"])
     if shape is not None:
         _fix_shape(config, shape)
-    # If a file was imported twice, the classes of this model may not be those that are registered now.
+    # If a file was imported twice, other classes than the classes of this model may be registered now.
     kinds = {type(layer) for layer in (model, *layers.all_layers(model))}
     with keras.saving.custom_object_scope({keras.saving.get_registered_name(kind): kind for kind in kinds}):
         copy = type(model).from_config(config)

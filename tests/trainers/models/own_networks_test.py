@@ -281,7 +281,7 @@ def test_random_layers_inside_of_others_drop_nothing_in_the_frozen_part() -> Non
 
 def test_a_network_of_one_resolution_has_no_last_stage(bad: Path) -> None:
     advice = (
-        "Pass --unfreeze=N for the last N layers, a regular expression for names of layers (also of those inside of"
+        "Pass --unfreeze=N for the last N layers, a regular expression for names of layers (including layers inside"
         " other layers), or --unfreeze=all."
     )
     for name, model, last in (
