@@ -372,6 +372,7 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
     for topic in topics:
         old, new = _flat(begun.get(topic, {})), _flat(now.get(topic, {}))
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        names.sort(key=lambda name: name in _HASHES)  # A hash may differ because a flag differs: the flag comes first.
         if names:
             return [f"{_shown(topic, name)} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
     return []

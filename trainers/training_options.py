@@ -116,8 +116,8 @@ FIT = Option(
     "fit",
     "text",
     "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, and"
-    " the rest is filled with gray; stretch: the whole image is stretched. Default: stretch if --crop or the crop of"
-    " --recipe is 0, else crop.",
+    " the rest is filled with gray; stretch: the whole image is stretched. Default: crop, or stretch if the images are"
+    " not cropped (a crop of 0).",
     choices=FITS,
 )
 _TRAINING = (

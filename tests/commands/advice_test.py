@@ -60,6 +60,7 @@ NARROWED = {
     "tfrecord_tools.base.usage._unknown": TRAINING,  # Only trainers have optimizer arguments.
     "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.archives._decoded": READERS_OF_SOURCES,  # predict passes only directories.
+    "tfrecord_tools.sources.archives._readings": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.archives._zip_members": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.archives._tar_members": READERS_OF_SOURCES,  # predict passes only directories.

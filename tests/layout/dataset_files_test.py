@@ -33,6 +33,8 @@ def problems(value: Any, kind: Any, path: str = "") -> list[str]:
         return [line for key, entry in value.items() for line in problems(entry, arguments[1], f"{path}.{key}")]
     if typing.get_origin(kind) is list:
         return [line for entry in value for line in problems(entry, arguments[0], f"{path}[]")]
+    if typing.get_origin(kind) is typing.Literal:
+        return [] if value in arguments else [f"{path}: {value!r} is none of {arguments}"]
     return [] if type(value) is kind else [f"{path}: {value!r} is not of type {kind.__name__}"]
 
 

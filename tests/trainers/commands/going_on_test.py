@@ -262,8 +262,8 @@ def test_the_choice_of_records_goes_on(workspace: Path, chosen: dict[str, Any]) 
     more.train_more(1, log=lines.append)  # And again.
 
     for name, value, message in (
-        ("fold", 1, "--fold was 2, is 1."),
-        ("drop_issues", ["off_topic"], "--drop_issues was ['label'], is ['off_topic']."),
+        ("fold", 1, "--fold was 2, is 1; the SHA-256 of the open issues in --audit was '"),
+        ("drop_issues", ["off_topic"], "--drop_issues was ['label'], is ['off_topic']; the SHA-256 of the "),
     ):
         with pytest.raises(UserError) as error:
             first.train_more(1, run=workspace / "no", **{name: value}, log=lines.append)

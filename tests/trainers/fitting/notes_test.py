@@ -84,10 +84,11 @@ def test_mirrored_classes_are_named_with_the_flag(recipe: Recipe, shown: str, fl
     assert lines(arrows, again) == []
 
 
-def test_without_mirroring_or_such_names_there_is_no_note(arrows: Dataset, mixed: Dataset) -> None:
-    def own(images: Any, keys: Any) -> Any:
-        return images
+def own(images: Any, keys: Any) -> Any:
+    return images
 
+
+def test_without_mirroring_or_such_names_there_is_no_note(arrows: Dataset, mixed: Dataset) -> None:
     for values in ({"augment": "none"}, {"augment": "standard,horizontal_flip=False"}, {"augment": own}):
         assert lines(arrows, recipe_of(**values)) == []
     assert lines(arrows, recipe_of("features")) == []  # Features are computed from unchanged images.

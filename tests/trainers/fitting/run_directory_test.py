@@ -190,4 +190,4 @@ def test_runs_of_older_versions_have_the_hash_of_all_open_issues(stored, other, 
     run_directory.write_json(tmp_path / run_directory.SETTINGS, {"flags": {"issues_sha256": stored}})
     settings = {"flags": {"issues_sha256": "new"}, "other": other}
     found = run_directory.differences(tmp_path, settings, ("flags",))
-    assert found == ([] if same else [f"--issues_sha256 was {stored!r}, is 'new'"])
+    assert found == ([] if same else [f"the SHA-256 of the open issues in --audit was {stored!r}, is 'new'"])
