@@ -224,9 +224,8 @@ def _of_file(path: Path, source: bytes) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = (
-        module  # Dataclasses, pickle and `name_of` find the classes and functions of the module by this name.
-    )
+    # Dataclasses, pickle and `name_of` find the classes and functions of the module by this name.
+    sys.modules[name] = module
     try:
         with importable(str(path)):
             # The loader may take the code from a .pyc that is a second older than the source.
