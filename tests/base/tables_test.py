@@ -151,7 +151,9 @@ def test_usual_column_names_are_normalized() -> None:
 def test_several_columns_of_paths(tmp_path: Path, header: str, rows: list[str], column: str | None) -> None:
     text = "\n".join([header, *rows]) + "\n"
     if column is None:
-        with pytest.raises(UserError, match=r"several that may contain the paths: 'id', 'filename'\. Name the column"):
+        with pytest.raises(
+            UserError, match=r"Several columns may contain the paths: 'id', 'filename'\. Name the column"
+        ):
             read(tmp_path / "t.csv", text)
     else:
         assert read(tmp_path / "t.csv", text).notes[0].startswith(f"the column {column!r} is read as the paths")

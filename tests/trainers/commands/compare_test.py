@@ -192,7 +192,7 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     assert done.returncode == 1
     assert "2 of 4 trainings failed, see comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
     assert done.stdout.count("failed with exit code 1: error: ") == 2
-    assert "--image_size=4: Keras rejects it" in (workspace / "comparison/broken-seed0.log").read_text()
+    assert "--image_size=4: Keras rejects this size" in (workspace / "comparison/broken-seed0.log").read_text()
     with open(workspace / "comparison/comparison.csv") as file:
         plain, broken = csv.DictReader(file)
     assert (plain["variant"], plain["seeds"], plain["failed"], broken["seeds"], broken["failed"]) == (
