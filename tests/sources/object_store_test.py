@@ -265,7 +265,8 @@ def test_forbidden_object_is_rejected_and_expired_token_is_an_error(
     assert survey(sources, here).reasons == {1: "cannot be read: access is denied"}
     for code in ("ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "403"):
         with pytest.raises(
-            UserError, match=rf"access is denied \(it is {code}\)\. Set valid credentials .* For S3, set"
+            UserError,
+            match=rf"access is denied \(it is {code}\)\. Set credentials that may list and read this URL\. For S3, set",
         ):
             survey(sources, here)
 
