@@ -295,8 +295,7 @@ def _describe(
     settings = {"adopted": True, "name": name}
     if adoption.config.rewrite:
         settings |= {"rewritten": True, **ImageConfig().image_settings()}
-    hashes = index.hashes(index.read(index_path, ["source_sha256"]), "source_sha256")
-    pairs = [decision for *_, decision in decisions.pairs(adoption.made.in_effect, hashes)]
+    pairs = _kept_pairs(adoption.made, index_path)
     effect = decisions.effect(adoption.made, ((decision, table.names[label]) for decision, label in decided), pairs)
     source = adoption.config.records or " ".join(adoption.config.split)
     adoption.made.check_matched(effect.found, source)
@@ -322,6 +321,14 @@ def _describe(
     notes += _notes_on_classes(adoption.made, decided, described)
     notes += [*_notes_on_labels(effect, adoption.config), *_notes_on_rejected(described, adoption.config)]
     return list(_report(described, notes, workspace.out))
+
+
+def _kept_pairs(made: Decisions, index_path: Path) -> list[Decision]:
+    """Return the decisions about pairs with both images in the records."""
+    if not any(one.twin_sha256 for one in made.in_effect.values()):
+        return []  # Without pairs, the hashes need not be read again.
+    hashes = index.hashes(index.read(index_path, ["source_sha256"]), "source_sha256")
+    return [decision for *_, decision in decisions.pairs(made.in_effect, hashes)]
 
 
 def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
@@ -615,14 +622,7 @@ def define_flags() -> None:
         "split", "Files of one split as NAME=PATTERN; repeat the flag for each split. Use it instead of --records."
     )
     usage.define_path("out", default["out"], "Directory to write.")
-    usage.define_path(
-        "decisions",
-        None,
-        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with"
-        " --decisions. The file has the columns sha256, decision and label. The decision is one of four words. 'label':"
-        " use the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back"
-        " an earlier decision.",
-    )
+    usage.define_path("decisions", None, decisions.HELP)
     flags.DEFINE_string(
         "image_key",
         None,

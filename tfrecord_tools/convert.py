@@ -507,14 +507,7 @@ def define_flags() -> None:
     )
     usage.define_path("out", default["out"], "Local directory to write.")
     source_flags.define_source_flags()
-    usage.define_path(
-        "decisions",
-        None,
-        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with"
-        " --decisions. The file has the columns sha256, decision and label. The decision is one of four words. 'label':"
-        " use the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back"
-        " an earlier decision.",
-    )
+    usage.define_path("decisions", None, decisions.HELP)
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")
     flags.DEFINE_integer(

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 Word = Literal["label", "drop", "keep", "both", "none"]
 WORDS: tuple[Word, ...] = ("label", "drop", "keep", "both", "none")
+HELP = (
+    "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with such a"
+    " file. The file has the columns sha256, decision and label. The decision is one of five words. 'label': use the"
+    " class in the column label; 'drop': leave the image out; 'keep': the label is right; 'both': keep two images that"
+    " look alike (the other one is in the column twin_sha256); 'none': take back an earlier decision."
+)
 COLUMNS = ("sha256", "decision", "label", "path", "given_label", "twin_sha256")
 STORED = "the decisions of the dataset at --out"  # Start of messages about stored decisions, instead of a flag.
 DROPPED = "left out by the decision drop"  # The reason in rejected.csv.
@@ -367,31 +373,31 @@ def combined(
     layers: Sequence[tuple[str, Mapping[str, Decision]]],
     new_class: str = Decisions.new_class,
 ) -> Decisions:
-    """Combine decisions. Later ones replace earlier ones about the same images, or take them back.
+    """Combine decisions. Later ones replace earlier ones with the same key, or take them back.
 
     There is one exception: a "keep" says that the label is right, so it leaves an earlier "label" in effect.
 
     Args:
-        stored: sha256 -> decision of the existing dataset. All other decisions are later.
+        stored: Key -> decision of the existing dataset. All other decisions are later.
         layers: As in `Decisions`.
         new_class: As in `Decisions`.
     """
     later, replaced_rows, idle = dict[str, Decision](), 0, 0
     changing, confirming = list[tuple[str, Mapping[str, Decision]]](), dict[str, Decision]()
     for where, layer in layers:
-        labels = {sha256 for sha256, one in {**stored, **later}.items() if one.decision == "label"}
-        keeps = {sha256: one for sha256, one in layer.items() if one.decision == "keep" and sha256 in labels}
-        layer = {sha256: one for sha256, one in layer.items() if sha256 not in keeps}
-        confirming = {sha256: one for sha256, one in confirming.items() if sha256 not in layer} | keeps
+        labels = {key for key, one in {**stored, **later}.items() if one.decision == "label"}
+        keeps = {key: one for key, one in layer.items() if one.decision == "keep" and key in labels}
+        layer = {key: one for key, one in layer.items() if key not in keeps}
+        confirming = {key: one for key, one in confirming.items() if key not in layer} | keeps
         changing.append((where, layer))
-        replaced_rows += sum(sha256 in later and later[sha256].contradicts(one) for sha256, one in layer.items())
-        nones = (sha256 for sha256, one in layer.items() if one.decision == "none")
-        idle += sum(sha256 not in stored and sha256 not in later for sha256 in nones)
+        replaced_rows += sum(key in later and later[key].contradicts(one) for key, one in layer.items())
+        nones = (key for key, one in layer.items() if one.decision == "none")
+        idle += sum(key not in stored and key not in later for key in nones)
         later |= layer
-    changed = [one for sha256, one in later.items() if sha256 in stored and stored[sha256].contradicts(one)]
+    changed = [one for key, one in later.items() if key in stored and stored[key].contradicts(one)]
     withdrawn = sum(one.decision == "none" for one in changed)
     return Decisions(
-        in_effect={sha256: one for sha256, one in {**stored, **later}.items() if one.decision != "none"},
+        in_effect={key: one for key, one in {**stored, **later}.items() if one.decision != "none"},
         layers=changing,
         confirming=confirming,
         new_class=new_class,
