@@ -19,8 +19,17 @@ from trainers.models.model_file import ModelInfo
 _OPTIONS = (
     Option("classes", "names", "Class names in the order of the model's outputs."),
     Option("image_size", "size", "Height and width of the model's input in pixels."),
-    Option("crop", "number", "Share of an image that the model gets."),
-    Option("threshold", "number", "Probability at which the second class is chosen."),
+    Option(
+        "crop",
+        "number",
+        "Size of the central region that the model gets, as a fraction of the largest possible region. 0: the model"
+        " gets the whole image, stretched.",
+    ),
+    Option(
+        "threshold",
+        "number",
+        "For two classes: the second class is chosen if its probability is at least this number, from 0 to 1.",
+    ),
     Option("logits", "switch", "Whether the outputs are logits."),
     keras_files.OPTION,
 )

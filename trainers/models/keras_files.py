@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 METADATA = "metadata.json"
 CUSTOM_OBJECTS = "custom_objects"  # Key in `METADATA`: modules and files of custom layers, for advice in errors.
 CUSTOM_OBJECTS_HELP = (
-    "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. The code in"
-    " them is run. Default: only Keras's own layers can be loaded."
+    "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. The code"
+    " in the modules and files is run. Default: only Keras's own layers can be loaded."
 )
 OPTION = Option("custom_objects", "names", CUSTOM_OBJECTS_HELP, default=[])
 _MEMBERS = (METADATA, "config.json", "model.weights.h5")

@@ -38,8 +38,8 @@ _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
 _FORMAT_OF_GEOMETRY = 2  # Used if the input is not a square, or if images are padded.
 THRESHOLD_HELP = (
-    "For two-class models: the second class is chosen if its probability is at least this number, between 0 and 1."
-    " Default: the threshold of the model."
+    "A probability between 0 and 1, for models with two classes. The second class is chosen if its probability is at"
+    " least this number. Default: the threshold that is stored in the model."
 )
 _IMAGE_SETTINGS = ImageConfig().image_settings()
 

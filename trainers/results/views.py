@@ -25,9 +25,9 @@ _CORNER = 0.875  # Height and width of a corner, as a share of those of the mode
 OPTION = Option(
     "tta",
     "names",
-    "Test-time augmentation: the probabilities of an image are the mean over several views of it. mirror: the image and"
-    " its left-right mirror image, 2 views; crops: the image and its four corners, 5 views; mirror,crops: 10 views."
-    " Default: the image alone.",
+    "Test-time augmentation: the model gets several views of each image, and the mean of the probabilities is used."
+    " mirror: 2 views, the image and its left-right mirror image; crops: 5 views, the image and its four corners;"
+    " mirror,crops: 10 views, the 5 views of crops and their mirror images. Default: only the image.",
     choices=KINDS,
 )
 
