@@ -42,8 +42,9 @@ def lines(recipe: Recipe, data: Dataset, train: Records) -> list[str]:
     found = []
     if mirrored := may_be_mirrored(values, data.class_names):
         found.append(
-            f"note: --augment={named.name_of(recipe.augment)} mirrors images, but class names suggest that this changes"
-            f" the class: {listed(mirrored.names)}. If it does, pass {mirrored.flag}"
+            f"note: --augment={named.name_of(recipe.augment)} mirrors images, but the names of these classes suggest"
+            f" that a mirrored image is of another class: {listed(mirrored.names)}. If this is true, pass"
+            f" {mirrored.flag}"
         )
     if recipe.fit is None and (share := share_cut(train, recipe.geometry)) > _MANY:
         crop = recipe.geometry.crop

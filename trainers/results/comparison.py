@@ -214,8 +214,8 @@ def check_alike(variants: Iterable[Sequence[Path]]) -> None:
             differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
             if differences:
                 raise UserError(
-                    f"{run}: was not trained like {finished[0]}: {'; '.join(differences)}. Remove one of the two run"
-                    " directories, or pass another --out."
+                    f"{run}: was trained with other settings than {finished[0]}: {'; '.join(differences)}. Remove one"
+                    " of the two run directories, or pass another --out."
                 )
 
 
