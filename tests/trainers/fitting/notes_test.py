@@ -76,8 +76,8 @@ def recipe_of(trainer: str = "finetune", **values: Any) -> Recipe:
 )
 def test_mirrored_classes_are_named_with_the_flag(recipe: Recipe, shown: str, flag: str, arrows: Dataset) -> None:
     assert lines(arrows, recipe) == [
-        f"note: --augment={shown} mirrors images, but class names suggest that this changes the class:"
-        f" arrow_left, arrow_right. If it does, pass --augment={flag}"
+        f"note: --augment={shown} mirrors images, but the names of these classes suggest that a mirrored image is of"
+        f" another class: arrow_left, arrow_right. If this is true, pass --augment={flag}"
     ]
     # With the flag, there is no note.
     again = dataclasses.replace(recipe, augment=flag.strip("'"))

@@ -221,8 +221,8 @@ def test_waiting_for_input_is_reported(waits, reported, evil):
         ),
         (
             "features",
-            "Each step on features is short, so the model often waits for the next one. python -m trainers.features"
-            " --batch_size=N with a larger N makes fewer and longer steps.",
+            "Each step on features is short, so the model often waits for the next batch. python -m"
+            " trainers.features --batch_size=N with a larger N makes fewer and longer steps.",
         ),
     ],
 )
@@ -333,12 +333,12 @@ def test_overfitting_is_reported(losses, validation, recipe, epoch, evil):
     [
         ({}, 2, ""),
         ({"label_smoothing": 0.0, "mixup": 0.0}, 2, ""),
-        ({"mixup": 0.5}, 2, "The training loss is computed with MixUp, the validation loss without."),
+        ({"mixup": 0.5}, 2, "The training loss is computed with MixUp, and the validation loss is computed without."),
         (
             {"label_smoothing": 0.1, "cutmix": 1.0},
             2,
-            "The training loss is computed with label smoothing 0.1 and CutMix, the validation loss without."
-            " Even if every prediction is right, the training loss stays above 0.20.",
+            "The training loss is computed with label smoothing 0.1 and CutMix, and the validation loss is computed"
+            " without. Even if every prediction is right, the training loss stays above 0.20.",
         ),
         ({"label_smoothing": 0.1}, 10, "stays above 0.50."),
     ],
