@@ -84,7 +84,7 @@ BACKBONES = {
 SCALINGS = ("own", "unit", "tf", "torch", "caffe")
 KERAS_HUB = "keras_hub:"  # The name of a preset of KerasHub follows.
 IMAGENET, NONE, OWN = "imagenet", "none", "own"  # Values of --weights that are not files.
-FORMS = f"{user_code.FORMS}, FILE.keras or {KERAS_HUB}PRESET"  # How the user names other networks.
+FORMS = f"MODULE:FUNCTION, FILE.py:FUNCTION, FILE.keras or {KERAS_HUB}PRESET"  # How the user names other networks.
 _IMAGE_SIZE = 224  # For networks without a known image size.
 
 

@@ -41,5 +41,5 @@ def test_training_options_do_not_import_tensorflow():
 def test_unknown_backbone_is_rejected_with_suggestions(name, message):
     with pytest.raises(UserError) as error:
         recipes.finetune(backbone=name)
-    forms = "For another network, pass MODULE:FUNCTION or FILE.py:FUNCTION, FILE.keras or keras_hub:PRESET."
+    forms = "For another network, pass MODULE:FUNCTION, FILE.py:FUNCTION, FILE.keras or keras_hub:PRESET."
     assert str(error.value) == message.replace("FORMS", forms)

@@ -119,7 +119,7 @@ class Round:
 
     def __str__(self) -> str:
         folds = "" if not self.folds else f" on {words.number(self.folds, 'fold')}"
-        return f"{'all' if self.share == 1 else f'{self.share:.0%} of'} epochs{folds}"
+        return f"{'all' if self.share == 1 else f'{self.share:.0%} of the'} epochs{folds}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

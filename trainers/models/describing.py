@@ -92,7 +92,9 @@ def describe_model(
     model = keras_files.load(source, custom_objects)
     size = image_size or backbones.size_in_file(source)
     if size is None:
-        raise UserError(f"{source}: takes images of any size. Pass image_size=N, the size for which it was trained.")
+        raise UserError(
+            f"{source}: takes images of any size. Pass image_size=N, the size of the images in its training."
+        )
     try:
         geometry = Geometry.of(size, values["crop"], fit)
         info = ModelInfo(

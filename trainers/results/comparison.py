@@ -298,7 +298,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         )
     accuracy.set_yticks(range(len(finished)), [row.name for row in finished])
     dots = "fold" if any(row.folds for row in finished) else "seed"
-    accuracy.set_xlabel(f"accuracy in %: a dot per {dots}, a line at their mean")
+    accuracy.set_xlabel(f"accuracy in % (one dot per {dots}; line: mean)")
     seconds.set_xlabel("training time in seconds")
     accuracy.margins(x=0.12)
     seconds.margins(x=0.25)

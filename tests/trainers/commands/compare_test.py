@@ -369,7 +369,7 @@ def test_dry_run_of_folds_says_that_their_file_is_missing(workspace):
         (
             Budget(trials=4),
             None,
-            "# round 1 of 2: 4 settings, 33% of epochs",
+            "# round 1 of 2: 4 settings, 33% of the epochs",
             ["# round 2 of 2: the best settings of round 1, all epochs"],
             4,
         ),
@@ -377,7 +377,7 @@ def test_dry_run_of_folds_says_that_their_file_is_missing(workspace):
         (
             Budget(minutes=5),
             Plan(count=3),
-            "# round 1 of 3: 15 settings, 33% of epochs on 1 fold. The round stops when its time is used up",
+            "# round 1 of 3: 15 settings, 33% of the epochs on 1 fold. The round stops when its time is used up",
             [
                 "# round 2 of 3: the best settings of round 1, all epochs on 1 fold",
                 "# round 3 of 3: the best settings of round 2, all epochs on 3 folds",

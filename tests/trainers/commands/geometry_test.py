@@ -266,9 +266,9 @@ def test_wide_images_need_their_sides(values: dict[str, Any], tmp_path: Path) ->
     out = drawn(tmp_path, {"ripe": True, "unripe": False}, strip, train=60, validation=30)
     cut, lines = accuracy(out, tmp_path / "cut", epochs=8)
     assert lines == [
-        "note: 100% of the images lose more than a third of their area, because they are cropped to the shape of the"
-        " input. --crop=0.875 cuts another 23% off every image. To keep the whole image, pass --fit=pad or"
-        " --fit=stretch"
+        "note: 100% of the images lose more than a third of their area, because they are cropped to the aspect ratio"
+        " of the model's input. --crop=0.875 removes another 23% of every image. To keep the whole image, pass"
+        " --fit=pad or --fit=stretch"
     ]
     whole, lines = accuracy(out, tmp_path / "whole", **{"epochs": 12} | values)
     assert lines == []
