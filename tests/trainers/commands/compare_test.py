@@ -190,7 +190,7 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     )
     done = run("trainers.compare", *flags, cwd=workspace)
     assert done.returncode == 1
-    assert "2 of 4 trainings failed, see comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
+    assert "2 of 4 trainings failed. See comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
     assert done.stdout.count("failed with exit code 1: error: ") == 2
     assert "--image_size=4: Keras rejects this size" in (workspace / "comparison/broken-seed0.log").read_text()
     with open(workspace / "comparison/comparison.csv") as file:

@@ -108,7 +108,7 @@ def test_budgets(given: dict[str, float], budget: Budget) -> None:
     ("given", "message"),
     [
         ({}, "--search: has no limit. Pass --search=minutes=20, or --search=trials=20."),
-        ({"hours": 2}, "--search=hours=2: hours is not a limit of a search. Pass minutes=20, trials=20, or both."),
+        ({"hours": 2}, "--search=hours=2: 'hours' is not a limit of a search. Pass minutes=20, trials=20, or both."),
         ({"minutes": 0}, "--search=minutes=0: must be a number above 0."),
         ({"minutes": math.inf}, "--search=minutes=inf: must be a number above 0."),
         ({"minutes": "a"}, "--search=minutes=a: must be a number."),
