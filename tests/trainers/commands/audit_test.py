@@ -249,7 +249,7 @@ def test_an_interrupted_audit_stops_no_training_and_is_replaced(workspace, audit
         for module, name in ((issues, "write"), (review_page, "write")):
             (line,) = interrupt(module, name)
             assert line.startswith(
-                f"audit: {out} is not finished, so it is not used. To finish this audit, run python -m "
+                f"audit: the audit in {out} is not finished, so it is not used. To finish this audit, run python -m "
             )
         audit_dataset(config, lambda line: None)
         doubts = inputs.split(data, training, log=lambda line: None).doubts

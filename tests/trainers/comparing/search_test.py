@@ -137,7 +137,7 @@ class Oracle:
         loss = None if accuracy is None else 1.0
         own = setting.shortened(round_.share)
         trial = Trial(
-            round_=number, setting=own, folds=round_.folds, accuracy=accuracy, loss=loss, images=9, seconds=seconds
+            round=number, setting=own, folds=round_.folds, accuracy=accuracy, loss=loss, images=9, seconds=seconds
         )
         return trial, seconds
 

@@ -125,7 +125,10 @@ def test_another_version_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "_wanted", lambda names: {"keras": ">=4", "tensorflow": ">=2"})
     finding = diagnosis.packages()
     assert finding.state == BROKEN
-    assert finding.advice.endswith("is only tested with keras>=4. Run pip install 'keras>=4'.")
+    assert finding.advice == (
+        "Trainers are tested with keras>=4 only. With other versions, an interrupted training may continue with other"
+        " results. Run pip install 'keras>=4'."
+    )
 
 
 def test_another_backend_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

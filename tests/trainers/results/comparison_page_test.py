@@ -145,7 +145,7 @@ def test_page_of_a_cross_validation() -> None:
     text = comparison_page.render(folded(difference("second", -0.01, 0.07), difference(EVIL, 0.01, 0.07)))
     page = Page(text)
     shown = " ".join(page.text.split())
-    assert "A dot is a fold, the vertical line is the accuracy on all images" in shown
+    assert "Each dot is a fold. The vertical line is the accuracy on all images, and the band is" in shown
     assert "(Wilson; images that belong together make it wider)" in shown
     assert f"Class {EVIL} is rare." in shown
     assert page.elements["circle"] == 4

@@ -129,7 +129,9 @@ def test_figures_are_those_of_the_predictions(two):
     right = len(rows) - len(wrong)
     assert 0 < len(wrong) < 10
     assert f"{right / len(rows):.1%}" in page.text
-    assert f"{len(wrong)} of {len(wrong)} mistakes, the most confident first." in " ".join(page.text.split())
+    assert f"The list has {len(wrong)} of {len(wrong)} mistakes. The most confident mistake is first." in " ".join(
+        page.text.split()
+    )
     for row in wrong:
         assert row["path"] in page.text
     assert page.elements["img"] == 2 * len(wrong)  # Each with its evidence.
@@ -448,7 +450,7 @@ def test_of_a_thousand_classes_the_worst_fifty_are_listed(evil):
         labels=labels, records=np.arange(3000),
     )  # fmt: skip
     page = changed(evil, predicted, info=ModelInfo(classes=names, image_size=8))
-    assert "The 50 worst of 1,000 classes." in page.text
+    assert "The table has the 50 worst of 1,000 classes." in page.text
     (png,) = re.findall(r'"data:image/png;base64,([^"]*)"', plots.draw(predicted, 0.5, [])["confusion"].svg)
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
         assert min(image.size) >= 1000  # The matrix has all classes.
