@@ -135,8 +135,8 @@ def test_an_unfinished_audit_in_the_default_directory_is_as_none(workspace, tmp_
     lines: list[str] = []
     assert audit_files.find(data, None, lines.append) is None
     assert lines == [
-        f"audit: the audit in {directory} is not finished, so it is not used. To finish this audit, run python -m trainers.audit"
-        f" --tfrecords={workspace / 'out'}"
+        f"audit: the audit in {directory} is not finished, so it is not used. To finish this audit, run python -m"
+        f" trainers.audit --tfrecords={workspace / 'out'}"
     ]
     with pytest.raises(UserError) as error:
         audit_files.find(data, str(directory))

@@ -200,7 +200,7 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
             "image_size is (8, 8, 3), but must be one or two whole numbers of at least 1",
         ),
         (with_info(image_size=[]), "image_size is (), but must be one or two whole numbers of at least 1"),
-        (with_info(image_size=[8, 9]), "describes (None, 8, 9, 3) -> (None, 1)"),
+        (with_info(image_size=[8, 9]), "describes the shapes (None, 8, 9, 3) -> (None, 1)"),
         (with_info(fit="fill"), "geometry: fit=fill: must be one of crop, pad, stretch."),
         (with_info(fit="pad"), "geometry: crop=0.875 with fit=pad: only fit=crop cuts a part out of the image."),
         (with_info(crop=3), "crop is 3, but must be from 0 to 1"),
@@ -224,7 +224,7 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
             "the model has the shapes (None, 8, 8, 3) -> (None, 1), but metadata.json in this file describes the"
             " shapes",
         ),
-        (with_info(image_size=9), "describes (None, 9, 9, 3) -> (None, 1)"),
+        (with_info(image_size=9), "describes the shapes (None, 9, 9, 3) -> (None, 1)"),
     ],
 )
 def test_changed_contents_are_rejected(change, message, saved, tmp_path):

@@ -570,7 +570,8 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "model",
             3,
             {"loss": "sparse_categorical_crossentropy"},
-            "SOURCE: its loss sparse_categorical_crossentropy ta",
+            "SOURCE: its loss sparse_categorical_crossentropy needs whole numbers as labels, but the targets are"
+            " float32 of shape (batch, 3). Use categorical_crossentropy.",
         ),
         (
             "model",
