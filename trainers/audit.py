@@ -111,9 +111,10 @@ class AuditConfig:
             return
         if not Path(self.features_from).exists():
             raise UserError(
-                f"--features_from={self.features_from}: is neither a backbone, nor an existing run directory or model"
-                f" file. Backbones: {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}. For"
-                f" another network, pass {backbones.FORMS}."
+                f"--features_from={self.features_from}: is not the name of a backbone, and is not an existing run"
+                " directory or model file. The backbones are"
+                f" {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}. For another network,"
+                f" pass {backbones.FORMS}."
             )
         if self.image_size or self.fit or self.backbone_kwargs or self.weights or self.scaling:
             raise UserError(
@@ -181,7 +182,7 @@ def _check(data: Dataset) -> None:
     if len(data.class_names) < 2:
         raise UserError(
             f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. An audit compares the images"
-            " of at least two classes."
+            " of at least two classes. Convert images of other classes, too."
         )
 
 
@@ -279,11 +280,14 @@ def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
     rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
     yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
     if about["decided"]:
-        yield f"  not listed again: {words.number(about['decided'], 'image')} that you decided on in earlier reviews"
+        yield (
+            f"  {words.number(about['decided'], 'image is', 'images are')} not listed again, because you decided on"
+            " them in earlier reviews"
+        )
     if hidden:
         yield (
-            f"  {words.number(hidden, 'issue')} with low ranks are in {issues.CSV} but not on the page. To see"
-            f" more on the page, pass a larger --pictures than {pictures:,}"
+            f"  {words.number(hidden, 'issue with a low rank is', 'issues with low ranks are')} in {issues.CSV}, but"
+            f" not on the page. To see more issues on the page, pass --pictures=N with N above {pictures}"
         )
 
 

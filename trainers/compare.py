@@ -153,7 +153,7 @@ def _config(tfrecords: str, out: str, given: Mapping[str, Any]) -> CompareConfig
     default: dict[str, Any] = {"variant": list(recipes.RECIPES), "backbone": [], "seeds": [0]}
     values = default | options.checked(OPTIONS, given)
     if not values["seeds"]:
-        raise UserError("--seeds=: must be whole numbers, as in 0,1,2.")
+        raise UserError("--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2.")
     return CompareConfig(
         tfrecords=tfrecords,
         out=Path(out),

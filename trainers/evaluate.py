@@ -136,8 +136,8 @@ class EvaluateConfig:
             )
         if self.tfrecords and self.images:
             raise UserError(
-                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of them is allowed. Remove one"
-                " of the two."
+                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of these flags is allowed. Remove"
+                " the other flag."
             )
         if self.images and self.audit:
             raise UserError(f"--audit={self.audit}: an audit belongs to a dataset, not to --images. Remove --audit.")

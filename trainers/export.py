@@ -137,8 +137,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"check: {exported.check}")
     if flags_of_images := exported.info.preparation():
         print(
-            f"note: the training images were prepared with {flags_of_images}. Prepare other images in the same way, as"
-            " predict does (tfrecord_tools.images.prepare)"
+            f"note: the training images were prepared with {flags_of_images}. Prepare new images in the same way:"
+            " with tfrecord_tools.images.prepare, which trainers.predict also uses"
         )
 
 

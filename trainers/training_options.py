@@ -496,8 +496,8 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
             log("--weights=none: the backbone has random weights and is not pretrained")
     if chosen.model.weights == backbones.OWN and chosen.model.model is None and "weights" not in values:
         log(
-            f"--weights=own: the training starts with the weights of {chosen.model.backbone}. If they are random, pass"
-            " --weights=none"
+            f"--weights=own: the training starts with the weights of {chosen.model.backbone}. If these weights are"
+            " random, pass --weights=none"
         )
 
     from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
@@ -618,8 +618,8 @@ def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> d
     """
     if "weights" in values:
         raise UserError(
-            f"--weights={values['weights']} and --init_from={values['init_from']}: only one of them is allowed. Remove"
-            " the other."
+            f"--weights={values['weights']} and --init_from={values['init_from']}: only one of these flags is"
+            " allowed. Remove the other flag."
         )
     path = parents.find(values["init_from"])
     network = parents.network_of(path)

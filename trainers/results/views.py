@@ -114,12 +114,12 @@ def notes(tta: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
     if not tta:
         return
     times = {2: "twice"}.get(count(tta), f"{count(tta)} times")
-    yield f"tta: {named(tta)}: each image is computed {times}"
+    yield f"tta: {named(tta)}: the model computes each image {times}"
     changing = change_when_mirrored(classes) if MIRROR in tta else []
     if changing:
         yield (
-            f"note: --tta={','.join(tta)} mirrors images, but class names suggest that this changes the"
-            f" class: {errors.named(changing)}. If it does, leave out {MIRROR}"
+            f"note: --tta={','.join(tta)} mirrors images, but the names of these classes suggest that a mirrored"
+            f" image is of another class: {errors.named(changing)}. If this is true, leave out {MIRROR}"
         )
 
 
