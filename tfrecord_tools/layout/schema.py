@@ -104,9 +104,11 @@ def frame(data: bytes) -> bytes:
     return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
 
 
-def unframe(framed: bytes) -> bytes | None:
+def unframe(framed: bytes | memoryview) -> bytes | None:
     """Return the data of one complete frame, or None if a checksum or the length is wrong."""
-    data = framed[HEADER_BYTES:-4]
+    if len(framed) < FRAME_BYTES:
+        return None
+    data = bytes(framed[HEADER_BYTES:-4])
     length = struct.pack("<Q", len(data))
     valid = framed[:HEADER_BYTES] == length + _masked_crc(length) and framed[-4:] == _masked_crc(data)
     return data if valid else None
