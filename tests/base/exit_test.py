@@ -362,7 +362,7 @@ def exits_in_time(case: Case, workspace: Path) -> bool:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
 def test_a_process_exits(name: str, workspace: Path) -> None:
-    """There are three attempts, because TensorFlow rarely waits for a thread of its own, and other programs run."""
+    """Three attempts are made, because TensorFlow rarely waits for a thread of its own."""
     assert any(exits_in_time(CASES[name], workspace) for _ in range(3))
 
 
