@@ -356,8 +356,12 @@ class Records:
 
     def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
         """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""
-        framed = self._shards.read_many(self._shard[numbers], self._frame_bytes[numbers], self._offset[numbers])
-        return [schema.unframe(data) for data in framed]
+        read = [None] * len(numbers)
+        for i, framed in self._shards.read_many(
+            self._shard[numbers], self._frame_bytes[numbers], self._offset[numbers]
+        ):
+            read[i] = schema.unframe(framed)
+        return read
 
     def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:
         """Return the result of `get_or_none`. If `serialized` is None, the record is read."""

@@ -293,9 +293,13 @@ def test_a_batch_equals_its_records(out: Path, numbers: Sequence[int], reason: s
 def test_neighbors_are_read_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = open_dataset(out).records("train")
     reads: list[int] = []
-    monkeypatch.setattr(
-        shard_files.files, "read_at", lambda file, size, offset: reads.append(size) or os.pread(file, size, offset)
-    )
+    read_into = shard_files.files.read_into
+
+    def counted(file: int, buffer: memoryview, offset: int) -> int:
+        reads.append(read_into(file, buffer, offset))
+        return reads[-1]
+
+    monkeypatch.setattr(shard_files.files, "read_into", counted)
     expected = records.serialized_batch(range(10))
     assert len(reads) == len(records._shards.paths)
     assert sum(reads) == sum(os.path.getsize(path) for path in records._shards.paths)

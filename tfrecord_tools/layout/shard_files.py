@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tfrecord_tools.base import files
 
 _MAX_OPEN_FILES = 128  # The usual limit of a process is 1,024.
-_MAX_READ = 1 << 20  # Neighbors are read together up to about this number of bytes, so that little memory is needed.
+_MAX_READ = 1 << 18  # Neighbors are read together up to about this number of bytes. More would not fit into the cache.
+_local = threading.local()
+Result = TypeVar("Result")
 
 
 class ShardFiles:
@@ -34,11 +37,11 @@ class ShardFiles:
             OSError: The shard cannot be read. The error names the shard.
         """
         try:
-            return self._read(shard, size, offset)
+            return self._with_file(shard, lambda file: files.read_at(file, size, offset))
         except OSError as error:
             raise files.named(error, self.paths[shard], "read") from error
 
-    def read_many(self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray) -> list[bytes | memoryview]:
+    def read_many(self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray) -> Iterator[tuple[int, memoryview]]:
         """Read several parts. Parts that follow each other in a shard are read together.
 
         Args:
@@ -46,36 +49,41 @@ class ShardFiles:
             sizes: i64[n], the number of bytes of each part.
             offsets: i64[n], the byte at which each part starts.
 
-        Returns:
-            The bytes of each part. They are empty if the shard could not be read, and fewer if it is too short.
+        Yields:
+            Index and bytes of each part, in the order of the files. The bytes are only valid until the next part. If a
+            shard is too short, there are fewer bytes. A part in a shard that cannot be read is left out.
         """
-        if not len(shards):
-            return []
         order = np.lexsort((offsets, shards))
         shards, sizes, starts = shards[order], sizes[order], offsets[order]
         ends = starts + sizes
         blocks = np.cumsum(sizes) // _MAX_READ
         follows = (shards[1:] == shards[:-1]) & (starts[1:] == ends[:-1]) & (blocks[1:] == blocks[:-1])
-        first = np.flatnonzero(np.append(True, ~follows))
-        last = np.append(first[1:], len(order))
-        parts: list[bytes | memoryview] = [b""] * len(order)
-        runs = zip(first.tolist(), last.tolist(), shards[first].tolist(), starts[first].tolist(), strict=True)
-        number, begin, end = order.tolist(), starts.tolist(), ends.tolist()
-        for low, high, shard, start in runs:
-            try:
-                data = self._read(shard, end[high - 1] - start, start)
-            except OSError:
-                continue
-            if high == low + 1:
-                parts[number[low]] = data
-                continue
-            view = memoryview(data)
-            for i in range(low, high):
-                parts[number[i]] = view[begin[i] - start : end[i] - start]
-        return parts
+        stops = np.append(np.flatnonzero(~follows) + 1, len(order))[: len(order)]
+        indexes, starts, ends = order.tolist(), starts.tolist(), ends.tolist()
+        first = 0
+        for shard, stop in zip(shards[stops - 1].tolist(), stops.tolist()):
+            start = starts[first]
+            view = self._view(shard, ends[stop - 1] - start, start)
+            for i in range(first, stop) if view is not None else ():
+                yield indexes[i], view[starts[i] - start : ends[i] - start]
+            first = stop
 
-    def _read(self, shard: int, size: int, offset: int) -> bytes:
-        """Read from a file that this process has opened.
+    def _view(self, shard: int, size: int, offset: int) -> memoryview | None:
+        """Read into the buffer of this thread; return None if the shard cannot be read.
+
+        A buffer that is used again is faster than new memory: the system does not have to provide and clear it.
+        """
+        buffer = getattr(_local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = _local.buffer = memoryview(bytearray(max(size, 2 * _MAX_READ)))
+        try:
+            count = self._with_file(shard, lambda file: files.read_into(file, buffer[:size], offset))
+        except OSError:
+            return None
+        return buffer[:count]
+
+    def _with_file(self, shard: int, read: Callable[[int], Result]) -> Result:
+        """Call a function with the descriptor of a shard that this process has opened.
 
         A process does not use files that its parent opened before a fork. On systems without `os.pread`, both processes
         would share the position at which the next read starts, and would read wrong bytes.
@@ -83,11 +91,11 @@ class ShardFiles:
         key = (os.getpid(), shard)
         descriptor = self._open.get(key)
         if descriptor is not None:
-            return files.read_at(descriptor, size, offset)
+            return read(descriptor)
         descriptor = files.open_descriptor(self.paths[shard])
         shared = len(self._open) < _MAX_OPEN_FILES and self._open.setdefault(key, descriptor) == descriptor
         try:
-            return files.read_at(descriptor, size, offset)
+            return read(descriptor)
         finally:
             if not shared:  # Too many files are open, or another thread opened the same file first.
                 os.close(descriptor)
