@@ -356,7 +356,7 @@ class Records:
 
     def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
         """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""
-        read = [None] * len(numbers)
+        read: list[bytes | None] = [None] * len(numbers)
         for i, framed in self._shards.read_many(
             self._shard[numbers], self._frame_bytes[numbers], self._offset[numbers]
         ):

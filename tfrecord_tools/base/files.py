@@ -208,7 +208,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
-    """Read like `read_at`, but fill a buffer. Return the number of bytes, which is smaller at the end of the file."""
+    """Read like `read_at`, but into a buffer. Return the number of bytes: fewer at the end of the file."""
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [buffer], offset)
     data = read_at(descriptor, len(buffer), offset)

@@ -64,8 +64,9 @@ class ShardFiles:
         for shard, stop in zip(shards[stops - 1].tolist(), stops.tolist()):
             start = starts[first]
             view = self._view(shard, ends[stop - 1] - start, start)
-            for i in range(first, stop) if view is not None else ():
-                yield indexes[i], view[starts[i] - start : ends[i] - start]
+            if view is not None:
+                for i in range(first, stop):
+                    yield indexes[i], view[starts[i] - start : ends[i] - start]
             first = stop
 
     def _view(self, shard: int, size: int, offset: int) -> memoryview | None:
