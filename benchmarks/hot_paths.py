@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import common
 from tfrecord_tools import order
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.images import preparation
@@ -56,13 +57,13 @@ def drawing(number: int) -> bytes:
 
 def prepare(directory: Path) -> None:
     """Draw the images and convert them to `directory`/out."""
-    from tfrecord_tools.convert import convert
-
     for number in range(_IMAGES):
         folder = directory / "images" / ("cats", "dogs")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:02d}.jpg").write_bytes(drawing(number))
-    convert(src=str(directory / "images"), out=str(directory / "out"), val_fraction=0.0, workers=1)
+    common.convert(
+        f"--src={directory / 'images'}", f"--out={directory / 'out'}", "--validation_fraction=0", "--workers=1"
+    )
 
 
 def hot_paths(directory: Path) -> list[HotPath]:

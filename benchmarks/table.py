@@ -37,7 +37,7 @@ class Bench:
 
     def __init__(self, work: Path, given: Any):
         self._work, self._given = work, given
-        self.photos = {"photos": Path(given.photos)}
+        self.photos = {"photos": Path(given.photos).resolve()}
         self._facts: dict[str, tuple[int, int]] = {}
         self._model: Path | None = None
 
@@ -48,7 +48,7 @@ class Bench:
         arguments = {
             "photos": source, "work": self._work / contender.name / photos, "size": self._given.image_size,
             "batch": self._given.batch_size, "images": self._given.images, "side": self._given.side,
-            "step": self._given.step, "weights": self._given.weights or "",
+            "step": self._given.step, "weights": Path(self._given.weights).resolve() if self._given.weights else "",
             "model": self._trained() if row in ("predict", "predict_one", "model", "one_call") else "",
         }  # fmt: skip
         outcome = contenders.run(contender, row, arguments)
@@ -126,6 +126,16 @@ def chosen_peers(names: Sequence[str]) -> list[Contender]:
     return [peer for peer in PEERS if not names or peer.name in names]
 
 
+def check_photos(photos: Path) -> None:
+    """Raise UserError if a directory is not split/class/image with JPEGs in both splits."""
+    for split in ("train", "validation"):
+        if not any(photos.glob(f"{split}/*/*.jpg")):
+            raise UserError(
+                f"--photos={photos}: has no files {split}/CLASS/NAME.jpg. It must have train/CLASS/NAME.jpg and"
+                " validation/CLASS/NAME.jpg."
+            )
+
+
 def measured(bench: Bench, peers: Sequence[Contender], given: Any) -> tuple[list[str], dict[str, str]]:
     """Measure all chosen rows; return the lines of the table, and the versions of the installed peers."""
     versions = {peer.title: peer.version() for peer in peers}
@@ -155,8 +165,9 @@ def main(argv: Sequence[str]) -> None:
     page = Path(given.write).read_text() if given.write else ""
     if given.write:
         markdown.check_markers(page, given.write)
+    check_photos(Path(given.photos))
     with tempfile.TemporaryDirectory(dir=given.work) as work:
-        made, versions = measured(Bench(Path(work), given), peers, given)
+        made, versions = measured(Bench(Path(work).resolve(), given), peers, given)
     description = machine.description(versions)
     print(description)
     if given.write:

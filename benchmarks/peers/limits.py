@@ -84,7 +84,7 @@ def _pixels(data: bytes, size: int = 0) -> np.ndarray:
 def copying(job: Job) -> Figures:
     """Copy the pixels of batches from one array to another (memcpy)."""
     source = np.ones((64, job.batch, job.size, job.size, 3), np.uint8)
-    target = np.empty_like(source)
+    target = source.copy()  # An empty array would get its memory during the measurement.
 
     def copied(number: int) -> np.ndarray:
         target[number % 64] = source[(number * 7) % 64]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
@@ -34,8 +35,9 @@ class Cell:
     """The figure of one contender in one row.
 
     Attributes:
-        value: The median of all rounds.
-        ratios: How many times as good this package was: median, lowest, highest. None for this package itself.
+        value: The median of all rounds. NaN if a round was too short to measure.
+        ratios: How many times as good this package was: median, lowest, highest. None for this package itself,
+            and if it is not known.
     """
 
     value: float
@@ -80,9 +82,10 @@ def cells(row: Row, entries: Sequence[Entry]) -> dict[str, Cell]:
         values = _values(row, entry)
         if values:
             pairs = [row.ratio(mine, other) for mine, other in zip(ours, values)]
-            is_ours = entry is entries[0] or not pairs
-            ratios = None if is_ours else (statistics.median(pairs), min(pairs), max(pairs))
-            found[entry.contender.name] = Cell(statistics.median(values), ratios)
+            unknown = entry is entries[0] or not pairs or any(map(math.isnan, pairs))
+            ratios = None if unknown else (statistics.median(pairs), min(pairs), max(pairs))
+            value = math.nan if any(map(math.isnan, values)) else statistics.median(values)
+            found[entry.contender.name] = Cell(value, ratios)
     return found
 
 

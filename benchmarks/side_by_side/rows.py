@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 Turn = Mapping[str, Mapping[str, float]]  # Photographs -> the figures of one measurement.
@@ -27,7 +28,7 @@ class Row:
     digits: int = 0
 
     def text(self, value: float) -> str:
-        return f"{value:,.{self.digits}f}"
+        return "too short to measure" if math.isnan(value) else f"{value:,.{self.digits}f}"
 
     def ratio(self, ours: float, theirs: float) -> float:
         """Return how many times as good ours is. Above 1, ours is better."""
@@ -57,11 +58,15 @@ def _of(photos: str, key: str, factor: float = 1) -> Callable[[Turn], float]:
 
 
 def _steady(turn: Turn) -> float:
-    """Return the images/s without the start: the additional images divided by the additional seconds."""
+    """Return the images/s without the start: the additional images divided by the additional seconds.
+
+    The result is NaN if the larger measurement was not longer, as with very few images.
+    """
     few, many = turn["photos"], turn["many"]
     if "images_per_second" in many:  # A limit has no start.
         return many["images_per_second"]
-    return (many["images"] - few["images"]) / (many["seconds"] - few["seconds"])
+    seconds = many["seconds"] - few["seconds"]
+    return (many["images"] - few["images"]) / seconds if seconds > 0 else math.nan
 
 
 def _whole(turn: Turn) -> float:

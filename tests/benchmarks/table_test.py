@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -52,6 +53,13 @@ def test_a_ratio_above_1_is_better_for_seconds_too() -> None:
     assert rounds.cells(row("first"), entries)["fast"] == rounds.Cell(5, (2.5, 2.5, 2.5))
 
 
+def test_a_round_that_was_too_short_has_no_ratio() -> None:
+    entries = rounds.measure(NAMED["plain"], [OURS, FAST], 2, rates(this_package=[1, 1, 1], fast=[1, math.nan, 1]))
+    found = rounds.cells(row("plain"), entries)
+    assert math.isnan(found["fast"].value)
+    assert found["fast"].ratios is None
+
+
 def test_every_second_round_is_in_the_opposite_order() -> None:
     order = []
 
@@ -90,6 +98,7 @@ def test_steady_state_is_the_difference_of_two_conversions() -> None:
     turn = {"photos": few, "many": {**many, "peak": 7e6, "share": 1.5}}
     figures = {each.name: each.figure(turn) for each in NAMED["convert"].rows}
     assert figures == {"convert": 500, "convert_whole": 220, "memory": 7, "disk": 1.5}
+    assert row("convert").text(row("convert").figure({"photos": many, "many": few})) == "too short to measure"
     limit = {"photos": {"images_per_second": 7.0}, "many": {"images_per_second": 8.0}}
     assert row("convert").figure(limit) == 8
 
@@ -205,6 +214,15 @@ def test_rows_and_peers_are_chosen_by_name() -> None:
         table.chosen_groups(["fast"])
     with pytest.raises(UserError, match="--peers=dali: must be a peer: tfds, keras_directory, image_data_generator"):
         table.chosen_peers(["dali"])
+
+
+def test_photographs_need_two_splits(tmp_path: Path) -> None:
+    (tmp_path / "train/cats").mkdir(parents=True)
+    (tmp_path / "train/cats/1.jpg").touch()
+    with pytest.raises(
+        UserError, match=re.escape(f"--photos={tmp_path}: has no files validation/CLASS/NAME.jpg. It must")
+    ):
+        table.check_photos(tmp_path)
 
 
 def test_the_machine_is_described_in_one_line() -> None:
