@@ -412,14 +412,14 @@ def _why_not_plain(form: Form) -> str:
     """Return why readers cannot use the records without --rewrite, and what to do."""
     label = {
         forms.TEXT: "is text",
-        forms.ONE_HOT: f"is one-hot, a 1 among {form.length:,} values",
+        forms.ONE_HOT: f"is one-hot (a 1 among {form.length:,} values)",
         forms.NUMBER: "is a float",
     }
     problems = [f"the label in {form.keys.label!r} {label[form.label]}"] if form.label in label else []
     problems += [f"{form.keys.image!r} holds raw pixels"] * (form.pixels is not None)
     return (
-        f"{' and '.join(problems)}. Without --rewrite, records must hold an encoded image and a label that is one whole"
-        " number. Add --rewrite to write new records: labels become classes, raw pixels become PNG images."
+        f"{', and '.join(problems)}. Without --rewrite, records must hold an encoded image and a label that is one"
+        " whole number. Add --rewrite to write new records: labels become classes, raw pixels become PNG images."
     )
 
 

@@ -566,9 +566,9 @@ def define_flags() -> None:
         "depth_range",
         None,
         "For PNG and TIFF images with more than 8 bits. LO,HI: level LO becomes black and level HI becomes white. auto:"
-        " the same, with the lowest and the highest level of each image. With auto, the same gray can mean different"
-        " levels in two images. Default: 16-bit images keep their upper 8 bits, and signed, 32-bit or floating-point"
-        " images are rejected.",
+        " the same, with the lowest and the highest level of each image. With auto, the same gray value of two records"
+        " can come from different original values. Default: of 16-bit images, the upper 8 bits are kept. Signed, 32-bit"
+        " and floating-point images are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",
@@ -580,8 +580,9 @@ def define_flags() -> None:
         default["duplicates"],
         DUPLICATES,
         "How to treat files with the same bytes. keep: store all of them; drop: store one of them, or none if"
-        " their labels differ; fail: stop. With drop, the stored file is one of the test split if there is one, else"
-        " one of the validation split. With --update, a file that the dataset already contains comes first.",
+        " their labels differ; fail: stop. With drop, a file of the test split is stored if one of the files is in that"
+        " split. If not, a file of the validation split is stored. With --update, a file that the dataset already"
+        " contains is preferred to all others.",
     )
     flags.DEFINE_enum(
         "near_duplicates",
@@ -589,15 +590,16 @@ def define_flags() -> None:
         NEAR_DUPLICATES,
         "How to treat images that look alike but differ in their bytes, such as rescaled copies. keep: store all of"
         " them and report them; group: like keep, and an automatic split puts all of them into the same split; drop:"
-        " store one of them. With drop, the stored image is one of the test split if there is one, else one of the"
-        " validation split. Among several, it is the largest. With --update, an image that the dataset already contains"
-        " comes first.",
+        " store one of them. With drop, an image of the test split is stored if one of the images is in that split. If"
+        " not, an image of the validation split is stored. If that split has several similar images, the largest one"
+        " is stored. With --update, an image that the dataset already contains is preferred to all others.",
     )
     flags.DEFINE_integer(
         "near_distance",
         default["near_distance"],
-        "Images count as near-duplicates if at most this many of the 64 bits of their perceptual hashes differ, 0 to"
-        " 16. A larger number finds copies with stronger changes, but more images that only look similar, too.",
+        "A number of bits, 0 to 16. Each image gets a perceptual hash: 64 bits that hardly differ if two images"
+        " look alike. Two images are near-duplicates if at most this many bits differ. A larger number also finds"
+        " copies with stronger changes. But it also finds more images that are not copies and only look similar.",
     )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool(

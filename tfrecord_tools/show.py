@@ -205,7 +205,7 @@ def _images(seen: Sequence[Seen]) -> str:
     others = sum(s.length for s in seen) - len(images)
     parts = [f"{count:,} {kind}" for kind, count in Counter(image.type for image in images).most_common()]
     parts += [f"{others:,} not images"] * (others > 0)
-    parts += ["all decode" if len(sizes) == len(images) else f"{len(sizes):,} decode"]
+    parts += ["all can be decoded" if len(sizes) == len(images) else f"{len(sizes):,} can be decoded"]
     parts += [" x ".join(map(_span, zip(*sizes))) + " px"] * bool(sizes)  # Width x height.
     return ", ".join(parts)
 

@@ -308,9 +308,9 @@ OPTIONS = (
     Option(
         "weights",
         "path",
-        "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; own: those of your"
-        " function, file or preset; or the path of a .h5 or .weights.h5 file of the network without its classification"
-        " layers. The default for a network of your own is own.",
+        "Weights of the backbone. imagenet: downloaded by Keras. none: random; then the audit finds few issues. own:"
+        " the weights that your own network in --features_from already has; this is the default for your own network."
+        " Or the path of a .h5 or .weights.h5 file of the network without its classification layers.",
         default=backbones.IMAGENET,
     ),
     SCALING,

@@ -47,7 +47,7 @@ OPTIONS = (
         "backbone",
         "texts",
         "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with a"
-        " --backbone of their own, do not use it. Default: the backbone of each trainer's recipe.",
+        " --backbone of their own, do not use it. Default: each trainer has a default of its own.",
         default=[],
         example="MobileNetV2",
     ),
@@ -74,8 +74,9 @@ OPTIONS = (
     Option(
         "search",
         "arguments",
-        "Search for a good learning rate and augmentation of the variants: minutes=20 limits the time of all"
-        " trainings; trials=20 limits the number of settings. Default: the variants are trained as they are.",
+        "Search for a good learning rate and augmentation for each variant. minutes=20: all trainings together take"
+        " about 20 minutes at most. trials=20: at most 20 combinations of variant, learning rate and augmentation are"
+        " tried. Default: the variants are trained as they are.",
         example="minutes=20",
     ),
 )
@@ -194,7 +195,8 @@ def define_flags() -> None:
     flags.DEFINE_boolean(
         "dry_run",
         False,
-        "Print the commands of the trainings without running them. With --search: those of its first rung.",
+        "Print the commands of the trainings without running them. With --search: only the commands of the first"
+        " round.",
     )
     options.define(OPTIONS)
 

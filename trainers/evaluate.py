@@ -49,14 +49,16 @@ OPTIONS = (
     Option(
         "out",
         "path",
-        "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST (of the dataset) in the run directory.",
+        "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory, with the name and the"
+        " digest (checksum) of the dataset.",
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option(
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
-        " reported, too. Default: audits/NAME-DIGEST, with the name and the digest of the dataset, if it exists.",
+        " reported, too. Default: audits/NAME-DIGEST, if this directory exists. NAME and DIGEST are the name and the"
+        " digest (checksum) of the dataset.",
     ),
     Option(
         "class_map",

@@ -54,8 +54,8 @@ OPTIONS = (
     Option(
         "tolerance",
         "number",
-        "Largest allowed difference of a probability from the Keras model. For int8: largest allowed share of images"
-        " that get another class. Default: "
+        "Largest allowed difference between a probability of the exported model and of the Keras model. For int8:"
+        " largest allowed share of images that get another class. Default: "
         + ", ".join(f"{name} {value:g}" for name, value in export_model.TOLERANCES.items())
         + ".",
     ),

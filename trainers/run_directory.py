@@ -408,7 +408,10 @@ def _fresh(trainer: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
-    raise UserError(f"{RUNS / name}: exists, and so do {RUNS / name}-2 to -999. Pass a new directory as --run.")
+    raise UserError(
+        f"{RUNS / name}: exists already, and all names up to {RUNS / name}-999 exist, too. Pass a new directory as"
+        " --run."
+    )
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:

@@ -116,8 +116,8 @@ FIT = Option(
     "fit",
     "text",
     "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, and"
-    " the rest is filled with gray; stretch: the whole image is stretched. Default: crop, or stretch if the images are"
-    " not cropped (a crop of 0).",
+    " the rest is filled with gray; stretch: the whole image is stretched. Default: stretch if the value of"
+    " --crop is 0, else crop.",
     choices=FITS,
 )
 _TRAINING = (
@@ -292,8 +292,9 @@ _IMAGES = (
     Option(
         "augment",
         "augmentation",
-        f"Random changes to the training images: {named.FORMS}. The function takes images and keys, and returns images."
-        " Default: the value of --recipe, listed in docs/trainers.md.",
+        f"Random changes to the training images: {named.FORMS}. The function takes a batch of images and a random"
+        " number (key) for each image, and returns the changed images. Default: the value of --recipe, listed in"
+        " docs/trainers.md.",
     ),
     Option("mixup", "number", "Share of the images that are blended with another image, 0 to 1. Default: 0."),
     Option(

@@ -400,7 +400,7 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         ),
         (CONVERT, ["pets"], "Use --src=pets."),
         (CONVERT, ["--src=pets", "nothing"], "--name=value (see --help)\n"),
-        (CONVERT, ["--src=pets", "--dry_run", "true"], "Write the value of a switch after =: --dry_run=true."),
+        (CONVERT, ["--src=pets", "--dry_run", "true"], "Write = between the flag and its value: --dry_run=true."),
         (FINETUNE, ["out"], "Use --tfrecords=out."),
     ],
 )

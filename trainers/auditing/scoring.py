@@ -18,13 +18,13 @@ from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
 
-# The list of a kind has at least this number of records, and at least this share of all records, even if their scores
-# are low.
+# The list of each kind of issue (such as label or off_topic) has at least this number of records, and at least this
+# share of all records, even if their scores are low.
 _LEAST_LISTED = 50
 _LISTED_SHARE = 0.01
 _LEAST_RECORDS = 10  # An audit needs at least this number of records.
-# Maximum number of near-duplicates by hash per record. Without this limit, images with a white background may have
-# thousands of near-duplicates.
+# Maximum number of near-duplicates of one record that are found by the perceptual hash. Without this limit, images with
+# a white background may have thousands of near-duplicates.
 _PAIRS_OF_HASH = 32
 # The score of near-duplicates is `ACROSS_LABELS` or one of these numbers, plus 0.24 times their similarity.
 _ACROSS_SPLITS, _WITHIN = 0.5, 0.25
@@ -49,8 +49,8 @@ class Inputs:
         decided: bool[n], whether a person has confirmed or corrected the label. Such a record is not listed again, but
             other records are compared with it.
         dataset: The flag that names the dataset, such as "--tfrecords=out", for messages.
-        kept_pairs: i64[m 2], pairs of near-duplicates that a person has kept, as values of `contents`. They are not
-            listed again. The decision says nothing about labels.
+        kept_pairs: i64[m 2], pairs of near-duplicates from which a person has kept both images. Each image is given by
+            its number in `contents`. The pairs are not listed again. The decision says nothing about labels.
     """
 
     features: np.ndarray
@@ -76,7 +76,8 @@ class Audit:
     Attributes:
         probabilities: f32[n k], probability of each class. It comes from models that have not seen the record.
         issues: All issues, by kind and rank.
-        pairs: i64[m 2], all near-duplicates. The issues have the worst pair of each record.
+        pairs: i64[m 2], all near-duplicates. In `issues`, each record is listed with only one of its pairs: the one
+            with the highest score.
         estimate: The estimated number of wrong labels.
         notes: Sentences for the user about records that are harder to judge.
     """
@@ -94,7 +95,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     Args:
         inputs: The records.
         folds: Number of folds (parts of the dataset), at least 2. The records of each fold are judged by a model that
-            was fitted to the other folds. If there are fewer groups of images, each group is a fold.
+            was fitted to the other folds. If there are fewer groups of images than folds, each group is a fold.
         seed: Seed of the folds.
         progress: Called during the slowest step, after each block of records, with the number of records in it. If
             None, nothing is called.
@@ -248,8 +249,9 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
 def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
     """Yield an issue for records with near-duplicates. The twin is the worst near-duplicate.
 
-    Each record of a pair across labels or splits is in an issue, as its record or as its twin. If a person has decided
-    one record of a pair, this record is the twin. Pairs of two decided records and kept pairs are left out.
+    If the records of a pair have different labels or splits, each of them is in an issue, as its record or as its twin.
+    If a person has decided one record of a pair, this record is the twin. Pairs of two decided records and kept pairs
+    are left out.
     """
     settled = inputs.decided[pairs].all(1) | _is_kept(inputs, pairs)
     pairs, similarities = pairs[~settled], similarities[~settled]
@@ -257,7 +259,8 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
-    # Each record is paired with only one record before it, because copies of one picture form many pairs.
+    # A record is paired with records before it. Only the worst pair is used. Otherwise, many copies of one picture
+    # would give very many issues.
     first = _worst(right, scores)
     first = first[scores[first] >= _ACROSS_SPLITS]
     covered = inputs.decided[left] | np.isin(left, np.concatenate([left[first], right[first]]))
@@ -271,7 +274,9 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
 
 
 def _is_kept(inputs: Inputs, pairs: np.ndarray) -> np.ndarray:
-    """Return bool[m], the pairs i64[m 2] that are in `Inputs.kept_pairs`, in any order."""
+    """Return bool[m], whether each pair of `pairs`, i64[m 2], is in `Inputs.kept_pairs`.
+
+    The order of the two records of a pair does not matter."""
     low, high = np.sort(inputs.contents[pairs], 1).T
     kept_low, kept_high = np.sort(inputs.kept_pairs, 1).T
     count = len(inputs.contents)

@@ -34,7 +34,8 @@ class Dropped:
 
     Attributes:
         sha256: Hash of the hashes of their source files, in hexadecimal.
-        as_before: Whether earlier versions have left out the same records. They chose them by the dataset's splits.
+        as_before: Whether earlier versions of this package would leave out the same records. For them, a near-duplicate
+            was a copy of an image in another split. Now it is a copy of a validation image of this training.
     """
 
     sha256: str
@@ -50,8 +51,8 @@ class Splits:
         validation: Records to validate on.
         validation_name: Description of the validation records.
         validation_share: Validation records that this worker evaluates during training.
-        whole: With --fold, all records of the splits that have folds, one entry per split. The features of these
-            records are computed once for all folds. (): there is no --fold.
+        whole: With --fold, all records of every split that the table of folds names, one entry per split. The features
+            of these records are computed once for all folds. (): there is no --fold.
         doubts: The open issues of the dataset's audit. None: the dataset has no audit.
         dropped: The training records that --drop_issues has left out. None: the flag is not given.
     """
@@ -100,7 +101,7 @@ def _split(
 
 
 def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], object]) -> tuple[Records, Records, str]:
-    """Return the records to train on, those of the fold, and a description of the fold."""
+    """Return the training records, the records of the fold for validation, and a description."""
     chosen = folds.read(str(config.records), data)
     train, validation = chosen.divided(fold)
     name = f"fold {fold} of {len(chosen.numbers)}"
@@ -115,9 +116,9 @@ def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], ob
 
 
 def _of_splits(data: Dataset, config: TrainConfig, log: Callable[[str], object]) -> tuple[Records, Records, str]:
-    """Return the records to train on, the records to validate on, and a description of the latter.
+    """Return the training records, the validation records, and a description of the validation records.
 
-    Without a validation split, these are held-out images of the training split.
+    Without a validation split, the validation records are held-out images of the training split.
     """
     if not data.splits.get("train"):
         raise UserError(
@@ -183,7 +184,7 @@ def _without_issues(
 
 
 def _digest(sha256: np.ndarray) -> str:
-    """Return the hash of hashes u8[n 32] in any order, in hexadecimal."""
+    """Return one hash of the hashes u8[n 32], in hexadecimal. The order of the rows does not matter."""
     return hashlib.sha256(b"".join(sorted(row.tobytes() for row in sha256))).hexdigest()
 
 

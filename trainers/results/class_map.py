@@ -115,7 +115,10 @@ def _unknown(
     if not others:
         return f"{message} If the names mean the same classes, pass {suggestion}."
     if all(name in others or class_map.get(name) == "" for name, count in images.items() if count):
-        return f"{message} Pass images of these classes. If a class has another name here, pass --class_map=NAME=CLASS."
+        return (
+            f"{message} Pass images of these classes. If the model has one of these classes under another name, pass"
+            " --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
+        )
     return (
         f"{message} To leave out the images of {named(others, _NAMED)}, pass {suggestion}. To count them as a class of"
         " the model, write the name of that class after the =."

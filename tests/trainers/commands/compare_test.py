@@ -361,25 +361,25 @@ def test_dry_run_of_folds_says_that_their_file_is_missing(workspace):
         (
             Budget(trials=4),
             None,
-            "# rung 1 of 2: 4 settings, 33% of epochs",
-            ["# rung 2 of 2: the best settings of rung 1, all epochs"],
+            "# round 1 of 2: 4 settings, 33% of epochs",
+            ["# round 2 of 2: the best settings of round 1, all epochs"],
             4,
         ),
-        (Budget(trials=2), None, "# rung 1 of 1: 2 settings, all epochs", [], 2),
+        (Budget(trials=2), None, "# round 1 of 1: 2 settings, all epochs", [], 2),
         (
             Budget(minutes=5),
             Plan(count=3),
-            "# rung 1 of 3: 15 settings, 33% of epochs on 1 fold, as many as there is time for",
+            "# round 1 of 3: 15 settings, 33% of epochs on 1 fold, as many as there is time for",
             [
-                "# rung 2 of 3: the best settings of rung 1, all epochs on 1 fold",
-                "# rung 3 of 3: the best settings of rung 2, all epochs on 3 folds",
+                "# round 2 of 3: the best settings of round 1, all epochs on 1 fold",
+                "# round 3 of 3: the best settings of round 2, all epochs on 3 folds",
             ],
             15,
         ),
     ],
     ids=["trials", "few", "minutes"],
 )
-def test_dry_run_of_a_search_prints_its_first_rung(budget, plan, head, tail, count, workspace):
+def test_dry_run_of_a_search_prints_its_first_round(budget, plan, head, tail, count, workspace):
     planned = config(workspace, ["finetune --epochs=3,9"], budget=budget, plan=plan)
     lines = [line for line in dry_run.lines(planned) if "does not exist yet" not in line]
     assert lines[0] == head
@@ -524,7 +524,7 @@ def test_a_search_uses_finished_folds_and_names_a_command(colors, validated, cap
         ({"folds": 3, "fold_seed": -1}, "--fold_seed=-1: must be from 0 to 4294967295."),
         (
             {"search": "minutes"},
-            "--search=minutes: must be name=value pairs, separated by commas, with Python literals as",
+            "--search=minutes: must be name=value pairs, separated by commas, with values as in",
         ),
         ({"search": "minutes=0"}, "--search=minutes=0: must be a number above 0."),
         (

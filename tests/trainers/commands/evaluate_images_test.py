@@ -257,7 +257,7 @@ def test_other_files_in_the_directory_stay(workspace: Path, tmp_path: Path) -> N
         (("--images=src", "--tta=flip"), "--tta=flip: must be one of mirror, crops."),
         (
             ("--images=src", "--class_map=Green"),
-            "--class_map=Green: must be NAME=NAME pairs, separated by commas, without repeated names before =, as in"
+            "--class_map=Green: must be NAME=NAME pairs, separated by commas, each left name only once, as in"
             " Cat=cats,Dog=dogs.",
         ),
     ],

@@ -184,7 +184,7 @@ def noise(size: int, count: int = 2) -> np.ndarray:
         (
             "forgets",
             {},
-            "SOURCE: a copy of the model from get_config returns different values. A saved and loaded model ",
+            "SOURCE: the model was copied with get_config, and the copy returns other values than the model. A",
         ),
         ("rigid", {}, "SOURCE: cannot be saved and loaded: "),
     ],
@@ -576,7 +576,7 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "model",
             2,
             {"units": 1, "activation": "sigmoid", "loss": "categorical_crossentropy"},
-            "SOURCE: its loss categorical_crossentropy is always 0 for the single output of two classes. Use binary_c",
+            "SOURCE: its loss categorical_crossentropy is always 0 here: for two classes, the model has one output.",
         ),
         (
             "model",

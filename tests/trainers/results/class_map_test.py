@@ -81,7 +81,8 @@ def test_lines_say_what_is_left_out_and_what_is_missing() -> None:
             {},
             "--images=photos: the model has no class cars (2 images), ships (1 image). The classes of the model are"
             " cats, dogs,"
-            " foxes. Pass images of these classes. If a class has another name here, pass --class_map=NAME=CLASS.",
+            " foxes. Pass images of these classes. If the model has one of these classes under another name, pass"
+            " --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
         ),
         (
             {"cats": 2, "dogs": 1},

@@ -173,8 +173,8 @@ def test_the_best_of_a_cross_validation_is_judged_by_its_differences(low: float,
 
 def test_page_of_a_search() -> None:
     trials = [
-        {"rung": 1, "setting": f"{EVIL} lr=0.1", "variant": EVIL, "accuracy": 0.91234, "seconds": 1234.5},
-        {"rung": 1, "setting": "b", "variant": "b", "accuracy": None, "seconds": 3.0},
+        {"round": 1, "setting": f"{EVIL} lr=0.1", "variant": EVIL, "accuracy": 0.91234, "seconds": 1234.5},
+        {"round": 1, "setting": "b", "variant": "b", "accuracy": None, "seconds": 3.0},
     ]
     searched = dataclasses.replace(facts(BEST), trials=trials, settings=2, final=(f"python '{EVIL}'", "python b"))
     text = comparison_page.render(searched)
