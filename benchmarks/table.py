@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +136,16 @@ def check_photos(photos: Path) -> None:
             )
 
 
-def measured(bench: Bench, peers: Sequence[Contender], given: Any) -> tuple[list[str], dict[str, str]]:
-    """Measure all chosen rows; return the lines of the table, and the versions of the installed peers."""
-    versions = {peer.title: peer.version() for peer in peers}
-    absent = [Absent(peer, peer.missing) for peer in peers if not versions[peer.title]]
-    installed = [peer for peer in peers if versions[peer.title]]
-    made: list[str] = []
+def measured(bench: Bench, versions: Mapping[Contender, str], given: Any) -> Iterator[str]:
+    """Measure the chosen rows, one after the other; yield the lines of the table.
+
+    Args:
+        bench: Measures one row of one contender.
+        versions: Peer -> its version; "" if it is not installed.
+        given: The flags.
+    """
+    absent = [Absent(peer, peer.missing) for peer, version in versions.items() if not version]
+    installed = [peer for peer, version in versions.items() if version]
     for group, names in chosen_groups(given.rows):
         able = [one for one in (*VARIANTS, *installed, *LIMITS) if group.row in one.rows]
         when = f"{datetime.date.today()}, {machine.load()}"
@@ -149,30 +153,30 @@ def measured(bench: Bench, peers: Sequence[Contender], given: Any) -> tuple[list
         for row in group.rows:
             if row.name in names:
                 missing = [one for one in absent if group.row in one.contender.rows]
-                lines = markdown.lines(row, entries, rounds.cells(row, entries), missing, when)
-                command.say("\n".join(lines))
-                made += lines
-    return made, {title: version for title, version in versions.items() if version}
+                yield from markdown.lines(row, entries, rounds.cells(row, entries), missing, when)
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     given = flags.FLAGS
-    peers = chosen_peers(given.peers)
-    chosen_groups(given.rows)
+    versions = {peer: peer.version() for peer in chosen_peers(given.peers)}
+    titles = {row.title for group, names in chosen_groups(given.rows) for row in group.rows if row.name in names}
+    description = machine.description({peer.title: version for peer, version in versions.items() if version})
+    check_photos(Path(given.photos))
     if given.write and given.peers:
         raise UserError("--write: needs all peers, because a row is measured side by side. Remove --peers.")
-    page = Path(given.write).read_text() if given.write else ""
+    old = Path(given.write).read_text() if given.write else ""
     if given.write:
-        markdown.check_markers(page, given.write)
-    check_photos(Path(given.photos))
+        markdown.put(old, description, [], titles, given.write)  # Raises before hours of work.
+    command.say(description)
+    made: list[str] = []
     with tempfile.TemporaryDirectory(dir=given.work) as work:
-        made, versions = measured(Bench(Path(work).resolve(), given), peers, given)
-    description = machine.description(versions)
-    print(description)
-    if given.write:
-        with files.atomic(Path(given.write)) as file:
-            file.write(markdown.put(page, description, made, given.write).encode())
+        for line in measured(Bench(Path(work).resolve(), given), versions, given):
+            command.say(line)
+            made.append(line)
+            if given.write:  # Each line is written immediately, in case a later measurement is stopped.
+                with files.atomic(Path(given.write)) as file:
+                    file.write(markdown.put(old, description, made, titles, given.write).encode())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Contender:
     name: str
     title: str
     script: str
-    rows: Mapping[str, str]
+    rows: Mapping[str, str] = dataclasses.field(hash=False)
     environment: str = ""
     module: str = ""
     package: str = ""

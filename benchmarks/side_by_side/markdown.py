@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from benchmarks.side_by_side.contenders import Contender
 from benchmarks.side_by_side.rounds import Cell, Entry
@@ -75,7 +75,7 @@ def check_markers(page: str, name: str) -> None:
         raise UserError(f"--write={name}: must have the lines {START} and {END}. Add them where the table belongs.")
 
 
-def put(page: str, machine: str, made: Sequence[str], name: str) -> str:
+def put(page: str, machine: str, made: Sequence[str], titles: Collection[str], name: str) -> str:
     """Return the page with new lines in its table, in place of its old lines for the same rows.
 
     The lines of other rows stay, because the rows may be measured one after the other. All must be of one machine.
@@ -84,6 +84,7 @@ def put(page: str, machine: str, made: Sequence[str], name: str) -> str:
         page: The text of the page.
         machine: The description of the machine.
         made: The lines of the rows that were measured.
+        titles: Titles of the rows that are replaced.
         name: Path of the page, for error messages.
 
     Raises:
@@ -93,7 +94,6 @@ def put(page: str, machine: str, made: Sequence[str], name: str) -> str:
     before, _, rest = page.partition(START)
     inside, _, after = rest.partition(END)
     kept = [line for line in inside.splitlines() if line.startswith("| ") and line.count(" | ") >= _COLUMNS - 2]
-    titles = {_title(line) for line in made}
     kept = [line for line in kept if line != _HEAD and _title(line) not in titles]
     old = next((line for line in inside.splitlines() if line and not line.startswith("|")), machine)
     if kept and old != machine:

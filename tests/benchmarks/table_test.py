@@ -25,6 +25,9 @@ LIMIT = Contender("limit", "limit: nothing", "limits", {"plain": "nothing"})
 PAGE = f"# Page\n\n{START}\n{END}\n\nEnd\n"
 
 
+READING = {"reading, images/s"}
+
+
 def row(name: str) -> Row:
     return next(row for row in ROWS if row.name == name)
 
@@ -137,7 +140,7 @@ def test_an_error_in_the_table_has_no_path_and_no_column() -> None:
 
 
 def test_put_writes_between_the_markers() -> None:
-    page = markdown.put(PAGE, "Machine: X.", ["| reading, images/s | A | 1 | | d |"], "page.md")
+    page = markdown.put(PAGE, "Machine: X.", ["| reading, images/s | A | 1 | | d |"], READING, "page.md")
     assert page == (
         f"# Page\n\n{START}\n\nMachine: X.\n\n| what | tool | measured | ratio (lowest to highest) | date, load |\n"
         f"|---|---|---|---|---|\n| reading, images/s | A | 1 | | d |\n\n{END}\n\nEnd\n"
@@ -146,25 +149,23 @@ def test_put_writes_between_the_markers() -> None:
 
 def test_put_replaces_rows_and_keeps_others_in_the_order_of_the_table() -> None:
     old = ["| first batch, from the start of the process, s | A | 1 | | d |", "| reading, images/s | A | 1 | | d |"]
-    page = markdown.put(PAGE, "Machine: X.", old, "page.md")
+    page = markdown.put(PAGE, "Machine: X.", old, {each.title for each in ROWS}, "page.md")
     new = ["| reading, images/s | A | 2 | | e |", "| converting in steady state, images/s | A | 3 | | e |"]
-    lines = markdown.put(page, "Machine: X.", new, "page.md").splitlines()
+    lines = markdown.put(page, "Machine: X.", new, {row("plain").title, row("convert").title}, "page.md").splitlines()
     assert [line for line in lines if " | A | " in line] == [new[1], new[0], old[0]]
 
 
 def test_put_refuses_to_mix_machines() -> None:
-    page = markdown.put(PAGE, "Machine: X.", ["| reading, images/s | A | 1 | | d |"], "page.md")
+    page = markdown.put(PAGE, "Machine: X.", ["| reading, images/s | A | 1 | | d |"], READING, "page.md")
     with pytest.raises(UserError, match=re.escape("page.md: keeps rows that were measured on another machine or with")):
-        markdown.put(
-            page, "Machine: Y.", ["| first batch, from the start of the process, s | A | 1 | | d |"], "page.md"
-        )
+        markdown.put(page, "Machine: Y.", [], {row("first").title}, "page.md")
     every = [f"| {each.title} | A | 1 | | d |" for each in ROWS]
-    assert "Machine: Y." in markdown.put(page, "Machine: Y.", every, "page.md")
+    assert "Machine: Y." in markdown.put(page, "Machine: Y.", every, {each.title for each in ROWS}, "page.md")
 
 
 def test_put_needs_markers() -> None:
     with pytest.raises(UserError, match=re.escape(f"--write=p.md: must have the lines {START} and {END}.")):
-        markdown.put("# Page\n", "Machine: X.", [], "p.md")
+        markdown.put("# Page\n", "Machine: X.", [], READING, "p.md")
 
 
 def test_the_page_has_a_place_for_the_table() -> None:
