@@ -49,17 +49,17 @@ def test_costs_are_stored_and_loaded(tmp_path: Path) -> None:
     path = tmp_path / "expected.json"
     expectations.save("time", "here", {"read": 0.123456789}, path)
     expectations.save("instructions", "here", {"read": 1234567.0}, path)
-    assert expectations.load("time", "here", path) == {"read": {"cost": 0.12346, "tolerance": 0.25}}
+    assert expectations.load("time", "here", path) == {"read": {"cost": 0.12346, "tolerance": 0.15}}
     assert expectations.load("instructions", "here", path) == {"read": {"cost": 1234600.0, "tolerance": 0.05}}
 
 
 def test_an_update_keeps_tolerances_that_were_changed_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "expected.json"
     expectations.save("time", "here", {"read": 1.0}, path)
-    path.write_text(path.read_text().replace("0.25", "0.4"))
+    path.write_text(path.read_text().replace("0.15", "0.4"))
     expectations.save("time", "there", {"read": 2.0, "new": 3.0}, path)
     stored = expectations.load("time", "there", path)
-    assert stored == {"read": {"cost": 2.0, "tolerance": 0.4}, "new": {"cost": 3.0, "tolerance": 0.25}}
+    assert stored == {"read": {"cost": 2.0, "tolerance": 0.4}, "new": {"cost": 3.0, "tolerance": 0.15}}
 
 
 def test_costs_of_another_environment_are_not_compared(tmp_path: Path) -> None:
