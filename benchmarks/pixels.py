@@ -69,6 +69,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files SPLIT/CLASS/IMAGE.", required=True)
     flags.DEFINE_integer("image_size", 150, "Height and width in pixels.")
     command.run(main)

@@ -180,17 +180,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
-    flags.DEFINE_string("weights", None, "Weights file of MobileNetV2 without top. Default: random weights.")
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files SPLIT/CLASS/IMAGE.", required=True)
+    flags.DEFINE_string(
+        "weights", None, "Weights file of MobileNetV2 without its classification layers. Default: random weights."
+    )
     flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
     flags.DEFINE_list("rows", [], "Rows to measure, separated by commas. Default: all rows.")
     flags.DEFINE_list("peers", [], "Other projects to measure, separated by commas. Default: all projects.")
     flags.DEFINE_string("write", None, "Markdown page with a place for the table. Default: the table is only printed.")
-    flags.DEFINE_integer("batch_size", 20, "Images per batch.")
+    flags.DEFINE_integer("batch_size", 20, "Number of images per batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width of decoded images in pixels.")
     flags.DEFINE_integer("side", 160, "Height and width of prepared images, and of the input of networks, in pixels.")
-    flags.DEFINE_integer("images", 2000, "Number of images read per measurement.")
+    flags.DEFINE_integer("images", 2000, "Number of images to read in each measurement.")
     flags.DEFINE_integer("times", 10, "Number of copies of each photograph that are converted.")
     flags.DEFINE_integer("step", 500, "Number of the batch at which reading is resumed.")
-    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")
+    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the temporary directory of the system.")
     command.run(main)
