@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -65,16 +66,18 @@ def in_sequence(job: Job) -> Figures:
 
 def features(job: Job) -> Figures:
     """Convert and train with the commands; return the rate of the extraction, seconds and accuracy."""
-    out, run, kept = (job.work / name for name in ("features-out", "features-run", "features-kept"))
-    start = time.perf_counter()
-    common.convert(f"--src={job.photos}", f"--out={out}", "--overwrite")
-    printed = common.output(
-        "trainers.features", f"--tfrecords={out}", f"--run={run}", f"--features={kept}",
-        f"--weights={job.weights or 'none'}", f"--image_size={job.side}", "--backbone=MobileNetV2", "--overwrite",
-    )  # fmt: skip
-    seconds = time.perf_counter() - start
+    job.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=job.work) as directory:
+        out, run = f"{directory}/out", f"{directory}/run"
+        start = time.perf_counter()
+        common.convert(f"--src={job.photos}", f"--out={out}")
+        printed = common.output(
+            "trainers.features", f"--tfrecords={out}", f"--run={run}", f"--features={directory}/features",
+            f"--weights={job.weights or 'none'}", f"--image_size={job.side}", "--backbone=MobileNetV2",
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        accuracy = json.loads(Path(run, "metrics.json").read_text())["accuracy"]
     rates = [float(rate.replace(",", "")) for rate in re.findall(_RATE, printed)]
-    accuracy = json.loads((run / "metrics.json").read_text())["accuracy"]
     return {"images_per_second": rates[0], "seconds": seconds, "accuracy": 100 * accuracy}
 
 
