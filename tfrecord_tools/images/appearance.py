@@ -48,7 +48,7 @@ _FREQUENCIES = 8
 _SCALE = 1 << 16
 _MAX_KEPT = 1 << 16  # Pixels per image that wait for `facts`, to bound the memory.
 _BANDS = 16  # A band has 16 levels.
-_BLOCK = 12  # Number of images that are processed at once. Larger blocks take memory from the system each time: slower.
+_BLOCK = 12  # Number of images that are processed at once. Larger arrays would get new memory pages in each step.
 
 
 class Thumbnail(NamedTuple):
