@@ -276,7 +276,7 @@ class _Selection:
         index, workers = shard
         if not 0 <= index < workers or batch_size % workers:
             raise UserError(
-                f"shard={shard}: must be (number of this worker, number of workers). The first worker has number 0. The"
+                f"shard={shard}: must be (index of this worker, count of workers). The first worker has index 0. The"
                 f" batch size {batch_size} must be a multiple of the number of workers."
             )
         if order.count != len(records):

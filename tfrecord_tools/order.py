@@ -157,7 +157,8 @@ class Balanced(Order):
     def __init__(self, labels: np.ndarray, seed: int):
         """Make the order from the label of each record, i64[n]. Classes without records are ignored.
 
-        The labels may also be other groups than the classes, for example the hospital of each record.
+        The labels need not be classes. They can be the numbers of other groups, for example of the hospital that each
+        record comes from.
         """
         super().__init__(len(labels))
         self._seed = seed

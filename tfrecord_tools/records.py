@@ -1,4 +1,4 @@
-"""Random access to the records of a dataset, with verified checksums and without TensorFlow.
+"""Read any record of a dataset by its number. Checksums are verified, and TensorFlow is not needed.
 
 Docstrings give types and shapes of arrays: "i64[n]" is an int64 array of shape (n,), and "u8[h w 3]" is a uint8 array
 of shape (h, w, 3).
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_HOLD_OUT = 2  # With this constant, the hash of `hold_out` is independent of the hash of the automatic split.
+# `hold_out` and the automatic split of `convert` choose images by a hash. This number makes the choices independent.
+_HOLD_OUT = 2
 _MAX_OPEN_FILES = 128  # Each `Records` opens at most this many. The usual limit of a process is 1,024.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
@@ -70,7 +71,7 @@ class Dataset:
     def records(self, split: str, *others: str) -> Records:
         """Open the records of a split, or of several splits one after the other.
 
-        Only their part of the index is read.
+        Only the rows of these splits are read from the index (records.parquet).
 
         Args:
             split: "train", "validation" or "test", if the dataset has that split.
@@ -157,9 +158,9 @@ class Records:
     """The records of one or several splits, or a selection of them, with `len(records)` and `records[i]`.
 
     It works directly as a map-style dataset of PyTorch and as a random-access data source of Grain. It can be pickled,
-    and used after a fork and in several threads. The columns are numpy arrays, so that forked workers share their
-    memory. If the columns were Python lists, each worker would get its own copy, because reading an item changes the
-    item's reference count.
+    and used after a fork and in several threads. The columns are numpy arrays, so forked workers use the same copy of
+    them in memory. With Python lists, each worker would get its own copy: reading an item changes the item's reference
+    count, and the system copies all memory that changes.
 
     Attributes:
         labels: i64[n], the label of each record.
@@ -189,7 +190,8 @@ class Records:
             splits: Names of the splits.
             shards: Paths of the shards, one split after the other.
             columns: Columns shard, offset, length and label of *all* records of the splits, one split after the other.
-                If there are several splits, also the column split: i8[m], ascending indices into `splits`.
+                Each has one value per record. If there are several splits, there is one more column, split: i8, the
+                index of the record's split in `splits`, in ascending order.
             rows: i64[n], the rows of these columns that belong to this object.
             raw_size: As in `Dataset`.
             keys: As in `Dataset`.
@@ -233,7 +235,9 @@ class Records:
 
     @property
     def places(self) -> tuple[list[str], np.ndarray]:
-        """The split of each record, and i64[n], its position in this split, in the order of the index."""
+        """Two values: the split of each record, and i64[n], the position of each record in its split.
+
+        Positions follow the order of the index."""
         if "split" not in self._all:
             return [self._splits[0]] * len(self), self._rows
         numbers = self._all["split"][self._rows]
@@ -258,7 +262,7 @@ class Records:
         return record
 
     def __repr__(self) -> str:
-        """Return a text that identifies the records in every process. Grain stores it in checkpoints."""
+        """Return a text that identifies the records, also in other processes. Grain stores it in checkpoints."""
         rows = zlib.crc32(self._rows.tobytes())
         return f"Records({self._index_path!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
 
@@ -418,7 +422,7 @@ class Records:
         """Read from a file that this process has opened.
 
         A process does not use files that its parent opened before a fork. On systems without `os.pread`, both processes
-        would share one file position, so each would disturb the other.
+        would share the position at which the next read starts, and would read wrong bytes.
         """
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)

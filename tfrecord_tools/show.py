@@ -205,7 +205,7 @@ def _images(seen: Sequence[Seen]) -> str:
     others = sum(s.length for s in seen) - len(images)
     parts = [f"{count:,} {kind}" for kind, count in Counter(image.type for image in images).most_common()]
     parts += [f"{others:,} not images"] * (others > 0)
-    parts += ["all decode" if len(sizes) == len(images) else f"{len(sizes):,} decode"]
+    parts += ["all can be decoded" if len(sizes) == len(images) else f"{len(sizes):,} can be decoded"]
     parts += [" x ".join(map(_span, zip(*sizes))) + " px"] * bool(sizes)  # Width x height.
     return ", ".join(parts)
 
@@ -377,9 +377,10 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "records",
         ShowConfig.records,
-        "Show values and decode images of this many records. All records are counted in any case.",
+        "Number of records to examine: the command shows the values and decodes the images of this number of records."
+        " It always counts all records.",
     )
-    usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
+    usage.define_path("grid", ShowConfig.grid, "PNG file to write. It shows the first images with their labels.")
 
 
 def main(argv: Sequence[str]) -> None:

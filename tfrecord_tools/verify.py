@@ -1,8 +1,9 @@
 """Verify that a dataset is complete and undamaged.
 
-python -m tfrecord_tools.verify out/ checks all checksums, hashes and counts, compares the index with the shards, and
-decodes every image in TensorFlow. If there are problems, it prints the first 20 with shard and record, and the exit
-code is 1. Images that are in several splits, or have several labels, are reported too, but are not counted as problems.
+python -m tfrecord_tools.verify out/ checks all checksums, hashes and counts. It compares the index (records.parquet)
+with the shards (TFRecord files), and decodes every image in TensorFlow. If there are problems, it prints the first 20
+with shard and record, and the exit code is 1. Images that are in several splits, or have several labels, are reported
+too, but are not counted as problems.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class _Job:
     shards: dict[str, int]  # Split -> number of shards.
     keys: Keys
     decode: bool
-    decided: dict[bytes, int]  # Source hash -> label in the index, where the record has another label.
+    decided: dict[bytes, int]  # Hash of the source file -> label in the index, for records with another label.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
 
 
 def _decided(data: Dataset, facts: ConvertJson) -> dict[bytes, int]:
-    """Return source hash -> label, for adopted records with another label in the index than in the shard."""
+    """Return source hash -> label in the index, for adopted records with another stored label."""
     if not facts["config"].get("adopted") or facts["config"].get("rewritten"):
         return {}
     label_of = {name: label for label, name in enumerate(data.class_names)}
@@ -304,8 +305,8 @@ def _shared_images(table: Any) -> Iterator[str]:
 
 
 def define_flags() -> None:
-    flags.DEFINE_bool("decode", VerifyConfig.decode, "Decode every image in TensorFlow.")
-    flags.DEFINE_integer("workers", None, "Number of processes. Default: one per processor.")
+    flags.DEFINE_bool("decode", VerifyConfig.decode, "Decode every image with TensorFlow.")
+    flags.DEFINE_integer("workers", None, "Number of worker processes. Default: one process per processor.")
 
 
 def main(argv: Sequence[str]) -> None:

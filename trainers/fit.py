@@ -21,7 +21,8 @@ class Task:
     """A model and the data that it is trained on.
 
     Attributes:
-        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes], the probability of each class.
+        model: Maps inputs to probabilities. With two classes: f32[b 1], the probability of class 1. With more classes:
+            f32[b classes], the probability of each class.
         set_trainable: Function that takes a value of `Phase.trainable` and makes these layers trainable.
         batches: Function that takes a global step and returns the endless batches from that step on. A batch is
             (inputs, targets) or (inputs, targets, weights f32[b]). Targets have the shape of the model's output:
@@ -29,8 +30,8 @@ class Task:
         validation: Finite dataset of batches on which the model is evaluated after each epoch.
         batch_numbers: Function that takes a step and returns the record numbers i64[b] of the batch of this step.
             Error messages contain these numbers.
-        answers: Function that returns the model's outputs f32[n 1] or f32[n classes] for the validation split, and
-            their record numbers i64[n], without reading images. If None, the outputs are computed from the images.
+        answers: Function for the validation split that does not read images. It returns the model's outputs, f32[n 1]
+            or f32[n classes], and the record numbers, i64[n]. If None, the outputs are computed from the images.
         steps_per_epoch: Steps per epoch, for phases without a `steps_per_epoch`.
         blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
         early_stopping: If the validation loss does not fall for this many epochs, the phase ends. 0: never.
@@ -40,7 +41,7 @@ class Task:
             its own optimizer.
         scope: Function that returns the context in which variables are created.
         seconds: Time for decoding the cached images or for computing the features, in seconds. If an earlier run has
-            computed the features, the time that it took.
+            computed the features, this is the time that the earlier run needed.
         sync_moving_statistics: Function that sets the moving statistics of all devices to their mean. It is called
             before the model is evaluated or saved.
     """
@@ -163,13 +164,13 @@ def describe(phase: Phase, optimizer: keras.optimizers.Optimizer | None = None) 
     """Describe a phase in a line for the user. `optimizer` is the optimizer of a compiled model, or None."""
     if optimizer is not None:
         name = type(optimizer).__name__
-        return f"trains the model with its own loss and its own optimizer, {name}, {phase.epochs} epochs"
+        return f"trains the model with its own loss and optimizer ({name}), {phase.epochs} epochs"
     trained = {
         "head": "the head",
         "last_stage": "the head and the last stage of the backbone",
         "all": "all layers except BatchNormalization",
         "scratch": "all layers",
-    }.get(phase.trainable, f"the head and the part {phase.trainable} of the backbone")
+    }.get(phase.trainable, f"the head and the layers of the backbone that --unfreeze={phase.trainable} selects")
     warmup = f" after {phase.warmup_steps} steps of warm-up" if phase.warmup_steps else ""
     return (
         f"trains {trained}, {phase.optimizer} {phase.learning_rate:g} {phase.schedule}{warmup}, {phase.epochs} epochs"
@@ -232,7 +233,7 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
 
 def _refused(phase: Phase, optimizer: type, error: Exception) -> UserError:
     given = ",".join(f"{name}={value!r}" for name, value in phase.optimizer_kwargs.items())
-    return UserError(f"--optimizer_kwargs={given}: Keras's {optimizer.__name__} rejects it: {error}")
+    return UserError(f"--optimizer_kwargs={given}: Keras's {optimizer.__name__} rejects these arguments: {error}")
 
 
 def _callbacks(phase: Phase, task: Task) -> list[keras.callbacks.Callback]:

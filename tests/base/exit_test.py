@@ -346,34 +346,37 @@ def watch(process: subprocess.Popen[str], signals: int = 0) -> tuple[str, float]
     return error, ended - began
 
 
-def check(case: Case, workspace: Path) -> None:
+def exits_in_time(case: Case, workspace: Path) -> bool:
+    """Run a script, check its exit code and its error, and return whether it exits in time."""
     program = workspace / f"{abs(hash(case.script))}.py"
     program.write_text(case.start + textwrap.dedent(case.script))
     with begin(workspace, program.name) as process:
         error, seconds = watch(process, case.signals)
     assert process.returncode == case.code, error
     assert case.error in error
-    if seconds >= MOST_SECONDS:
-        with begin(workspace, "-c", BARE) as process:
-            assert seconds < MOST_TIMES_BARE * watch(process)[1]
+    if seconds < MOST_SECONDS:
+        return True
+    with begin(workspace, "-c", BARE) as process:
+        return seconds < MOST_TIMES_BARE * watch(process)[1]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
 def test_a_process_exits(name: str, workspace: Path) -> None:
-    check(CASES[name], workspace)
+    """Three attempts are made, because TensorFlow rarely waits for a thread of its own."""
+    assert any(exits_in_time(CASES[name], workspace) for _ in range(3))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_process_exits_every_time(name: str, workspace: Path) -> None:
     for _ in range(RUNS):
-        check(CASES[name], workspace)
+        assert exits_in_time(CASES[name], workspace)
 
 
 @pytest.mark.interop
 @pytest.mark.parametrize("name", INTEROP)
 def test_a_process_with_pytorch_exits(name: str, workspace: Path) -> None:
-    check(INTEROP[name], workspace)
+    assert any(exits_in_time(INTEROP[name], workspace) for _ in range(3))
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         (
             "mapping",
             "Cat",
-            "--class_map=Cat: must be NAME=NAME pairs, separated by commas, without repeated names before =, as in"
+            "--class_map=Cat: must be NAME=NAME pairs, separated by commas, each left name only once, as in"
             " Cat=cats,Dog=dogs.",
         ),
         ("mapping", "a=b,a=c", "--class_map=a=b,a=c: must be NAME=NAME pairs"),  # The same name twice.
@@ -120,12 +120,12 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         (
             "weights",
             "balance",
-            "--class_weights=balance: must be none, balanced, or NAME:NUMBER pairs, separated by commas, without"
-            " repeated names, as in cats:1,dogs:3.",
+            "--class_weights=balance: must be none, balanced, or NAME:NUMBER pairs, separated by commas, each"
+            " name only once, as in cats:1,dogs:3.",
         ),
         ("weights", "cats:much", "--class_weights=cats:much: must be none, balanced, or NAME:NUMBER pairs"),
         ("weights", {"cats": "x"}, "--class_weights=cats:x: must be none, balanced, or NAME:NUMBER pairs"),
-        ("arguments", 5, "--backbone_kwargs=5: must be name=value pairs, separated by commas, with Python literals"),
+        ("arguments", 5, "--backbone_kwargs=5: must be name=value pairs, separated by commas, with values as in"),
     ],
 )
 def test_wrong_values_are_refused(kind: str, given: Any, message: str) -> None:
@@ -150,7 +150,8 @@ def test_wrong_values_are_refused(kind: str, given: Any, message: str) -> None:
 def test_wrong_arguments_are_refused(text: str) -> None:
     with pytest.raises(UserError) as error:
         OPTIONS["arguments"].value(text)
-    message = f"--backbone_kwargs={text}: must be name=value pairs, separated by commas, with Python literals as values"
+    message = f"--backbone_kwargs={text}: must be name=value pairs, separated by commas, with values as in"
+    message += " Python (0.25, True, 'text')"
     assert str(error.value) == f"{message}, as in {EXAMPLE}."
 
 

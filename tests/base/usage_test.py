@@ -392,7 +392,7 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         (CONVERT, ["--max_bad=a:b=c"], "--max_bad=a:b=c: must be a number, such as --max_bad=0.05."),
         (CONVERT, ["--dry_run=maybe"], "--dry_run=maybe: must be true or false. Use --dry_run or --nodry_run."),
         (CONVERT, ["--seed"], "--seed: a value is missing. Pass --seed=VALUE."),
-        ("tfrecord_tools.sample", [], "--out is missing: Directory to create; it must not exist."),
+        ("tfrecord_tools.sample", [], "--out is missing: Directory to create. The directory must not exist yet."),
         (
             CONVERT,
             ["pets"],
@@ -400,7 +400,7 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         ),
         (CONVERT, ["pets"], "Use --src=pets."),
         (CONVERT, ["--src=pets", "nothing"], "--name=value (see --help)\n"),
-        (CONVERT, ["--src=pets", "--dry_run", "true"], "Write the value of a switch after =: --dry_run=true."),
+        (CONVERT, ["--src=pets", "--dry_run", "true"], "Write = between the flag and its value: --dry_run=true."),
         (FINETUNE, ["out"], "Use --tfrecords=out."),
     ],
 )

@@ -595,8 +595,8 @@ def test_full_disk(tmp_path: Path) -> None:
     """A limit on the file size replaces the full disk: the shard is too large, all other files fit."""
     for path in [tmp_path / f"pets/train/{name}/{i}.jpg" for name in ("cats", "dogs") for i in range(10)]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image(str(path.name), size=(80, 60)))
-    limit = 20_000
+        path.write_bytes(image(str(path.name), size=(480, 360)))
+    limit = 1_000_000  # `make coverage` writes smaller files in this process.
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

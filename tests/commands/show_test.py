@@ -78,7 +78,7 @@ def test_report_of_a_converted_directory(tmp_path: Path, monkeypatch: pytest.Mon
     assert row(lines, f"  {second}") == f"{records[1]} | {size[second]:,}"
     assert row(lines, validation) == f"6 | {size[validation]:,} | none"
     assert "16 records: tf.train.Example" in lines
-    assert row(lines, "image") == "bytes | 1 | 12 JPEG, 4 PNG, all decode, 12 x 9 px"
+    assert row(lines, "image") == "bytes | 1 | 12 JPEG, 4 PNG, all can be decoded, 12 x 9 px"
     assert row(lines, "image/filename").startswith('bytes | 1 | 18..23 bytes, 16 distinct: "')
     assert row(lines, "label") == "int64 | 1 | 0..1, 2 distinct: 0, 1"
     assert "2 classes of label: 0 cats, 1 dogs" in lines
@@ -97,7 +97,7 @@ def test_report_of_the_model_gardens_imagenet(tmp_path: Path) -> None:
     assert lines[0] == f"{tmp_path}: 90 records in 9 files, {sum(sizes):,} bytes"
     assert row(lines, "train-?????-of-00010") == f"(1 missing) | 90 | {sum(sizes):,} | none"
     assert row(lines, "  each of 9 files") == f"10 | {min(sizes):,}..{max(sizes):,}"
-    assert row(lines, "image/encoded") == "bytes | 1 | 67 PNG, 23 JPEG, all decode, 20..109 x 30 px"
+    assert row(lines, "image/encoded") == "bytes | 1 | 67 PNG, 23 JPEG, all can be decoded, 20..109 x 30 px"
     assert row(lines, "image/class/label") == "int64 | 1 | 1..3, 3 distinct: 1, 2, 3"
     assert row(lines, "image/class/text").startswith('bytes | 1 | 5..17 bytes, 3 distinct: "tench", "goldfish", "gr')
     assert row(lines, "image/height") == "int64 | 1 | 30"
@@ -131,11 +131,17 @@ def test_report_of_the_model_gardens_imagenet(tmp_path: Path) -> None:
         ([b"long" * 100, b"l"], 'bytes | 1 | 1..400 bytes: "longlonglonglonglonglon…", "l"'),
         ([bytes(784)], "bytes | 1 | 784 bytes: b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'…"),
         ([b""], 'bytes | 1 | 0 bytes: ""'),
-        ([image(1), image(2)[:99], image(3)], "bytes | 1 | 3 JPEG, 2 decode, 12 x 9 px"),
-        ([image(1), image(2, "PNG"), b"none"], "bytes | 1 | 1 JPEG, 1 PNG, 1 not images, all decode, 12 x 9 px"),
-        ([image(1, "GIF"), image(2, "WEBP", (9, 99))], "bytes | 1 | 1 GIF, 1 WEBP, all decode, 9..12 x 9..99 px"),
-        ([[image(1, "BMP"), image(2, "BMP")]], "bytes | 2 | 2 BMP, all decode, 12 x 9 px"),
-        ([image(1)[:9]], "bytes | 1 | 1 JPEG, 0 decode"),
+        ([image(1), image(2)[:99], image(3)], "bytes | 1 | 3 JPEG, 2 can be decoded, 12 x 9 px"),
+        (
+            [image(1), image(2, "PNG"), b"none"],
+            "bytes | 1 | 1 JPEG, 1 PNG, 1 not images, all can be decoded, 12 x 9 px",
+        ),
+        (
+            [image(1, "GIF"), image(2, "WEBP", (9, 99))],
+            "bytes | 1 | 1 GIF, 1 WEBP, all can be decoded, 9..12 x 9..99 px",
+        ),
+        ([[image(1, "BMP"), image(2, "BMP")]], "bytes | 2 | 2 BMP, all can be decoded, 12 x 9 px"),
+        ([image(1)[:9]], "bytes | 1 | 1 JPEG, 0 can be decoded"),
         ([b"GIF89a is old", b"text", b"more"], 'bytes | 1 | 4..13 bytes, 3 distinct: "GIF89a is old", "text", "more"'),
     ],
 )
@@ -226,7 +232,7 @@ def test_report_of_series(tmp_path: Path) -> None:
     assert "12 records: tf.train.SequenceExample" in lines
     assert row(lines, "feature") == "type | steps | length | missing in | values"
     assert row(lines, "label") == "int64 | 1 | 0..1, 2 distinct: 0, 1"
-    assert row(lines, "frames") == "bytes | 2..4 | 1 | 36 PNG, all decode, 12 x 9 px"
+    assert row(lines, "frames") == "bytes | 2..4 | 1 | 36 PNG, all can be decoded, 12 x 9 px"
     assert (
         row(lines, "speed") == "float | 1..11 | 1 | 1 | 0.5"
     )  # The number after the length: records without the feature.
@@ -338,7 +344,7 @@ def test_code_does_not_decode_damaged_images(tmp_path: Path) -> None:
     images[1], images[3] = images[1][:200], b"no image"
     path = write(tmp_path / "a.tfrecord", (example({"image": data, "i": i}) for i, data in enumerate(images)))
     lines = report(path)
-    assert row(lines, "image") == "bytes | 1 | 4 PNG, 1 not images, 3 decode, 12 x 9 px"
+    assert row(lines, "image") == "bytes | 1 | 4 PNG, 1 not images, 3 can be decoded, 12 x 9 px"
     assert [record["i"] for record in read(lines)] == [0, 2, 4]
 
 
@@ -375,7 +381,7 @@ def test_code_skips_damaged_images_outside_the_sample(tmp_path: Path) -> None:
 def test_images_that_tensorflow_does_not_decode(tmp_path: Path) -> None:
     records = [example({"image": image(1, "BMP", mode=mode)}) for mode in ("1", "L", "P", "RGB")]
     lines = report(write(tmp_path / "a.tfrecord", records))
-    assert row(lines, "image") == "bytes | 1 | 4 BMP, 3 decode, 12 x 9 px"
+    assert row(lines, "image") == "bytes | 1 | 4 BMP, 3 can be decoded, 12 x 9 px"
     assert len(read(lines)) == 3
 
 

@@ -113,8 +113,8 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         (
             "rank,path,predicted_label,given_label,p_predicted,p_given,record\n1,a.jpg,dogs,cats,1,0,3\n",
             "is not a decisions file. It looks like suspects.csv, and there is no column 'sha256' and no column"
-            " 'decision'. Copy the rows in which predicted_label is right to a new file, and pass that file to python"
-            " -m tfrecord_tools.convert --relabel.",
+            " 'decision'. Make a new file with only those rows in which predicted_label is correct. Pass the new"
+            " file to python -m tfrecord_tools.convert --relabel.",
         ),
         (
             f"rank,path,predicted_label,given_label,sha256\n1,a.jpg,dogs,cats,{A}\n",

@@ -453,7 +453,7 @@ def test_truncated_example_counts_as_corrupt(out: Path, tmp_path: Path) -> None:
         ({"image_size": 0}, r"image_size=0: must be at least 1\."),
         (
             {"shard": (2, 2)},
-            r"shard=\(2, 2\): must be \(number of this worker, number of workers\)\. The first worker has number 0\.",
+            r"shard=\(2, 2\): must be \(index of this worker, count of workers\)\. The first worker has index 0\.",
         ),  # Workers are counted from 0.
         ({"shard": (-1, 2)}, r"shard=\(-1, 2\)"),
         ({"shard": (0, 3)}, r"shard=\(0, 3\): .* The batch size 4 must be a multiple of the number of workers\."),

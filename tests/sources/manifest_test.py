@@ -438,8 +438,9 @@ def test_unknown_split_is_refused(pool: Path, write: Write) -> None:
     with pytest.raises(UserError) as caught:
         scanned(table)
     assert str(caught.value) == (
-        f"{table}: 'later' in the column 'split' is not a split. Use train, training, trn, val, valid,"
-        " validation, dev, eval, test, testing, tst, holdout, or name another column with --split_column."
+        f"{table}: 'later' in the column 'split' is not a split. Splits are train, training, trn, val, valid,"
+        " validation, dev, eval, test, testing, tst, holdout. If another column has the splits, pass its name"
+        " as --split_column."
     )
 
 

@@ -1,9 +1,9 @@
 """Change training images at random, as an `AugmentConfig` says.
 
-The result depends only on the images, the keys and the config. It is the same to the bit with any batch size, with and
-without XLA, and in a graph. The random numbers of an image depend only on its key. All geometric changes are applied as
-one affine warp, and all color changes as one matrix. The warp uses integers, because floats would be rounded
-differently with another batch size, with XLA, or in a graph.
+Each image has a key, a whole number that is the seed of its random numbers. The result depends only on the images, the
+keys and the config. Every bit of it is the same for any batch size, with XLA or without it, and in a graph. All
+geometric changes are applied as one affine warp, and all color changes as one matrix. The warp uses integers, because
+floats would be rounded differently with another batch size, with XLA, or in a graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import tensorflow as tf
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.errors import UserError
 
-_ONE = 1 << 16  # 1 in 16.16 fixed point, for coordinates and color factors.
+# The number 1 in 16.16 fixed point: a whole number that counts 1/65536. Coordinates and color factors use it.
+_ONE = 1 << 16
 _GRAY = (0.299, 0.587, 0.114)  # Weights of ITU-R BT.601, as in Pillow and TensorFlow.
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -107,7 +108,7 @@ def state_of(keys: Any, images: Any) -> tf.Tensor:
 
 
 def keys_of(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Return i64[count] keys from one seed, u32[2] or i32[2] as from Keras's `SeedGenerator`."""
+    """Return keys i64[count] from one seed: u32[2] or i32[2], as Keras's `SeedGenerator` returns it."""
     halves = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
     state = tf.bitwise.bitwise_xor(tf.bitwise.left_shift(halves[0], _u64(32)), halves[1])
     return tf.bitcast(_finalized(state + tf.cast(tf.range(count), tf.uint64) * _u64(_GOLDEN)), tf.int64)
@@ -136,9 +137,10 @@ def _recolor(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor
 
 
 class Draws:
-    """Uniform random numbers of each key: output n of splitmix64 with the key as its seed.
+    """Uniform random numbers for each key: output n of the generator splitmix64, with the key as its seed.
 
-    Each kind of change has its own n, so that switching one change off does not affect the others.
+    n is the index of a number. Each kind of change has its own n, so that switching one change off does not affect the
+    others.
     """
 
     def __init__(self, keys: tf.Tensor):
@@ -255,9 +257,9 @@ def _inside(coordinate: tf.Tensor, side: int) -> tf.Tensor:
 def _folded(coordinate: tf.Tensor, side: int, fill_mode: str) -> tf.Tensor:
     """Map a 16.16 coordinate into 0..side-1, extending the image as scipy's `affine_transform` does."""
     last = (side - 1) * _ONE
-    if fill_mode == "wrap":  # The first and the last pixel coincide.
+    if fill_mode == "wrap":  # The first and the last pixel are at the same place.
         coordinate = tf.where(_inside(coordinate, side), coordinate, coordinate % max(1, last))
-    if fill_mode == "reflect":  # Reflect about the outer edges of the edge pixels.
+    if fill_mode == "reflect":  # Mirrored at the border, half a pixel outside the centers of the outer pixels.
         shifted = (coordinate + _ONE // 2) % (2 * side * _ONE)
         coordinate = tf.minimum(shifted, 2 * side * _ONE - shifted) - _ONE // 2
     return tf.clip_by_value(coordinate, 0, last)
@@ -350,5 +352,5 @@ def _finalized(state: tf.Tensor) -> tf.Tensor:
 
 
 def _u64(value: int) -> tf.Tensor:
-    """Return a constant modulo 2**64, since graphs convert Python integers above 2**63 in another way."""
+    """Return a constant modulo 2**64, since a graph treats Python integers above 2**63 in another way."""
     return tf.constant(np.uint64(value % (1 << 64)))

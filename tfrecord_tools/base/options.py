@@ -44,9 +44,12 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
     "texts": ("str | Sequence[str]", "a text or several texts"),
-    "arguments": ("Mapping[str, Any]", "name=value pairs, separated by commas, with Python literals as values"),
-    "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, without repeated names before ="),
-    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, without repeated names"),
+    "arguments": (
+        "Mapping[str, Any]",
+        "name=value pairs, separated by commas, with values as in Python (0.25, True, 'text')",
+    ),
+    "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, each left name only once"),
+    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, each name only once"),
     "augmentation": ("str | AugmentConfig | Callable", "a text, an AugmentConfig or a function"),
 }
 _SEPARATORS: Mapping[Kind, str] = {"mapping": "=", "weights": ":"}  # Between the two parts of a pair.

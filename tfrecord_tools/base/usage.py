@@ -345,6 +345,6 @@ def unexpected(argument: str) -> str:
     message = f"unexpected argument {argument!r}: this command takes only flags, --name=value (see --help)"
     boolean = next((flag.name for flag in own.values() if flag.boolean and flag.present), None)
     if argument.lower() in _TRUTH_VALUES and boolean:
-        return f"{message}. Write the value of a switch after =: --{boolean}={argument}."
+        return f"{message}. Write = between the flag and its value: --{boolean}={argument}."
     free = next((name for name in (*_SOURCE, "csv", "out") if name in own and not own[name].present), None)
     return f"{message}. Use --{free}={argument}." if free and os.path.lexists(argument) else message

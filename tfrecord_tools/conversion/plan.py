@@ -48,9 +48,9 @@ class Plan:
         shards: The shards, in the order of the rows.
         rejected: Every file that was skipped, dropped or repaired.
         decided: Labels and dropped files after the user's decisions.
-        duplicates: How many files have the same bytes as another file, and the numbers of some of these files. Files
-            that were dropped for this reason are included.
-        near_duplicates: How many images look like another image, and the numbers of some of these images.
+        duplicates: The count of files with the same bytes as another file, and the indices of some of them. Files that
+            were dropped for this reason are included.
+        near_duplicates: The count of images that look like another image, and the indices of some of them.
         group_leaks: Number of groups (see `group_regex`) with images in several of the source's own splits.
         digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
             bytes only with the same versions of Pillow and pyarrow.
@@ -184,8 +184,8 @@ def _with_splits(
     """Return the rows with their splits. With --near_duplicates=group, near-duplicates also become groups.
 
     Unchanged records keep their split, with one exception. If near-duplicates are grouped, a new image may look like
-    records of several splits. Then all these records move to one split, and to new shards. It is the split of the
-    record with the first path in sorted order.
+    records of several splits. Then all these records move to new shards of one split: that of the record
+    with the first path in sorted order.
     """
     keys = split_keys(sha256, rows.groups)
     if config.near_duplicates != "keep":

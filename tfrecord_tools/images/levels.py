@@ -20,12 +20,13 @@ _MAX_LEVEL = 1e300  # The difference of two larger levels could overflow.
 _BLOCK = 1 << 20  # Number of values that are mapped at once, with 8 bytes of temporary memory each.
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags.
 _WHITE_IS_ZERO, _SIGNED = 0, 2
-# libtiff returns values of compressed TIFFs in the machine's byte order. Pillow assumes the byte order of the file.
+# The bytes of a value have another order on some machines and in some files. libtiff returns values of compressed TIFFs
+# in the order of the machine, but Pillow expects the order of the file, so it would read wrong values.
 _NATIVE = {
     "I;16BS": "I;16NS", "I;32B": "I;32N", "I;32BS": "I;32NS", "F;32BF": "F;32NF", "F;64BF": "F;64NF",
 }  # fmt: skip
-# Pillow's raw modes name the layout of pixels in a file. Suffix of a mode that reads the high byte of 16 bits -> suffix
-# of the mode that reads the low byte.
+# Pillow's raw modes name the layout of pixels in a file. The key is the suffix of a mode that reads the upper 8 of 16
+# bits, and the value is the suffix of the mode that reads the lower 8.
 _OTHER_BYTES = {
     "B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L",
 }  # fmt: skip
@@ -40,7 +41,7 @@ class Levels:
     """The pixels of an image with more than 8 bits.
 
     Attributes:
-        values: number[h w] gray levels or u16[h w 3] colors, as stored in the file.
+        values: Gray levels of any numeric type, [h w], or colors, u16[h w 3], as stored in the file.
         alpha: u8[h w], 0 where a pixel is transparent. None: no pixel is transparent.
         bits: Number of bits of a level. Black is 0 and white is 2**bits - 1. If `bits` is 0, the format does not define
             black and white.
@@ -107,7 +108,7 @@ def read(image: Image.Image, reopen: Callable[[], Image.Image], bits: int = 8) -
     """Read the levels of an opened image; return None if it has 8 bits or fewer.
 
     Args:
-        image: Opened image. The pixels may be decoded here.
+        image: Opened image. This function may decode its pixels.
         reopen: Function that opens the same image again.
         bits: For PNG, the number of bits in the header.
     """
@@ -185,7 +186,7 @@ def _color(image: Image.Image, reopen: Callable[[], Image.Image]) -> Levels:
     image.load()
     high = np.asarray(image)
     low = _low_bytes(reopen, high.shape)
-    if low is None:  # Pillow itself must compute the colors, from CMYK or from premultiplied alpha.
+    if low is None:  # Only Pillow can compute these colors, from CMYK or premultiplied alpha.
         rgba = np.asarray(image.convert("RGBA"))
         return Levels(values=rgba[:, :, :3].astype(np.uint16) * 257, alpha=rgba[:, :, 3], bits=16, kind="16-bit")
     values = high[:, :, :3].astype(np.uint16) << 8 | low[:, :, :3]

@@ -9,7 +9,7 @@
 | PNG with transparent pixels | drawn on white, PNG |
 | PNG and TIFF of 16 bits | the high byte of each value, or mapped by `depth_range`, PNG |
 | TIFF with 32-bit or floating-point levels | mapped by `depth_range`, PNG |
-| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, stored as its format |
+| several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first one, stored as the row of its format says |
 | GIF, BMP, TIFF, PNM | PNG |
 | WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if the file is lossless |
 | JPEG XL with an original JPEG inside | that JPEG, byte for byte |
@@ -161,7 +161,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig(), *, look: bool = Fa
 
     A JPEG that is stored unchanged is decoded at 1/8 scale. This reads all stored data but skips most of the
     computation, so it is fast and still finds damage. For a PNG, all pixels are decompressed and all checksums are
-    verified. JPEG has no checksums. A JPEG that was cut may still have an end marker. Then it decodes, and the missing
+    verified. JPEG has no checksums. A truncated JPEG may still have an end marker. Then it decodes, and the missing
     part is gray; see `jpeg.lost_share`.
 
     Args:
@@ -360,7 +360,11 @@ def _unchanged(
 
 
 def _thumbnail(image: Image.Image, small: np.ndarray | None) -> Thumbnail | None:
-    """Return the thumbnail of an image that is stored unchanged; `small` is its decoded JPEG."""
+    """Return the thumbnail of an image that is stored unchanged.
+
+    Args:
+        image: The opened image.
+        small: The pixels of a JPEG, decoded at 1/8 scale. None: `image` is decoded."""
     if small is not None:
         return appearance.of_jpeg(small, image.size, image.mode == "L")
     try:

@@ -32,8 +32,8 @@ WORDS: tuple[Word, ...] = ("label", "drop", "keep", "both", "none")
 HELP = (
     "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with such a"
     " file. The file has the columns sha256, decision and label. The decision is one of five words. 'label': use the"
-    " class in the column label; 'drop': leave the image out; 'keep': the label is right; 'both': keep two images that"
-    " look alike (the other one is in the column twin_sha256); 'none': take back an earlier decision."
+    " class in the column label; 'drop': leave the image out; 'keep': the label is right; 'both': keep this image and"
+    " the similar image that the column twin_sha256 names; 'none': cancel an earlier decision."
 )
 COLUMNS = ("sha256", "decision", "label", "path", "given_label", "twin_sha256")
 STORED = "the decisions of the dataset at --out"  # Start of messages about stored decisions, instead of a flag.
@@ -172,7 +172,8 @@ class Decisions:
                 count = words.number(len(changing), "decision is", "decisions are")
                 raise UserError(
                     f"{where}: {count} not about any image in {source}, for example {changing[0].image!r}. A decision"
-                    " names an image by the hash of its bytes. Pass a file with decisions about these images. If the"
+                    " names an image by the hash of its bytes. Pass a file with decisions about the images in"
+                    f" {source}. If the"
                     " image files were saved again after the review, their bytes changed. Repeat the review."
                 )
 
@@ -559,7 +560,7 @@ def _remedy(columns: Collection[str]) -> str:
         return f"Add the column 'decision', and write {decide}"
     if {"path", "predicted_label"} <= set(columns):
         return (
-            "Copy the rows in which predicted_label is right to a new file, and pass that file to python -m"
+            "Make a new file with only those rows in which predicted_label is correct. Pass the new file to python -m"
             " tfrecord_tools.convert --relabel."
         )
     return (
@@ -601,9 +602,9 @@ def _decision(values: Mapping[str, str], of_pairs: Collection[str], where: str) 
     twin = values.get("twin_sha256", "").lower() if word in of_pairs else ""
     if not _HASH.fullmatch(twin) and (twin or word == "both"):
         raise UserError(
-            f"{where}: {twin!r} is not a SHA-256 hash. With the word '{word}', the column twin_sha256 must have the"
-            " hash of the other image of the pair: 64 hexadecimal digits. Copy the hash from issues.csv, or change the"
-            " decision."
+            f"{where}: {twin!r} is not a SHA-256 hash. The column decision has the word '{word}'. Then the column"
+            " twin_sha256 must have the hash of the second image of the pair: 64 hexadecimal digits. Copy the hash"
+            " from issues.csv, or change the decision."
         )
     label, given_label = (unicodedata.normalize("NFC", name) for name in (label, values.get("given_label", "")))
     return Decision(sha256, word, label, values.get("path", ""), twin, given_label)

@@ -23,10 +23,10 @@ def choose_splits(
     """Choose a split for every image, stratified by class.
 
     Images with the same key form one unit and stay together. A split gets round(n * fraction) of the n units of a
-    class. If its fraction is above 0 and the class is large enough, the split gets at least one unit. Two units are
-    enough for one split besides train, and three for validation and test. Units are assigned in the order of a hash of
-    their keys: first to validation, then to test, then to train. If a class has only one unit, the unit goes to train.
-    Every class has an image in train, unless all of its images are `fixed` to other splits.
+    class. If its fraction is above 0 and the class is large enough, the split gets at least one unit. A class is large
+    enough for one of validation and test with two units, and for both of them with three units. Units are assigned in
+    the order of a hash of their keys: first to validation, then to test, then to train. If a class has only one unit,
+    the unit goes to train. Every class has an image in train, unless all of its images are `fixed` to other splits.
 
     Args:
         keys: u64[n], from `split_keys`.
@@ -36,9 +36,9 @@ def choose_splits(
         seed: Another seed gives another, independent split.
         purpose: A number. Another number gives another, independent split. `convert` uses 1 and `Records.hold_out`
             another number. 0 is not allowed, because the order of the records uses it.
-        fixed: i8[n], index into `split_names.SPLITS` where the split is decided already, else `FREE`. If an image is
-            fixed, all images of its unit go to that split. The other units are distributed until each split has its
-            fraction.
+        fixed: i8[n]. If the split of an image is already decided, its index in `split_names.SPLITS`. If not, `FREE`. If
+            an image is fixed, all images of its unit go to that split. The other units are distributed until each split
+            has its fraction.
 
     Returns:
         i8[n], index into `split_names.SPLITS`.
@@ -97,7 +97,7 @@ def _missing(strata: np.ndarray, sides: np.ndarray, fractions: tuple[float, floa
 
 
 def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np.ndarray, labels: np.ndarray) -> None:
-    """Move a unit to train for each class that has no image there.
+    """Move one unit into the train split for each class that has no image in that split.
 
     This can happen if the units of a class have several labels.
     """

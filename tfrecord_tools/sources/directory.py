@@ -27,7 +27,7 @@ from tfrecord_tools.sources.base import (
 
 @dataclasses.dataclass(frozen=True)
 class Directory:
-    """A store: the files below a directory."""
+    """Reads the files below a directory. It is a `Store`: a place from which images are read."""
 
     root: str
 
@@ -126,7 +126,7 @@ def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], colu
         path = f"{directory}/{entry.name}" if directory else entry.name
         try:
             status = entry.stat()
-        except OSError as error:  # A dangling or looping link.
+        except OSError as error:  # The link points to itself, or to a file that does not exist.
             columns.reject(path, f"cannot be followed: {error.strerror}")
             continue
         if stat.S_ISDIR(status.st_mode):

@@ -431,8 +431,8 @@ def _split_of(name: str, path: str, column: str) -> int:
     split = split_named(name)
     if split is None:
         raise UserError(
-            f"{path}: {name!r} in the column {column!r} is not a split. Use {', '.join(SPLIT_WORDS)}, or name another"
-            " column with --split_column."
+            f"{path}: {name!r} in the column {column!r} is not a split. Splits are {', '.join(SPLIT_WORDS)}. If another"
+            " column has the splits, pass its name as --split_column."
         )
     return SPLITS.index(split)
 

@@ -18,13 +18,13 @@ from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
 
-# The list of a kind has at least this number of records, and at least this share of all records, even if their scores
-# are low.
+# The list of each kind of issue (such as label or off_topic) has at least this number of records, and at least this
+# share of all records, even if their scores are low.
 _LEAST_LISTED = 50
 _LISTED_SHARE = 0.01
 _LEAST_RECORDS = 10  # An audit needs at least this number of records.
-# Maximum number of near-duplicates by hash per record. Without this limit, images with a white background may have
-# thousands of near-duplicates.
+# Maximum number of near-duplicates of one record that are found by the perceptual hash. Without this limit, images with
+# a white background may have thousands of near-duplicates.
 _PAIRS_OF_HASH = 32
 # The score of near-duplicates is `ACROSS_LABELS` or one of these numbers, plus 0.24 times their similarity.
 _ACROSS_SPLITS, _WITHIN = 0.5, 0.25
@@ -49,8 +49,8 @@ class Inputs:
         decided: bool[n], whether a person has confirmed or corrected the label. Such a record is not listed again, but
             other records are compared with it.
         dataset: The flag that names the dataset, such as "--tfrecords=out", for messages.
-        kept_pairs: i64[m 2], pairs of near-duplicates that a person has kept, as values of `contents`. They are not
-            listed again. The decision says nothing about labels.
+        kept_pairs: i64[m 2], pairs of near-duplicates from which a person has kept both images. Each image is given by
+            its number in `contents`. The pairs are not listed again. The decision says nothing about labels.
     """
 
     features: np.ndarray
@@ -76,7 +76,8 @@ class Audit:
     Attributes:
         probabilities: f32[n k], probability of each class. It comes from models that have not seen the record.
         issues: All issues, by kind and rank.
-        pairs: i64[m 2], all near-duplicates. The issues have the worst pair of each record.
+        pairs: i64[m 2], all near-duplicates. In `issues`, each record is listed with only one of its pairs: the one
+            with the highest score.
         estimate: The estimated number of wrong labels.
         notes: Sentences for the user about records that are harder to judge.
     """
@@ -94,7 +95,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     Args:
         inputs: The records.
         folds: Number of folds (parts of the dataset), at least 2. The records of each fold are judged by a model that
-            was fitted to the other folds. If there are fewer groups of images, each group is a fold.
+            was fitted to the other folds. If there are fewer groups of images than folds, each group is a fold.
         seed: Seed of the folds.
         progress: Called during the slowest step, after each block of records, with the number of records in it. If
             None, nothing is called.
@@ -156,8 +157,8 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
     assigned = folding.assign(units, inputs.labels, count, seed)
     if assigned.max() == 0:
         raise UserError(
-            f"{inputs.dataset}: all records belong to one group. An audit compares each group with other groups, so it"
-            " needs at least two. Convert again with smaller groups."
+            f"{inputs.dataset}: all records belong to one group. An audit compares each group with other groups, so"
+            " at least two groups are needed. Convert the images again with smaller groups (--group_regex)."
         )
     classes = len(inputs.class_names)
     if len(np.unique(inputs.labels[labels.judged(inputs.labels, assigned, classes)])) < 2:
@@ -173,13 +174,14 @@ def _notes(units: np.ndarray, pairs: np.ndarray, folds: int, most: int) -> Itera
     count, largest = len(units), int(np.unique(units, return_counts=True)[1].max())
     if largest > 1 and largest * folds > count:
         yield (
-            f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. They are compared"
-            f" only with the other {words.number(count - largest, 'image')}."
+            f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. These images are"
+            f" compared only with the other {words.number(count - largest, 'image')}."
         )
     if (units[pairs[:, 0]] != units[pairs[:, 1]]).any():
         yield (
-            f"note: near-duplicates form a chain of more than {most:,} images. The chain was divided between"
-            " its least similar images, so some images are compared with their own near-duplicates."
+            f"note: more than {most:,} images form a chain, in which each image is a near-duplicate of the next one."
+            " The chain was cut between its least similar images, so some images are compared with near-duplicates"
+            " of themselves."
         )
 
 
@@ -241,15 +243,19 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
     for row, score in _listed(outliers.off_topic(near), inputs.decided):
         twin = int(near.rows[row, 0])
         similarity = float(near.similarities[row, 0])
-        reason = f"Unlike all other images: the similarity to the most similar image is {similarity:.2f} of 1."
+        reason = (
+            f"This image is unlike all other images. The similarity to the most similar image is {similarity:.2f} (1"
+            " means equal)."
+        )
         yield _issue("off_topic", row, score, reason, twin=twin if twin >= 0 else None)
 
 
 def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
     """Yield an issue for records with near-duplicates. The twin is the worst near-duplicate.
 
-    Each record of a pair across labels or splits is in an issue, as its record or as its twin. If a person has decided
-    one record of a pair, this record is the twin. Pairs of two decided records and kept pairs are left out.
+    If the records of a pair have different labels or splits, each of them is in an issue, as its record or as its twin.
+    If a person has decided one record of a pair, this record is the twin. Pairs of two decided records and kept pairs
+    are left out.
     """
     settled = inputs.decided[pairs].all(1) | _is_kept(inputs, pairs)
     pairs, similarities = pairs[~settled], similarities[~settled]
@@ -257,7 +263,8 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
-    # Each record is paired with only one record before it, because copies of one picture form many pairs.
+    # A record is paired with records before it. Only the worst pair is used. Otherwise, many copies of one picture
+    # would give very many issues.
     first = _worst(right, scores)
     first = first[scores[first] >= _ACROSS_SPLITS]
     covered = inputs.decided[left] | np.isin(left, np.concatenate([left[first], right[first]]))
@@ -271,7 +278,9 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
 
 
 def _is_kept(inputs: Inputs, pairs: np.ndarray) -> np.ndarray:
-    """Return bool[m], the pairs i64[m 2] that are in `Inputs.kept_pairs`, in any order."""
+    """Return bool[m], whether each pair of `pairs`, i64[m 2], is in `Inputs.kept_pairs`.
+
+    The order of the two records of a pair does not matter."""
     low, high = np.sort(inputs.contents[pairs], 1).T
     kept_low, kept_high = np.sort(inputs.kept_pairs, 1).T
     count = len(inputs.contents)
@@ -286,15 +295,15 @@ def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
-    same = "The same file" if inputs.contents[row] == inputs.contents[twin] else "Probably the same picture"
+    same = "The same file is" if inputs.contents[row] == inputs.contents[twin] else "The same picture is probably"
     names, splits = inputs.class_names, inputs.split_names
     if inputs.labels[row] != inputs.labels[twin]:
         here, there = names[inputs.labels[row]], names[inputs.labels[twin]]
-        return f"{same} twice, with different labels: {here} and {there}."
+        return f"{same} in the dataset twice, with different labels: {here} and {there}."
     if inputs.splits[row] != inputs.splits[twin]:
         here, there = splits[inputs.splits[row]], splits[inputs.splits[twin]]
-        return f"{same} twice, in different splits: {here} and {there}."
-    return f"{same} twice, in {splits[inputs.splits[row]]}."
+        return f"{same} in the dataset twice, in different splits: {here} and {there}."
+    return f"{same} in the dataset twice, both times in the split {splits[inputs.splits[row]]}."
 
 
 def _ambiguous_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
@@ -313,7 +322,7 @@ def _low_quality_issues(inputs: Inputs) -> Iterator[Issue]:
     facts["shorter_side"] = np.minimum(inputs.height, inputs.width)
     scores, texts = outliers.low_quality(facts)
     for row, score in _listed(scores, inputs.decided, least=0.4):
-        yield _issue("low_quality", row, score, f"Compared with the other images: {texts[row]}.")
+        yield _issue("low_quality", row, score, f"Compared with the other images, this image is {texts[row]}.")
 
 
 def _rare_issues(inputs: Inputs, groups: Sequence[Group]) -> Iterator[Issue]:
@@ -326,7 +335,10 @@ def _rare_issues(inputs: Inputs, groups: Sequence[Group]) -> Iterator[Issue]:
         listed += open_rows
         label = int(inputs.labels[group.rows[0]])
         others = words.number(int(counts[label]) - len(group.rows), "other image")
-        reason = f"One of {len(group.rows)} similar images that are unlike the {others} of {inputs.class_names[label]}."
+        reason = (
+            f"This is one of {len(group.rows)} similar images. They are unlike the {others} of the class"
+            f" {inputs.class_names[label]}."
+        )
         for row, twin in zip(group.rows.tolist(), np.roll(group.rows, 1).tolist()):
             if not inputs.decided[row]:
                 yield _issue("rare", row, group.score, reason, twin=twin)

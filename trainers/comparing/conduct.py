@@ -14,7 +14,7 @@ from trainers import backbones, recipes
 from trainers.comparing import jobs, search, summary
 from trainers.comparing.jobs import Job, Plan
 from trainers.comparing.runner import Runner
-from trainers.comparing.search import Budget, Evaluator, Rung, Search, Setting
+from trainers.comparing.search import Budget, Evaluator, Round, Search, Setting
 from trainers.comparing.summary import Summary
 from trainers.fitting import folds
 from trainers.fitting.folds import Folds
@@ -62,8 +62,10 @@ class CompareConfig:
         jobs.check_flags(self.variants, excluded)
         jobs.check_names(self.jobs(self.variants))
         if self.budget:
-            rungs, settings = self.rungs()
-            jobs.check_names(job for rung in rungs for setting in settings for job in self.trainings(setting, rung))
+            rounds, settings = self.rounds()
+            jobs.check_names(
+                job for round_ in rounds for setting in settings for job in self.trainings(setting, round_)
+            )
 
     def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
         """Return the training of a variant with a seed, and with a fold if `fold` is not 0."""
@@ -75,15 +77,15 @@ class CompareConfig:
         numbers = range(1, self.plan.count + 1) if self.plan else (0,)
         return [self.job(variant, seed, fold) for variant in variants for seed in self.seeds for fold in numbers]
 
-    def rungs(self) -> tuple[list[Rung], list[Setting]]:
-        """Return the rungs of the search, and the settings that the first rung tries."""
+    def rounds(self) -> tuple[list[Round], list[Setting]]:
+        """Return the rounds of the search, and the settings that the first round tries."""
         limit = self.budget.trials if self.budget else None
         settings = search.settings(self.variants, self.seeds[0])[:limit]
         return search.ladder(len(settings), self.plan.count if self.plan else 0), settings
 
-    def trainings(self, setting: Setting, rung: Rung) -> list[Job]:
-        """Return the trainings of a setting in a rung of the search."""
-        return search.trainings(setting, rung, lambda variant, fold: self.job(variant, self.seeds[0], fold))
+    def trainings(self, setting: Setting, round_: Round) -> list[Job]:
+        """Return the trainings of a setting in a round of the search."""
+        return search.trainings(setting, round_, lambda variant, fold: self.job(variant, self.seeds[0], fold))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ class Outcome:
     Attributes:
         config: The comparison.
         data: The dataset.
-        jobs: The trainings. After a search, the trainings of the last rung that succeeded, the best setting first.
+        jobs: The trainings. After a search, the trainings of the last round that succeeded, the best setting first.
         failed: The trainings that ended with an error. After a search, there are none: `search` has its failures.
         summary: The results.
         notes: Sentences about classes and groups that cannot be spread evenly over the folds.
@@ -114,7 +116,7 @@ class Outcome:
         """Raise UserError if a training failed."""
         if self.failed:
             raise UserError(
-                f"{len(self.failed)} of {words.number(len(self.jobs), 'training')} failed, see"
+                f"{len(self.failed)} of {words.number(len(self.jobs), 'training')} failed. See"
                 f" {', '.join(str(job.log) for job in self.failed)}. Correct the causes and run the same command"
                 " again."
             )
@@ -125,13 +127,16 @@ def conduct(config: CompareConfig) -> Outcome:
 
     Raises:
         UserError: A finished run has other flags, other folds or another dataset. Or the folds cannot be made, or all
-            trainings of a rung of a search failed.
+            trainings of a round of a search failed.
     """
     data = open_dataset(config.tfrecords)
     if config.plan:
         jobs.check_parents(config.variants, data)
     with (
-        files.lock(config.out / LOCK, f"--out={config.out}: another comparison is using it. Wait until it ends."),
+        files.lock(
+            config.out / LOCK,
+            f"--out={config.out}: another comparison is using this directory. Wait until that comparison ends.",
+        ),
         Runner() as runner,
     ):
         # All finished runs are checked before the first training, which may take hours.
@@ -175,8 +180,9 @@ def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence
     finally:
         new.unlink(missing_ok=True)
     command.say(
-        f"folds: {words.number(len(assigned.records), 'record')} of {assigned.records.split} in {config.plan.count}"
-        f" folds, in {path}" + (". The test split is not used" if "test" in data.splits else "")
+        f"folds: {words.number(len(assigned.records), 'record')} of {assigned.records.split} are divided into"
+        f" {config.plan.count} folds, as listed in {path}"
+        + (". The test split is not used" if "test" in data.splits else "")
     )
     for note in notes:
         command.say(f"  note: {note}")

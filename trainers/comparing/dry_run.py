@@ -14,8 +14,8 @@ from trainers.comparing.conduct import CompareConfig
 def lines(config: CompareConfig) -> Iterator[str]:
     """Yield the commands of the trainings, as typed in a shell. Nothing is written.
 
-    The results of the first rung of a search decide what the other rungs train. So only the commands of the first rung
-    are known. All other lines are comments of the shell.
+    The results of the first round of a search decide what the other rounds train. So only the commands of the first
+    round are known. All other lines are comments of the shell.
 
     Raises:
         UserError: The dataset does not exist, or a model that has seen the folds would be trained with folds.
@@ -25,14 +25,17 @@ def lines(config: CompareConfig) -> Iterator[str]:
         jobs.check_parents(config.variants, data)
         path = config.out / config.plan.file
         if not path.exists():
-            yield f"# {path} does not exist yet: the same command without --dry_run writes it before it trains."
+            yield (
+                f"# {path} does not exist yet. Without --dry_run, this command writes the file before the first"
+                " training."
+            )
     if not config.budget:
         yield from (shlex.join(job.command()) for job in config.jobs(config.variants))
         return
-    (first, *others), settings = config.rungs()
-    limit = ", as many as there is time for" if config.budget.minutes is not None else ""
-    yield f"# rung 1 of {len(others) + 1}: {words.number(len(settings), 'setting')}, {first}{limit}"
+    (first, *others), settings = config.rounds()
+    limit = ". The round stops when its time is used up" if config.budget.minutes is not None else ""
+    yield f"# round 1 of {len(others) + 1}: {words.number(len(settings), 'setting')}, {first}{limit}"
     for setting in settings:
         yield from (shlex.join(job.command()) for job in config.trainings(setting, first))
-    for number, rung in enumerate(others, 2):
-        yield f"# rung {number} of {len(others) + 1}: the best settings of rung {number - 1}, {rung}"
+    for number, round_ in enumerate(others, 2):
+        yield f"# round {number} of {len(others) + 1}: the best settings of round {number - 1}, {round_}"

@@ -1,9 +1,9 @@
 """Search for good settings: short trainings with many settings, then full trainings with the best.
 
 A variant is a trainer with flags, as in `compare`. A setting is a variant together with a learning rate and an
-augmentation. The search has rounds, called rungs ("successive
-halving"). After each rung, the best settings go on to the next rung, in which a training costs about three times as
-much: more folds or more epochs. In the last rung, a setting is trained as `compare` trains a variant: on all folds and
+augmentation. The search has rounds ("successive
+halving"). After each round, the best settings go on to the next round, in which a training costs about three times as
+much: more folds or more epochs. In the last round, a setting is trained as `compare` trains a variant: on all folds and
 with all epochs.
 
 The used time is the sum of the recorded durations of the trainings, not the time on the clock. They are added in the
@@ -30,10 +30,10 @@ from trainers.results.comparison import Variant
 
 FACTORS = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # The learning rates of the recipe are multiplied by these.
 AUGMENTATIONS = ("none", "standard", "strong")
-REDUCTION = 3  # A training costs this many times as much as in the rung before.
+REDUCTION = 3  # A training costs this many times as much as in the round before.
 _LEAST_SHARE = 0.1  # A training with a smaller share of the epochs says little about a full training.
 _SHORT = {"learning_rate": "lr"}  # Short forms of flag names, for the names of settings.
-_FEWEST = 2  # Least number of settings in the first rung, even if their trainings take longer than the budget.
+_FEWEST = 2  # Least number of settings in the first round, even if their trainings take longer than the budget.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Budget:
     Attributes:
         minutes: Minutes of training. When the time is over, a training that is running is still completed. If None,
             there is no limit.
-        trials: Number of settings in the first rung. If None, the time decides the number.
+        trials: Number of settings in the first round. If None, the time decides the number.
     """
 
     minutes: float | None = None
@@ -55,7 +55,7 @@ class Budget:
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise UserError(f"--search=minutes={self.minutes}: must be a number above 0.")
         if self.trials is not None and self.trials < 1:
-            raise UserError(f"--search=trials={self.trials}: must be at least 1 setting.")
+            raise UserError(f"--search=trials={self.trials}: the number of settings to try must be at least 1.")
 
 
 def budget(given: Mapping[str, Any]) -> Budget:
@@ -67,7 +67,9 @@ def budget(given: Mapping[str, Any]) -> Budget:
     known: dict[str, Any] = {"minutes": (int, float), "trials": int}
     for name, value in given.items():
         if name not in known:
-            raise UserError(f"--search={name}={value}: {name} is not known. Pass minutes=20, trials=20, or both.")
+            raise UserError(
+                f"--search={name}={value}: {name!r} is not a limit of a search. Pass minutes=20, trials=20, or both."
+            )
         if isinstance(value, bool) or not isinstance(value, known[name]):
             kind = "a whole number" if name == "trials" else "a number"
             raise UserError(f"--search={name}={value}: must be {kind}.")
@@ -104,8 +106,8 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rung:
-    """How settings are trained in a rung (round) of the search.
+class Round:
+    """How settings are trained in a round of the search.
 
     Attributes:
         share: Share of the epochs that are trained, above 0 and at most 1.
@@ -117,25 +119,25 @@ class Rung:
 
     def __str__(self) -> str:
         folds = "" if not self.folds else f" on {words.number(self.folds, 'fold')}"
-        return f"{'all' if self.share == 1 else f'{self.share:.0%} of'} epochs{folds}"
+        return f"{'all' if self.share == 1 else f'{self.share:.0%} of the'} epochs{folds}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The result of a setting in a rung.
+    """The result of a setting in a round.
 
     Attributes:
-        rung: Number of the rung, from 1.
-        setting: The setting, with the epochs of this rung.
+        round: Number of the round, from 1.
+        setting: The setting, with the epochs of this round.
         folds: Number of folds; 0: the splits of the dataset.
         accuracy: Share of the validation records of all these folds that are classified correctly, 0..1. None if a
             training failed.
         loss: Mean cross-entropy for the same validation records. None if a training failed.
         images: Number of the validation records.
-        seconds: Duration of the trainings. This includes trainings that were already run in an earlier rung.
+        seconds: Duration of the trainings. This includes trainings that were already run in an earlier round.
     """
 
-    rung: int
+    round: int
     setting: Setting
     folds: int
     accuracy: float | None
@@ -146,7 +148,7 @@ class Trial:
     def as_dict(self) -> dict[str, Any]:
         """Return the columns of search.csv."""
         return {
-            "rung": self.rung,
+            "round": self.round,
             "setting": self.setting.variant.name,
             "variant": self.setting.base,
             "learning_rate": ",".join(f"{rate:g}" for rate in self.setting.learning_rate),
@@ -174,9 +176,9 @@ class Search:
 
     @property
     def finalists(self) -> tuple[Trial, ...]:
-        """The successful trials of the last rung, the best first."""
-        last = self.trials[-1].rung
-        return tuple(best_first([trial for trial in self.trials if trial.rung == last]))
+        """The successful trials of the last round, the best first."""
+        last = self.trials[-1].round
+        return tuple(best_first([trial for trial in self.trials if trial.round == last]))
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
@@ -247,79 +249,79 @@ def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:
     return dataclasses.replace(variant, name=name, flags=(*variant.flags, *flags))
 
 
-def ladder(count: int, folds: int) -> list[Rung]:
-    """Return the rungs. A training takes about a third of the time of a training in the next rung.
+def ladder(count: int, folds: int) -> list[Round]:
+    """Return the rounds. A training takes about a third of the time of a training in the next round.
 
     Args:
-        count: Number of settings in the first rung.
+        count: Number of settings in the first round.
         folds: Number of folds. 0: the splits of the dataset are used.
     """
-    rungs: list[Rung] = []
+    rounds: list[Round] = []
     cost = float(max(1, folds))
-    while cost >= _LEAST_SHARE and REDUCTION ** len(rungs) <= count:
+    while cost >= _LEAST_SHARE and REDUCTION ** len(rounds) <= count:
         share = 1.0 if cost >= 0.5 else cost
-        rungs.append(Rung(share=share, folds=min(folds, max(1, round(cost)))))
+        rounds.append(Round(share=share, folds=min(folds, max(1, round(cost)))))
         cost /= REDUCTION
-    return rungs[::-1]
+    return rounds[::-1]
 
 
-def trainings(setting: Setting, rung: Rung, job: Callable[[Variant, int], Job]) -> list[Job]:
-    """Return the trainings of a setting in a rung.
+def trainings(setting: Setting, round_: Round, job: Callable[[Variant, int], Job]) -> list[Job]:
+    """Return the trainings of a setting in a round.
 
     Args:
         setting: The setting, with all its epochs.
-        rung: The rung.
+        round_: The round.
         job: Function of a variant and the number of a fold. Without folds, the number is 0.
     """
-    variant = setting.shortened(rung.share).variant
-    return [job(variant, fold) for fold in range(1, rung.folds + 1)] or [job(variant, 0)]
+    variant = setting.shortened(round_.share).variant
+    return [job(variant, fold) for fold in range(1, round_.folds + 1)] or [job(variant, 0)]
 
 
 def search(
     ordered: Sequence[Setting],
     folds: int,
     limits: Budget,
-    evaluate: Callable[[Setting, Rung, int, str], tuple[Trial, float]],
+    evaluate: Callable[[Setting, Round, int, str], tuple[Trial, float]],
     log: Callable[[str], object] = print,
 ) -> Search:
     """Search by successive halving.
 
-    Each rung gets the same part of the minutes. A rung trains the best settings of the rung before, the best one first,
-    until its time is over. A training costs three times as much as in the rung before. So the time is usually enough
-    for a third of the settings. If a rung does not need all of its time, the next rungs get the rest. Without a limit
-    of minutes, exactly the best third of the settings goes on, rounded up.
+    Each round gets the same part of the minutes. A round trains the best settings of the round before, the best one
+    first, until its time is over. A training costs three times as much as in the round before. So the time is usually
+    enough for a third of the settings. If a round does not need all of its time, the next rounds get the rest. Without
+    a limit of minutes, exactly the best third of the settings goes on, rounded up.
 
     Args:
         ordered: All settings, see `settings`.
         folds: Number of folds; 0: the splits of the dataset.
         limits: The budget.
-        evaluate: Function that trains a setting in a rung. It takes the setting, the rung, the number of the rung, and
-            a text with the position of the setting, such as 2/9. It returns the result, and the duration in
-            seconds of the trainings that are new in this call.
+        evaluate: Function that trains a setting in a round. It takes the setting, the round, the number of the round,
+            and a text with the position of the setting, such as 2/9. It returns the result, and the duration in seconds
+            of the trainings that are new in this call.
         log: Receives the lines for the user.
 
     Raises:
-        UserError: All trainings of a rung failed.
+        UserError: All trainings of a round failed.
     """
     chosen, trials, spent = list(ordered)[: limits.trials], [], 0.0
-    rungs = ladder(len(chosen), folds)
-    for number, rung in enumerate(rungs, 1):
-        log(f"rung {number} of {len(rungs)}: {words.number(len(chosen), 'setting')}, {rung}")
-        limit = math.inf if limits.minutes is None else 60 * limits.minutes * number / len(rungs)
+    rounds = ladder(len(chosen), folds)
+    for number, round_ in enumerate(rounds, 1):
+        log(f"round {number} of {len(rounds)}: {words.number(len(chosen), 'setting')}, {round_}")
+        limit = math.inf if limits.minutes is None else 60 * limits.minutes * number / len(rounds)
         made: list[tuple[Setting, Trial]] = []
         for setting in chosen:
             if len(made) >= (_FEWEST if number == 1 else 1) and spent >= limit:
-                log(f"rung {number}: its time is over after {words.number(len(made), 'setting')}")
+                log(f"round {number}: the time is used up after {words.number(len(made), 'setting')}")
                 break
-            trial, seconds = evaluate(setting, rung, number, f"{len(made) + 1}/{len(chosen)}")
+            trial, seconds = evaluate(setting, round_, number, f"{len(made) + 1}/{len(chosen)}")
             made.append((setting, trial))
             spent += seconds
         trials += [trial for _, trial in made]
         best = best_first([trial for _, trial in made])
         if not best:
             raise UserError(
-                f"--search: all {words.number(len(made), 'setting')} of rung {number} failed. Read the .log files of"
-                " the runs, and correct the cause."
+                f"--search: no training of round {number} succeeded ({words.number(len(made), 'setting')}). Read the"
+                " .log files of the runs, and correct the cause."
             )
         of_trial = {id(trial): setting for setting, trial in made}
         going_on = len(best) if limits.minutes else math.ceil(len(made) / REDUCTION)
@@ -328,31 +330,31 @@ def search(
 
 
 class Evaluator:
-    """Train a setting as a rung requires. This is the argument `evaluate` of `search`."""
+    """Train a setting as a round requires. This is the argument `evaluate` of `search`."""
 
-    def __init__(self, trainings: Callable[[Setting, Rung], Sequence[Job]], train: Callable[[Job, str], bool]) -> None:
+    def __init__(self, trainings: Callable[[Setting, Round], Sequence[Job]], train: Callable[[Job, str], bool]) -> None:
         """Prepare the trainings.
 
         Args:
-            trainings: Function that takes a setting and a rung, and returns the trainings of the setting in the rung.
+            trainings: Function that takes a setting and a round, and returns the trainings of the setting in the round.
             train: Function that takes a training and its position, runs the training unless it is finished, and returns
                 whether it succeeded.
         """
         self._trainings, self._train = trainings, train
         self._made: dict[Job, float] = {}
 
-    def __call__(self, setting: Setting, rung: Rung, number: int, position: str) -> tuple[Trial, float]:
+    def __call__(self, setting: Setting, round_: Round, number: int, position: str) -> tuple[Trial, float]:
         """Return the result, and the duration in seconds of the trainings that are new in this call."""
-        every = self._trainings(setting, rung)
+        every = self._trainings(setting, round_)
         new = 0.0
         for job in every:
             if job in self._made or not self._train(job, position):
                 continue
             self._made[job] = job.seconds()
             new += self._made[job]
-        return self._trial(setting.shortened(rung.share), rung, number, every), new
+        return self._trial(setting.shortened(round_.share), round_, number, every), new
 
-    def _trial(self, setting: Setting, rung: Rung, number: int, every: Sequence[Job]) -> Trial:
+    def _trial(self, setting: Setting, round_: Round, number: int, every: Sequence[Job]) -> Trial:
         metrics = [run_directory.read_metrics(job.run) for job in every if job in self._made]
         finished = [each for each in metrics if each is not None]
         images = sum(each["count"] for each in finished)
@@ -362,9 +364,9 @@ class Evaluator:
             return total / images if len(finished) == len(every) else None
 
         return Trial(
-            rung=number,
+            round=number,
             setting=setting,
-            folds=rung.folds,
+            folds=round_.folds,
             accuracy=mean("accuracy"),
             loss=mean("loss"),
             images=images,

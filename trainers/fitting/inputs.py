@@ -34,7 +34,8 @@ class Dropped:
 
     Attributes:
         sha256: Hash of the hashes of their source files, in hexadecimal.
-        as_before: Whether earlier versions have left out the same records. They chose them by the dataset's splits.
+        as_before: Whether earlier versions of this package would leave out the same records. For them, a near-duplicate
+            was a copy of an image in another split. Now it is a copy of a validation image of this training.
     """
 
     sha256: str
@@ -50,8 +51,8 @@ class Splits:
         validation: Records to validate on.
         validation_name: Description of the validation records.
         validation_share: Validation records that this worker evaluates during training.
-        whole: With --fold, all records of the splits that have folds, one entry per split. The features of these
-            records are computed once for all folds. (): there is no --fold.
+        whole: With --fold, all records of every split that the table of folds names, one entry per split. The features
+            of these records are computed once for all folds. (): there is no --fold.
         doubts: The open issues of the dataset's audit. None: the dataset has no audit.
         dropped: The training records that --drop_issues has left out. None: the flag is not given.
     """
@@ -84,8 +85,8 @@ def _split(
 ) -> Splits:
     if len(data.class_names) < 2:
         raise UserError(
-            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two. "
-            "Convert a directory with a subdirectory for each class."
+            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two"
+            " classes. Convert a directory with a subdirectory for each class."
         )
     whole: tuple[Records, ...] = ()
     if config.fold is not None:
@@ -100,7 +101,7 @@ def _split(
 
 
 def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], object]) -> tuple[Records, Records, str]:
-    """Return the records to train on, those of the fold, and a description of the fold."""
+    """Return the training records, the records of the fold for validation, and a description."""
     chosen = folds.read(str(config.records), data)
     train, validation = chosen.divided(fold)
     name = f"fold {fold} of {len(chosen.numbers)}"
@@ -108,16 +109,17 @@ def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], ob
         numbers = ", ".join(map(str, chosen.numbers))
         raise UserError(
             f"--fold={fold}: there are no records to {'train' if not len(train) else 'validate'} on. The folds in"
-            f" {config.records} are {numbers}. Pass one of at least two folds."
+            f" {config.records} are {numbers}. Pass the number of one of these folds. The file must have at least two"
+            " folds."
         )
     log(f"--records={config.records} --fold={fold}: {name}, records of {chosen.records.split}")
     return train, validation, name
 
 
 def _of_splits(data: Dataset, config: TrainConfig, log: Callable[[str], object]) -> tuple[Records, Records, str]:
-    """Return the records to train on, the records to validate on, and a description of the latter.
+    """Return the training records, the validation records, and a description of the validation records.
 
-    Without a validation split, these are held-out images of the training split.
+    Without a validation split, the validation records are held-out images of the training split.
     """
     if not data.splits.get("train"):
         raise UserError(
@@ -144,11 +146,12 @@ def _hold_out(data: Dataset, train: Records, log: Callable[[str], object]) -> tu
     if not len(rest) or not len(held_out):
         raise UserError(
             f"--tfrecords={data.directory}: {words.number(len(train), 'training image is', 'training images are')}"
-            " too few to hold some out for validation. Convert more images, or a validation split."
+            " too few. The dataset has no validation split, so some training images must be held out for validation."
+            " Convert more images, or images with a validation split."
         )
     log(
-        f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by the hash of"
-        " their file"
+        f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by the hashes"
+        " of their files"
     )
     return rest, held_out
 
@@ -171,10 +174,13 @@ def _without_issues(
     evaluated = [validation, *([data.records("test")] if data.splits.get("test") else [])]
     doubted = doubts.to_leave_out(train, evaluated, config.drop_issues)
     if doubted.all():
-        raise UserError(f"{given}: all {len(train):,} training records have such issues. Pass fewer kinds.")
+        raise UserError(
+            f"{given}: all {len(train):,} training records have an issue of these kinds, so no record is left for the"
+            " training. Pass fewer kinds."
+        )
     log(
-        f"{given}: {int(doubted.sum()):,} of {words.number(len(train), 'training record')} left out, as listed in"
-        f" {doubts.directory / issues.CSV}"
+        f"{given}: leaves out {int(doubted.sum()):,} of {words.number(len(train), 'training record')}, because of"
+        f" their issues in {doubts.directory / issues.CSV}"
     )
     as_before = bool((doubted == doubts.of(train, config.drop_issues)).all())
     return train.select(np.flatnonzero(~doubted)), Dropped(
@@ -183,7 +189,7 @@ def _without_issues(
 
 
 def _digest(sha256: np.ndarray) -> str:
-    """Return the hash of hashes u8[n 32] in any order, in hexadecimal."""
+    """Return one hash of the hashes u8[n 32], in hexadecimal. The order of the rows does not matter."""
     return hashlib.sha256(b"".join(sorted(row.tobytes() for row in sha256))).hexdigest()
 
 
@@ -198,7 +204,7 @@ def _splits(
     if np.count_nonzero(counts["training"]) < 2:
         raise UserError(
             f"--tfrecords={data.directory}: all {len(train):,} training images are of one class,"
-            f" {names[int(counts['training'].argmax())]!r}. Training needs images of at least two."
+            f" {names[int(counts['training'].argmax())]!r}. Training needs images of at least two classes."
         )
     for split_name, count in counts.items():
         absent = [names[label] for label in np.flatnonzero(count == 0)]
@@ -230,7 +236,8 @@ def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
     if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
         raise UserError(
             f"--cache=memory: {words.number(len(records), 'image')} of {sizes.text(recipe.model.size)} px need"
-            f" {needed / 1e6:,.0f} MB, but --cache_mb={config.cache_mb}. Pass a larger --cache_mb, or remove --cache."
+            f" {needed / 1e6:,.0f} MB, but --cache_mb={config.cache_mb} allows less. Pass a larger --cache_mb, or"
+            " remove --cache."
         )
 
 

@@ -293,8 +293,8 @@ def _check_methods(model: keras.Model, source: str) -> None:
     if own:
         raise UserError(
             f"{source}: {type(model).__name__} has its own {' and '.join(own)}. Trainers do not call"
-            " such methods: with them, an interrupted training could not continue exactly. Use a loss in compile or"
-            " add_loss in a layer, or train with fit.Task (docs/trainers.md)."
+            " such methods: with them, an interrupted training could not continue exactly. Pass the loss to"
+            " compile, call add_loss in a layer, or train with fit.Task (docs/trainers.md)."
         )
 
 
@@ -349,9 +349,12 @@ def _loss_problem(loss: Any, name: str, class_count: int) -> str:
     """Return why a loss does not fit the targets and the probabilities; "" if it does."""
     right = "binary_crossentropy" if class_count == 2 else "categorical_crossentropy"
     if "sparse" in name.lower():
-        return f"takes labels as whole numbers, but the targets are f32[b {_width(class_count)}]. Use {right}."
+        return (
+            f"needs whole numbers as labels, but the targets are float32 of shape (batch, {_width(class_count)}). Use"
+            f" {right}."
+        )
     if "categorical" in name.lower() and class_count == 2:
-        return f"is always 0 for the single output of two classes. Use {right}."
+        return f"is always 0 here: for two classes, the model has one output. Use {right}."
     if getattr(loss, "from_logits", False):
         return "takes logits, but the model must return probabilities. Use from_logits=False."
     width = _width(class_count)
@@ -359,8 +362,15 @@ def _loss_problem(loss: Any, name: str, class_count: int) -> str:
     try:
         value = np.asarray(keras.losses.get(loss)(targets, np.full_like(targets, 1 / class_count)))
     except Exception as error:  # noqa: BLE001  The loss may be code of the user.
-        return f"fails for targets f32[b {width}]: {one_line(error, 'all')}. Use {right}, or correct the loss."
-    return "" if np.isfinite(value).all() else f"is not finite for targets f32[b {width}]. Use {right}, or correct it."
+        return (
+            f"fails for targets (float32 of shape (batch, {width})): {one_line(error, 'all')}. Use {right}, or"
+            " correct the loss."
+        )
+    return (
+        ""
+        if np.isfinite(value).all()
+        else f"is not finite for targets (float32 of shape (batch, {width})). Use {right}, or correct the loss."
+    )
 
 
 def _width(class_count: int) -> int:
@@ -400,8 +410,8 @@ def _checked_copy(model: keras.Model, shape: Shape, source: str, is_random: bool
     except Exception as error:  # The layers may be code of the user.
         reason = one_line(error, "all").split(" Full object config: ")[0]
         raise UserError(
-            f"{source}: cannot be saved and loaded: {reason}. Each custom layer needs a get_config that returns all"
-            " arguments of its __init__, and an __init__ that passes **kwargs on."
+            f"{source}: cannot be saved and loaded: {reason}. In each custom layer, get_config must return all"
+            " arguments of __init__, and __init__ must call super().__init__(**kwargs)."
         ) from error
     if not is_random:
         _check_same(model, copy, shape, source)
@@ -425,8 +435,9 @@ def _check_same(model: keras.Model, copy: keras.Model, shape: Shape, source: str
     largest, tolerance = np.abs(expected).max(), _TOLERANCES.get(keras.config.dtype_policy().name, _TOLERANCE)
     if np.isfinite(expected).all() and np.abs(values - expected).max() > tolerance * largest:
         raise UserError(
-            f"{source}: a copy of the model from get_config returns different values. A saved and loaded model would"
-            " have the same problem. Let get_config of each custom layer return all arguments of its __init__."
+            f"{source}: the model was copied with get_config, and the copy returns other values than the model. A"
+            " saved and loaded model would have the same problem. Let get_config of each custom layer return all"
+            " arguments of its __init__."
         )
 
 

@@ -30,7 +30,7 @@ ON_NEW_IMAGES = "Accuracy is usually a little lower on new images."  # After a r
 _SUSPECT_COLUMNS = (
     "rank", "decision", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record", "sha256",
 )  # fmt: skip
-_TOP_5_CLASSES = 10  # With fewer classes, most predictions are among the first five.
+_TOP_5_CLASSES = 10  # With fewer classes, the true class is nearly always one of the five most probable.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def records_of(data: Dataset, split: str) -> Records:
-    """Open the records of a split that has at least one.
+    """Open the records of a split. It must have at least one record.
 
     Raises:
         UserError: The split does not exist, or decisions leave out all of its records.
@@ -310,8 +310,9 @@ def write(directory: Path, predictions: Predictions) -> None:
     """Write predictions.csv and suspects.csv.
 
     suspects.csv lists all records, the most doubtful labels first. The column `given_label` is the label in the
-    dataset, and `predicted_label` is the prediction. The column `decision` is empty. After a person has written label,
-    drop or keep into some of its rows, the file can be passed to `tfrecord_tools.convert --decisions`.
+    dataset, and `predicted_label` is the prediction. The column `decision` is empty. A person can write "label",
+    "drop" or "keep" into the column `decision` of some rows. Then the file can be passed to `tfrecord_tools.convert
+    --decisions`.
     """
     several = predictions.splits is not None
     tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes, several), table(predictions))

@@ -13,13 +13,13 @@ import statistics
 import numpy as np
 
 _Z = statistics.NormalDist().inv_cdf(0.975)
-_LEAST = 1e-7  # Lower probabilities are raised to this in the loss, as in Keras.
+_LEAST = 1e-7  # The loss uses this value instead of lower probabilities, as in Keras.
 BINS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """The 95 % interval of a share, a mean or a difference."""
+    """The 95 % confidence interval of a proportion, a mean or a difference."""
 
     low: float
     high: float
@@ -50,12 +50,14 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerClass:
-    """Rates of each class, f64[classes], NaN if a class has no images or no predictions to divide by.
+    """Rates of each class, f64[classes]. A rate is NaN if it would be divided by 0.
+
+    This happens if a class has no images, or if no image is predicted as the class.
 
     Attributes:
         count: i64[classes], number of images of the class.
-        precision: Share of the images predicted as the class that are of the class.
-        recall: Share of the images of the class that are predicted as the class.
+        precision: Proportion of right predictions among the images that are predicted as the class.
+        recall: Proportion of right predictions among the images of the class.
         f1: Harmonic mean of precision and recall.
     """
 
@@ -72,7 +74,7 @@ class Reliability:
     Attributes:
         count: i64[bins], number of images in the bin.
         confidence: f64[bins], mean confidence of these images; NaN without images.
-        accuracy: f64[bins], share of right predictions; NaN without images.
+        accuracy: f64[bins], proportion of right predictions; NaN without images.
         error: Expected calibration error: mean distance of confidence and accuracy, weighted by count.
     """
 
@@ -83,14 +85,16 @@ class Reliability:
 
 
 def wilson(right: float, count: float, together: int = 1) -> Interval:
-    """Return Wilson's 95 % interval of the share `right` / `count`.
+    """Return Wilson's 95 % interval of the proportion `right` / `count`.
 
-    Unlike the normal interval, it is also accurate for few images and for shares near 0 and 1.
+    It is also accurate for few images and for proportions near 0 and 1. The interval from the normal distribution is
+    not.
 
     Args:
         right: Number of right predictions. It need not be a whole number if it is a mean over several models.
         count: Number of predictions. If it is 0, the interval is 0..1.
-        together: Number of intervals that must all contain the truth with a probability of 95 % (Bonferroni).
+        together: Number of intervals that are used together. With a probability of 95 %, all of them contain their true
+            values (Bonferroni).
     """
     if not count:
         return Interval(0.0, 1.0)
@@ -106,7 +110,7 @@ def design_effect(values: np.ndarray, units: np.ndarray) -> float:
 
     A unit is a set of similar records, such as copies of an image. Ten records of one unit say less than ten records of
     ten units, because a model that is right for one record of a unit is usually right for all of them. The variance
-    with units is the usual cluster-robust variance.
+    with units is computed from the sum of each unit. It is known as cluster-robust variance.
 
     Args:
         values: f64[n].
@@ -124,13 +128,15 @@ def design_effect(values: np.ndarray, units: np.ndarray) -> float:
 def paired(differences: np.ndarray, units: np.ndarray, folds: np.ndarray) -> Interval:
     """Return the 95 % interval of the mean of paired differences.
 
-    A difference is, for example, 1 if only the first of two models is right, and -1 if only the second is. The interval
-    is that of Bonett and Price (2012) for paired shares: one record in favor of each side is added. So the interval of
-    two models with equal answers is short, but its length is not 0. Units make it longer by their design effect.
+    A difference is, for example, 1 if only the first of two models is right, and -1 if only the second is. The method
+    is that of Bonett and Price (2012) for paired proportions. Two records are added: one for which only the first model
+    is right, and one for which only the second is. So the interval of two models with equal answers is short, but its
+    length is not 0. Units make the interval longer (see `design_effect`).
 
-    Each fold has its own trainings, and a training can turn out well or badly for all its records. If the folds differ
-    more than chance among their records explains, the design effect of the folds is used, with the t distribution for
-    their number. So the interval is also right for variants with results that depend on the seed.
+    Each fold has its own trainings. By chance, a training can be good or bad for all records of its fold. If the folds
+    differ too much for records that are independent, the design effect of the folds is used. Then the t distribution
+    replaces the normal one; its degrees of freedom are the number of folds minus 1. So the interval is also right for
+    variants with results that depend on the seed.
 
     Args:
         differences: f64[n], each in -1..1, at least one.
@@ -181,7 +187,7 @@ def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def top_accuracy(labels: np.ndarray, probabilities: np.ndarray, count: int) -> float:
-    """Return the share of images with their true class among the `count` likeliest classes."""
+    """Return the proportion of images with a true class that is one of the `count` most probable classes."""
     own = probabilities[np.arange(len(labels)), labels]
     return float(((probabilities > own[:, None]).sum(1) < count).mean())
 
@@ -202,7 +208,10 @@ def per_class(counts: np.ndarray) -> PerClass:
 
 
 def roc(labels: np.ndarray, scores: np.ndarray) -> Curve:
-    """Return the true positive rate over the false positive rate. Both classes must have images."""
+    """Return the ROC curve: x is the false positive rate, y is the true positive rate.
+
+    Both classes must have images.
+    """
     hits, positives, _ = _above(labels, scores)
     x = np.concatenate([[0], (positives - hits) / (len(labels) - labels.sum())])
     y = np.concatenate([[0], hits / labels.sum()])
@@ -210,7 +219,10 @@ def roc(labels: np.ndarray, scores: np.ndarray) -> Curve:
 
 
 def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Curve:
-    """Return precision over recall; the area is the average precision. The second class must have images."""
+    """Return a curve: x is the recall, y is the precision, and the area is the average precision.
+
+    The second class must have images.
+    """
     hits, positives, _ = _above(labels, scores)
     recall, precision = hits / labels.sum(), hits / positives
     area = float((np.diff(recall, prepend=0) * precision).sum())

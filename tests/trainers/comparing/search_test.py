@@ -1,4 +1,4 @@
-"""The search: its settings, its rungs, its budget, and the same decisions after a kill."""
+"""The search: its settings, its rounds, its budget, and the same decisions after a kill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tfrecord_tools.errors import UserError
 from trainers.comparing import search
 from trainers.comparing.jobs import Job, Plan
-from trainers.comparing.search import Budget, Evaluator, Rung, Search, Setting, Trial
+from trainers.comparing.search import Budget, Evaluator, Round, Search, Setting, Trial
 from trainers.results import comparison
 from trainers.results.comparison import Variant
 
@@ -86,10 +86,10 @@ def test_settings_are_shortened(epochs: tuple[int, ...], share: float, expected:
         (10, 10, [(1.0, 1), (1.0, 3), (1.0, 10)]),
     ],
 )
-def test_rungs(count: int, folds: int, expected: Sequence[tuple[float, int]]) -> None:
-    rungs = search.ladder(count, folds)
-    assert [rung.folds for rung in rungs] == [number for _, number in expected]
-    assert [rung.share for rung in rungs] == pytest.approx([share for share, _ in expected])
+def test_rounds(count: int, folds: int, expected: Sequence[tuple[float, int]]) -> None:
+    rounds = search.ladder(count, folds)
+    assert [round_.folds for round_ in rounds] == [number for _, number in expected]
+    assert [round_.share for round_ in rounds] == pytest.approx([share for share, _ in expected])
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_budgets(given: dict[str, float], budget: Budget) -> None:
     ("given", "message"),
     [
         ({}, "--search: has no limit. Pass --search=minutes=20, or --search=trials=20."),
-        ({"hours": 2}, "--search=hours=2: hours is not known. Pass minutes=20, trials=20, or both."),
+        ({"hours": 2}, "--search=hours=2: 'hours' is not a limit of a search. Pass minutes=20, trials=20, or both."),
         ({"minutes": 0}, "--search=minutes=0: must be a number above 0."),
         ({"minutes": math.inf}, "--search=minutes=inf: must be a number above 0."),
         ({"minutes": "a"}, "--search=minutes=a: must be a number."),
         ({"trials": 2.5}, "--search=trials=2.5: must be a whole number."),
         ({"trials": True}, "--search=trials=True: must be a whole number."),
-        ({"trials": 0}, "--search=trials=0: must be at least 1 setting."),
+        ({"trials": 0}, "--search=trials=0: the number of settings to try must be at least 1."),
     ],
 )
 def test_wrong_budgets_are_reported(given: dict[str, object], message: str) -> None:
@@ -130,14 +130,14 @@ class Oracle:
         self.accuracies = accuracies
         self.calls: list[tuple[int, str]] = []
 
-    def __call__(self, setting: Setting, rung: Rung, number: int, position: str) -> tuple[Trial, float]:
-        name, seconds = setting.origin, 100 * rung.share * max(1, rung.folds)
+    def __call__(self, setting: Setting, round_: Round, number: int, position: str) -> tuple[Trial, float]:
+        name, seconds = setting.origin, 100 * round_.share * max(1, round_.folds)
         self.calls.append((number, name))
         accuracy = self.accuracies.get(name, 0.5)
         loss = None if accuracy is None else 1.0
-        own = setting.shortened(rung.share)
+        own = setting.shortened(round_.share)
         trial = Trial(
-            rung=number, setting=own, folds=rung.folds, accuracy=accuracy, loss=loss, images=9, seconds=seconds
+            round=number, setting=own, folds=round_.folds, accuracy=accuracy, loss=loss, images=9, seconds=seconds
         )
         return trial, seconds
 
@@ -155,10 +155,10 @@ def test_the_best_third_goes_on() -> None:
     assert (best.setting.variant.name, best.setting.epochs) == ("frozen augment=none", (8,))
     assert found.seconds == pytest.approx(100 * (20 / 9 + 7 / 3 + 3))
     assert len(found.trials) == 30
-    assert lines[0] == "rung 1 of 3: 20 settings, 11% of epochs"
-    assert lines[2] == "rung 3 of 3: 3 settings, all epochs"
+    assert lines[0] == "round 1 of 3: 20 settings, 11% of the epochs"
+    assert lines[2] == "round 3 of 3: 3 settings, all epochs"
     assert found.trials[0].as_dict() == {
-        "rung": 1, "setting": "features epochs=1", "variant": "features", "learning_rate": "0.001", "augment": "none",
+        "round": 1, "setting": "features epochs=1", "variant": "features", "learning_rate": "0.001", "augment": "none",
         "epochs": "1", "folds": 0, "images": 9, "accuracy": 0.7, "loss": 1.0, "seconds": 11.1,
     }  # fmt: skip
 
@@ -166,16 +166,16 @@ def test_the_best_third_goes_on() -> None:
 @pytest.mark.parametrize(
     ("minutes", "calls"),
     [
-        (9.9, [18, 6, 2]),  # 198 s per rung. The third setting of the last rung would begin after 600 s.
+        (9.9, [18, 6, 2]),  # 198 s per round. The third setting of the last round would begin after 600 s.
         (0.01, [2, 1, 1]),  # Two settings are tried in any case, and one is trained to the end.
         (1000, [20, 20, 20]),  # There is time for all of them.
     ],
 )
-def test_the_minutes_are_divided_among_the_rungs(minutes: float, calls: list[int]) -> None:
+def test_the_minutes_are_divided_among_the_rounds(minutes: float, calls: list[int]) -> None:
     oracle = Oracle({})
     found = search.search(settings("features", "frozen"), 0, Budget(minutes=minutes), oracle, lambda line: None)
     numbers = [number for number, _ in oracle.calls]
-    assert [numbers.count(rung) for rung in (1, 2, 3)] == calls
+    assert [numbers.count(round_) for round_ in (1, 2, 3)] == calls
     assert found.finalists
 
 
@@ -187,7 +187,8 @@ def test_failed_settings_are_left_out() -> None:
     with pytest.raises(UserError) as error:
         search.search(settings("features"), 0, Budget(trials=1), Oracle({"features": None}), lambda line: None)
     assert str(error.value) == (
-        "--search: all 1 setting of rung 1 failed. Read the .log files of the runs, and correct the cause."
+        "--search: no training of round 1 succeeded (1 setting). Read the .log files of the runs, and correct the"
+        " cause."
     )
 
 
@@ -197,8 +198,8 @@ def trained(out: Path, is_killed: bool) -> Search:
     def job(variant: Variant, fold: int) -> Job:
         return Job(tfrecords="out", out=out, variant=variant, seed=0, plan=Plan(count=5), fold=fold)
 
-    def trainings(setting: Setting, rung: Rung) -> list[Job]:
-        return search.trainings(setting, rung, job)
+    def trainings(setting: Setting, round_: Round) -> list[Job]:
+        return search.trainings(setting, round_, job)
 
     def train(job: Job, position: str) -> bool:
         if job.is_done():
