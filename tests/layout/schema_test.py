@@ -76,7 +76,7 @@ def test_example_bytes_is_the_length() -> None:
 def test_parts_are_the_frame_of_the_example_without_a_copy_of_the_image(image: bytes, path: str, label: int) -> None:
     example = schema.example_parts(image, path, label)
     framed = schema.frame_parts(example)
-    assert framed[3] is example[1] is image
+    assert framed[2] is example[1] is image
     assert b"".join(framed) == schema.frame(schema.encode_example(image, path, label))
 
 
