@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,7 +296,8 @@ class _Conversion:
             self._log(f"{workspace.out}/: up to date. No image was added, changed or removed.")
             return dataset_files.read(workspace.out)
         workspace.start_writing(plan.digest, {"src": _canonical(self._config.src)} | plan.config)
-        index.join_parts(self._write(plan, sources, facts, workspace), workspace.data / index.FILE_NAME)
+        with contextlib.closing(self._write(plan, sources, facts, workspace)) as parts:
+            index.join_parts(parts, workspace.data / index.FILE_NAME)
         self._describe(plan, sources, facts, workspace.data)
         if copied := sum(_is_copy(shard, workspace.data, plan.name) for shard in plan.shards):
             shards = words.number(copied, "unchanged shard was", "unchanged shards were")
@@ -378,8 +379,11 @@ class _Conversion:
             raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
         check_rejected(bad, total, config.max_bad)
 
-    def _write(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> list[Path]:
-        """Write the shards that are not complete yet, and return the index parts of all shards, in order."""
+    def _write(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> Generator[Path, None, None]:
+        """Write the shards that are not complete yet, and yield the index part of each shard, in order.
+
+        The index is joined from the parts while later shards are written.
+        """
         parts = [workspace.index / f"{number:07d}.parquet" for number in range(len(plan.shards))]
         missing = [number for number, part in enumerate(parts) if not part.exists()]
         _check_space(plan, missing, workspace)
@@ -400,9 +404,12 @@ class _Conversion:
         done = len(plan.rows) - sum(plan.shards[n].stop - plan.shards[n].start for n in missing)
         with Progress("write", len(plan.rows)) as progress:
             progress.skip(done)
-            for count in self._pool.map(write_shard, jobs):
+            yielded = 0
+            for count, number in zip(self._pool.map(write_shard, jobs), missing):
                 progress(count)
-        return parts
+                yield from parts[yielded : number + 1]
+                yielded = number + 1
+            yield from parts[yielded:]
 
     def _describe(self, plan: Plan, sources: Sources, facts: Facts, data: Path) -> None:
         """Write the metadata and the report card."""
