@@ -103,7 +103,10 @@ def test_equal_augmentations_have_one_name(augment: Augment, name: str) -> None:
             "--augment=standard,rotation_range=200: rotation_range=200: must be degrees from 0 to 180.",
         ),
         ("none,horizontal_flip=no", "--augment=none,horizontal_flip=no: horizontal_flip=no: must be True or False."),
-        ("none,rotation_range=True", "--augment=none,rotation_range=True: rotation_range=True: must be degrees within"),
+        (
+            "none,rotation_range=True",
+            "--augment=none,rotation_range=True: rotation_range=True: must be degrees from 0 to 180.",
+        ),
         ("none,fill_mode=mirror", "--augment=none,fill_mode=mirror: fill_mode='mirror': must be one of nearest, "),
         (
             "none,brightness_range=0.5",
