@@ -294,7 +294,7 @@ def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, 
         ("images/a/b/out", "images", r": is inside --src"),
         ("images", "images", r": is inside --src"),  # The same directory.
         ("link/out", "images", r": is inside --src"),  # Through a link.
-        ("data", "data/images", r"--out=.*data: contains --src=.*data/images and would be replaced"),
+        ("data", "data/images", r"--out=.*data: contains --src=.*data/images, so the images would be replaced too"),
         ("images/../images/out", "images", r": is inside --src"),
     ],
 )
