@@ -459,7 +459,9 @@ def test_unfinished_conversion_of_another_source_is_an_error(src: Path, class_so
         stop_writing_after(patch, 1)
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
-    with pytest.raises(UserError, match=r"src was '.*pets' and is '.*'.* or pass --restart to discard it"):
+    with pytest.raises(
+        UserError, match=r"src was '.*pets' and is '.*'.* or pass --restart to discard the finished part"
+    ):
         converted(class_source, tmp_path / "out")
 
 

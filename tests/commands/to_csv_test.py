@@ -284,7 +284,7 @@ def test_a_csv_does_not_replace_its_source(split_source: Path, tmp_path: Path) -
     written(split_source, tmp_path / "csv")
     before = contents(tmp_path)
     for src in ("csv", "csv/train.csv"):
-        with pytest.raises(UserError, match=rf"would be inside --src={tmp_path}/{src} or replace it"):
+        with pytest.raises(UserError, match=rf"would be inside --src={tmp_path}/{src} or would replace the images"):
             written(tmp_path / src, tmp_path / "csv", overwrite=True, validation_fraction=0)
     assert contents(tmp_path) == before
 
