@@ -310,18 +310,22 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.")
-    flags.DEFINE_string("weights", None, "Weights file of the backbone without top.")
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files SPLIT/CLASS/IMAGE.")
+    flags.DEFINE_string("weights", None, "Weights file of the backbone without its classification layers.")
     flags.DEFINE_string("features", None, "File (.npz) for the features. It is written if it does not exist.")
     flags.DEFINE_string("backbone", "MobileNetV2", "Network that computes the features.")
     flags.DEFINE_string("backbone_kwargs", "", "Arguments of the backbone, as in alpha=0.25.")
     flags.DEFINE_integer("image_size", 160, "Height and width in pixels.")
-    flags.DEFINE_integer("seeds", 5, "Number of draws of wrong labels. The estimate is measured with twice the number.")
+    flags.DEFINE_integer(
+        "seeds",
+        5,
+        "Number of random choices of wrong labels. The estimate is measured with twice this number of choices.",
+    )
     flags.DEFINE_integer("records", 25_000, "Number of records for the measurement of time and memory.")
     flags.DEFINE_list("sets", ["photographs", "digits", "drawn classes"], "Datasets with wrong labels.")
     flags.DEFINE_list(
         "measure",
         ["flips", "estimate", "strangers", "near_duplicates", "speed", "many_classes"],
-        "Parts of the measurement.",
+        "Parts to measure.",
     )
     command.run(main)

@@ -145,11 +145,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.")
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files SPLIT/CLASS/IMAGE.")
     flags.DEFINE_integer("times", 10, "Number of copies of each photograph.")
     flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
     flags.DEFINE_string(
-        "before", None, "Checkout of an earlier version. If given, this version is compared only with that one."
+        "before",
+        None,
+        "Directory with an earlier version of this project. With this flag, the present version is compared only"
+        " with the earlier version.",
     )
-    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")
+    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the temporary directory of the system.")
     command.run(main)

@@ -125,8 +125,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
-    flags.DEFINE_string("weights", None, "Weights file of MobileNetV2 without top.", required=True)
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files SPLIT/CLASS/IMAGE.", required=True)
+    flags.DEFINE_string(
+        "weights", None, "Weights file of MobileNetV2 without its classification layers.", required=True
+    )
     flags.DEFINE_integer("image_size", 160, "Height and width in pixels.")
     flags.DEFINE_integer("seeds", 3, "Number of trainings.")
     command.run(main)

@@ -114,9 +114,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, train/ and validation/.", required=True)
-    flags.DEFINE_string("weights", None, "Weights file of MobileNet(alpha=0.25) without top.", required=True)
+    flags.DEFINE_string("photos", None, "Directory of photographs with the splits train and validation.", required=True)
+    flags.DEFINE_string(
+        "weights", None, "Weights file of MobileNet(alpha=0.25) without its classification layers.", required=True
+    )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to train with.")
-    flags.DEFINE_integer("kills", 0, "Number of kills in each phase. 0: train with several seeds instead.")
-    flags.DEFINE_list("extra", [], "Further flags for trainers.finetune.")
+    flags.DEFINE_integer(
+        "kills",
+        0,
+        "How often the training is killed in each phase. 0: the training is not killed, but run with several seeds.",
+    )
+    flags.DEFINE_list("extra", [], "More flags for trainers.finetune.")
     command.run(main)

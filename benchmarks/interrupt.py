@@ -81,6 +81,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("files", 10_000, "Number of images to convert.")
     flags.DEFINE_integer("shards", 32, "Number of shards to write.")
-    flags.DEFINE_integer("kills", 20, "Number of kills.")
-    flags.DEFINE_integer("seed", 0, "Seed for the moments of the kills.")
+    flags.DEFINE_integer("kills", 20, "How often the conversion is killed.")
+    flags.DEFINE_integer("seed", 0, "Seed of the random times at which the conversion is killed.")
     command.run(main)

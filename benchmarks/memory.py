@@ -61,5 +61,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("files", ["10000", "100000"], "Two numbers of files.")
+    flags.DEFINE_list(
+        "files", ["10000", "100000"], "Two file counts. The conversion is measured with each of the two counts."
+    )
     command.run(main)

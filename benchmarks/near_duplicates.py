@@ -72,8 +72,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs. Default: only time and memory are measured.")
-    flags.DEFINE_integer("each", 500, "Number of photographs for each change.")
-    flags.DEFINE_bool("copies", False, "Also count near pairs among all photographs and twelve copies of each.")
-    flags.DEFINE_integer("hashes", 1_000_000, "Number of random hashes.")
+    flags.DEFINE_string(
+        "photos", None, "Directory of photographs. Without this flag, only time and memory are measured."
+    )
+    flags.DEFINE_integer("each", 500, "Number of photographs to which each kind of change is applied.")
+    flags.DEFINE_bool(
+        "copies",
+        False,
+        "Also count the pairs of near-duplicates among all photographs and twelve changed copies of each photograph.",
+    )
+    flags.DEFINE_integer("hashes", 1_000_000, "Number of random image hashes for the measurement of time and memory.")
     command.run(main)

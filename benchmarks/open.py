@@ -83,5 +83,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("rows", ["1000", "100000", "10000000"], "Numbers of index rows to measure.")
+    flags.DEFINE_list("rows", ["1000", "100000", "10000000"], "Row counts of the index. Each count is measured.")
     command.run(main)

@@ -112,5 +112,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("entries", ["100000", "300000", "1000000"], "Numbers of images to measure.")
+    flags.DEFINE_list("entries", ["100000", "300000", "1000000"], "Image counts of the plan. Each count is measured.")
     command.run(main)

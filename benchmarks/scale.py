@@ -275,15 +275,19 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("parts", ["index", "plan", "order"], "Parts to measure: index, plan, order.")
-    flags.DEFINE_integer("rows", 10_000_000, "Rows of the index. Each row needs about 100 bytes of disk.")
+    flags.DEFINE_integer("rows", 10_000_000, "Number of rows of the index. Each row needs about 100 bytes on disk.")
     flags.DEFINE_integer(
-        "rows_a_shard", _SHARD_RECORDS, "Records per shard. A row group of the index has as many rows."
+        "rows_a_shard",
+        _SHARD_RECORDS,
+        "Number of records per shard. A row group of the index has the same number of rows.",
     )
     flags.DEFINE_integer(
         "open_rows",
         20_000_000,
-        "Open the whole split only if the index has at most this many rows. Each needs 80 bytes of memory.",
+        "Open the whole split only if the index has at most this number of rows. Each row needs 80 bytes of memory.",
     )
-    flags.DEFINE_integer("images", 2_000_000, "Images in the plan. The plan has half as many shards.")
-    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")
+    flags.DEFINE_integer(
+        "images", 2_000_000, "Number of images in the plan. The plan has one shard for every two images."
+    )
+    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the temporary directory of the system.")
     command.run(main)

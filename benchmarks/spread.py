@@ -62,9 +62,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files SPLIT/CLASS/IMAGE.", required=True)
     flags.DEFINE_integer("image_size", 96, "Height and width in pixels.")
-    flags.DEFINE_integer("batch_size", 48, "Images per global batch.")
-    flags.DEFINE_integer("epochs", 2, "Epochs of each training.")
+    flags.DEFINE_integer("batch_size", 48, "Number of images per batch, in all processes together.")
+    flags.DEFINE_integer("epochs", 2, "Number of epochs of each training.")
     flags.DEFINE_integer("rounds", 3, "Number of measurements; medians are printed.")
     command.run(main)

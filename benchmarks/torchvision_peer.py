@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, class/image.", required=True)
-    flags.DEFINE_integer("batch_size", None, "Images per batch.", required=True)
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files CLASS/IMAGE.", required=True)
+    flags.DEFINE_integer("batch_size", None, "Number of images per batch.", required=True)
     flags.DEFINE_integer("image_size", None, "Height and width in pixels.", required=True)
     flags.DEFINE_integer("images", None, "Number of images to read.", required=True)
     flags.DEFINE_bool("augment", None, "Use the augmentation of the reference recipe.", required=True)

@@ -82,9 +82,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
-    flags.DEFINE_integer("batch_size", 20, "Images per batch.")
+    flags.DEFINE_string("photos", None, "Directory of photographs, with the files SPLIT/CLASS/IMAGE.", required=True)
+    flags.DEFINE_integer("batch_size", 20, "Number of images per batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width in pixels.")
-    flags.DEFINE_integer("steps", 30, "Steps per measurement.")
+    flags.DEFINE_integer("steps", 30, "Number of steps per measurement.")
     flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
     command.run(main)

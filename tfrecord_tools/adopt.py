@@ -624,57 +624,76 @@ def _class_table(described: metadata.Description) -> Iterator[str]:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(AdoptConfig)}
-    usage.define_path("records", default["records"], "Directory of TFRecords, or a shell pattern in quotes.")
+    usage.define_path(
+        "records",
+        default["records"],
+        "Directory with TFRecord files, or a pattern in quotes, such as 'data/*.tfrecord'. Pass either --records or"
+        " --split.",
+    )
     usage.define_named_paths(
-        "split", "Files of one split as NAME=PATTERN; repeat the flag for each split. Use it instead of --records."
+        "split",
+        "NAME=PATTERN: the TFRecord files of one split, for example 'train=data/train-*'. Repeat the flag for each"
+        " split. Pass either --split or --records.",
     )
     usage.define_path("out", default["out"], "Directory to write.")
     usage.define_path("decisions", None, decisions.HELP)
     flags.DEFINE_string(
         "image_key",
         None,
-        "Feature that holds the image. Default: the command finds the feature by its name and its values.",
+        "Name of the feature (field) of each record with the image, for example image/encoded. Default: the command"
+        " finds the feature by its name and its values.",
     )
     flags.DEFINE_string(
         "label_key",
         None,
-        "Feature that holds the label. Default: the command finds the feature by its name and its values.",
+        "Name of the feature (field) of each record with the label, for example image/class/label. Default: the"
+        " command finds the feature by its name and its values.",
     )
     flags.DEFINE_integer(
         "label_offset",
         None,
-        "Number that the records store for the first class. Default: 1 if the smallest label is 1, else 0."
-        " If class 0 has a name, the default is 0.",
+        "Label of the first class in the records, usually 0 or 1. Default: 0. If the smallest label in the records is"
+        " 1, and no class name belongs to label 0, the default is 1.",
     )
     flags.DEFINE_list(
         "classes",
         None,
-        "Class names in the order of their labels, or a text file with one name per line. Default: the"
-        " names in the metadata or in the records. If there are no names, each class is named after its label: 0, 1.",
+        "Class names in the order of their labels, or a text file with one name per line. Default: the names in a file"
+        " of TensorFlow Datasets beside the records, or the names in the records. If neither has names, the label of"
+        " each class is used as its name: 0, 1.",
     )
     flags.DEFINE_string("label_encoding", default["label_encoding"], "Character encoding of labels that are text.")
     flags.DEFINE_enum(
         "pixel_order",
         None,
         guess_keys.PIXEL_ORDERS,
-        "Order of raw pixels. hwc: red, green and blue of each pixel together; chw: all red values first, then green,"
-        " then blue. Default: the order in the shape that the record stores; without a stored shape, hwc.",
+        "Order of the values in raw pixels. hwc: the red, green and blue values of one pixel come together; chw: all"
+        " red values come first, then all green values, then all blue values. Default: the order of the image shape"
+        " that is stored in the record. If the record has no shape, the default is hwc.",
     )
     flags.DEFINE_bool(
         "rewrite",
         default["rewrite"],
-        "Write new records instead of links to the files. Labels may then be text, one-hot or floats. Raw pixels become"
-        " PNG images. Other images are stored as convert stores them. Compressed files can be read.",
+        "Write new TFRecord files instead of links to the old files. The old files may then be compressed, and their"
+        " labels may be text, one-hot or floats. Raw pixels become PNG images. All other images are stored in the same"
+        " way as by tfrecord_tools.convert.",
     )
     flags.DEFINE_enum(
-        "verify", default["verify"], VERIFY, "full: decode every image; header: check only the header, which is faster."
+        "verify",
+        default["verify"],
+        VERIFY,
+        "full: decode every image; header: check only the header of every image, which is faster.",
     )
     flags.DEFINE_float(
-        "max_bad", default["max_bad"], "Stop if more than this share of the records (0 to 1) cannot be used."
+        "max_bad",
+        default["max_bad"],
+        "A fraction from 0 to 1. The command stops if a larger fraction of the records cannot be used.",
     )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_integer(
-        "workers", None, "Number of processes. The output does not depend on it. Default: one per processor."
+        "workers",
+        None,
+        "Number of worker processes. The output does not depend on this number. Default: one process per processor.",
     )
 
 

@@ -203,28 +203,30 @@ def define_flags() -> None:
     usage.define_size(
         "image_size",
         BenchConfig.image_size,
-        "Height and width of the decoded images in pixels: one number, or HEIGHTxWIDTH as in 96x256.",
+        "Height and width of the decoded images in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256.",
     )
     flags.DEFINE_float(
         "crop",
         BenchConfig.crop,
-        "Side of the central square that is used, as a share of the image's shorter side. 0: stretch the whole image.",
+        "Size of the central square that is cut from each image: 0.875 means 0.875 times the shorter side of the"
+        " image. 0: the whole image is stretched.",
     )
     flags.DEFINE_enum(
         "fit",
         BenchConfig.fit,
         FITS,
-        "How images are fitted into --image_size. crop: the center is used; pad: gray is added; stretch: the image is"
-        " stretched. Default: crop, or stretch with --crop=0.",
+        "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used,"
+        " and the rest is filled with gray; stretch: the whole image is stretched. Default: stretch if --crop is 0,"
+        " else crop.",
     )
-    flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images per batch.")
-    flags.DEFINE_string("augment", str(BenchConfig.augment), f"Random changes: {named.FORMS}.")
+    flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Number of images per batch.")
+    flags.DEFINE_string("augment", str(BenchConfig.augment), f"Random changes of the images: {named.FORMS}.")
     flags.DEFINE_bool(
         "cached",
         BenchConfig.cached,
-        "Read decoded images from memory, as a trainer with a memory cache does.",
+        "Read decoded images from memory, as a trainer can do.",
     )
-    flags.DEFINE_float("seconds", BenchConfig.seconds, "Seconds that each stage is measured.")
+    flags.DEFINE_float("seconds", BenchConfig.seconds, "Time for the measurement of each stage, in seconds.")
 
 
 if __name__ == "__main__":

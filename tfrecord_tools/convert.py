@@ -511,21 +511,28 @@ def define_flags() -> None:
     usage.define_path(
         "src",
         None,
-        "The images: a directory, a URL such as s3://bucket/images, a zip or tar archive, a CSV or Parquet manifest, or"
-        " a CSV of pixels.",
+        "The images: a directory, a URL such as s3://bucket/images, a zip or tar archive, a CSV or Parquet file that"
+        " lists images (a manifest), or a CSV file with pixel values.",
     )
     usage.define_path("out", default["out"], "Local directory to write.")
     source_flags.define_source_flags()
     usage.define_path("decisions", None, decisions.HELP)
-    usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
+    usage.define_path(
+        "relabel",
+        None,
+        "CSV or Parquet file with new labels for some images. The columns of the file are path and label.",
+    )
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")
     flags.DEFINE_integer(
-        "shards", None, "Number of shards of all splits together. Default: computed from --shard_bytes."
+        "shards",
+        None,
+        "Number of shards (TFRecord files) of all splits together. Default: the number follows from --shard_bytes.",
     )
     flags.DEFINE_integer(
         "shard_bytes",
         None,
-        "Target size of a shard in bytes. Default: 1/64 of all bytes, but at least 16 MiB and at most 150 MiB.",
+        "Target size of a shard (a TFRecord file) in bytes. Default: 1/64 of the size of all records, but at least 16"
+        " MiB and at most 150 MiB.",
     )
     flags.DEFINE_enum(
         "on_bad_image",
@@ -541,7 +548,9 @@ def define_flags() -> None:
         "full: decode every image; header: check only the start and the end of each file, which is faster.",
     )
     flags.DEFINE_integer(
-        "max_pixels", default["max_pixels"], "Reject images with more pixels than this, before they are decoded."
+        "max_pixels",
+        default["max_pixels"],
+        "Largest number of pixels of an image. Images with more pixels are rejected before they are decoded.",
     )
     flags.DEFINE_enum(
         "store",
@@ -553,9 +562,9 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "resize",
         None,
-        "Side length in pixels. Larger images are made smaller. --resize_mode says which side gets this length, or"
-        " whether the image becomes a square. Smaller images are enlarged only with --upscale. Default: sizes are"
-        " kept.",
+        "Length of a side in pixels. Larger images are made smaller, so that a side has this length. --resize_mode"
+        " chooses the side, or makes the image a square. Smaller images are enlarged only with --upscale. Default: all"
+        " images keep their sizes.",
     )
     flags.DEFINE_enum(
         "resize_mode",
@@ -569,73 +578,76 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "quality",
         default["quality"],
-        "JPEG quality, 1 to 100. Used only for images that are encoded again.",
+        "JPEG quality from 1 to 100. It is used only for images that are encoded again.",
     )
     flags.DEFINE_string(
         "depth_range",
         None,
-        "For PNG and TIFF images with more than 8 bits. LO,HI: level LO becomes black and level HI becomes white. auto:"
-        " the same, with the lowest and the highest level of each image. With auto, the same gray value of two records"
-        " can come from different original values. Default: of 16-bit images, the upper 8 bits are kept. Signed, 32-bit"
-        " and floating-point images are rejected.",
+        "For PNG and TIFF images with more than 8 bits per value. LO,HI: the pixel value LO becomes black, and the"
+        " pixel value HI becomes white. auto: the lowest value of each image becomes black, and its highest value"
+        " becomes white. Default: 16-bit images keep their upper 8 bits, and signed, 32-bit and floating-point images"
+        " are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",
         default["strip_metadata"],
-        "Remove EXIF (with GPS positions), XMP and IPTC from JPEG and PNG images without changing pixels.",
+        "Remove EXIF data (for example GPS positions), XMP data and IPTC data from JPEG and PNG images. The pixels"
+        " stay the same.",
     )
     flags.DEFINE_enum(
         "duplicates",
         default["duplicates"],
         DUPLICATES,
-        "How to treat files with the same bytes. keep: store all of them; drop: store one of them, or none if"
-        " their labels differ; fail: stop. With drop, a file of the test split is stored if one of the files is in that"
-        " split. If not, a file of the validation split is stored. With --update, a file that the dataset already"
-        " contains is preferred to all others.",
+        "How to treat copies (files with the same bytes). keep: store all copies; drop: store one copy, or no copy if"
+        " the labels of the copies differ; fail: stop. drop prefers a copy of the test split, then a copy of the"
+        " validation split. With --update, drop first prefers a copy that the dataset already contains.",
     )
     flags.DEFINE_enum(
         "near_duplicates",
         default["near_duplicates"],
         NEAR_DUPLICATES,
-        "How to treat images that look alike but differ in their bytes, such as rescaled copies. keep: store all of"
-        " them and report them; group: like keep, and an automatic split puts all of them into the same split; drop:"
-        " store one of them. With drop, an image of the test split is stored if one of the images is in that split. If"
-        " not, an image of the validation split is stored. If that split has several similar images, the largest one"
-        " is stored. With --update, an image that the dataset already contains is preferred to all others.",
+        "How to treat images that look alike but have different bytes, such as smaller copies. keep: store all images"
+        " and report the similar ones; group: like keep, but an automatic split puts similar images into the same"
+        " split; drop: store one of the similar images. drop prefers an image of the test split, then of the"
+        " validation split, then the largest image. With --update, drop first prefers an image that the dataset"
+        " already contains.",
     )
     flags.DEFINE_integer(
         "near_distance",
         default["near_distance"],
-        "A number of bits, 0 to 16. Each image gets a perceptual hash: 64 bits that hardly differ if two images"
-        " look alike. Two images are near-duplicates if at most this many bits differ. A larger number also finds"
-        " copies with stronger changes. But it also finds more images that are not copies and only look similar.",
+        "Number of bits from 0 to 16. convert computes 64 bits from the look of each image (a perceptual hash). Two"
+        " images are near-duplicates if at most this number of bits differs. A larger number also finds copies with"
+        " stronger changes, but it finds more images that only look similar.",
     )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool(
         "update",
         default["update"],
-        "Bring the dataset at --out up to date with --src. New images go into new shards. Shards with removed or"
-        " changed images are rewritten. All other shards stay.",
+        "Update the dataset at --out to the present images of --src. New images are written into new shards. Shards"
+        " with removed or changed images are written again. All other shards stay the same.",
     )
     flags.DEFINE_bool("restart", default["restart"], "Delete the work of an unfinished conversion and start again.")
     flags.DEFINE_enum(
         "engine",
         default["engine"],
         ENGINES,
-        "local: convert in processes of this machine; beam: convert with Apache Beam (pip extra beam).",
+        "local: convert on this machine, in several processes; beam: convert with Apache Beam, which needs pip install"
+        " 'tfrecord-tools[beam]'.",
     )
     flags.DEFINE_string(
         "beam_options",
         default["beam_options"],
-        "Options of Apache Beam as a command line, for --engine=beam. Default: Beam's DirectRunner, in this process.",
+        "Options of Apache Beam for --engine=beam, as on a command line, for example '--direct_num_workers=2'."
+        " Default: Beam's DirectRunner in this process.",
     )
     usage.define_path(
         "dask",
         default["dask"],
-        "Convert on a Dask cluster (pip extra dask): the address of its scheduler, for example tcp://10.0.0.1:8786, or"
-        " its scheduler file. Default: convert on this machine.",
+        "Address of the scheduler of a Dask cluster, for example tcp://10.0.0.1:8786, or the scheduler file of the"
+        " cluster. The cluster then converts the images. This needs pip install 'tfrecord-tools[dask]'. Default: this"
+        " machine converts the images.",
     )
-    flags.DEFINE_bool("dry_run", default["dry_run"], "Print the class table and stop; nothing is written.")
+    flags.DEFINE_bool("dry_run", default["dry_run"], "Print the table of classes and stop. Nothing is written.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -281,14 +281,18 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def define_flags() -> None:
     flags.DEFINE_enum(
-        "to", ExportConfig.to, list(TO), "folder: images in split/class folders; webdataset: tar files for webdataset."
+        "to",
+        ExportConfig.to,
+        list(TO),
+        "folder: image files in folders SPLIT/CLASS; webdataset: tar files for the library webdataset.",
     )
-    usage.define_path("tfrecords", "", "Dataset directory to export. Required.")
+    usage.define_path("tfrecords", "", "Directory of the dataset to export. Required.")
     usage.define_path("out", "", "Directory to write. It must be new or empty. Required.")
     flags.DEFINE_integer(
         "shard_bytes",
         ExportConfig.shard_bytes,
-        "Largest size of a tar file in bytes, for --to=webdataset. A single larger image gets a larger file.",
+        "Largest size of a tar file in bytes, for --to=webdataset. If a single image is larger, its tar file is"
+        " larger, too.",
     )
 
 

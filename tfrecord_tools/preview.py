@@ -156,31 +156,35 @@ def main(argv: Sequence[str]) -> None:
 def define_flags() -> None:
     default = PreviewConfig(image="-")
     usage.define_path(
-        "tfrecords", None, "Dataset directory with the record to draw. Use either --tfrecords or --image."
+        "tfrecords", None, "Directory of the dataset with the record to draw. Pass either --tfrecords or --image."
     )
     flags.DEFINE_string("split", default.split, "Split of the record to draw: train, validation or test.")
-    flags.DEFINE_integer("record", default.record, "Index of the record to draw within --split, from 0.")
-    usage.define_path("image", None, "Image file to draw. Use either --image or --tfrecords.")
-    flags.DEFINE_string("augment", str(default.augment), f"Random changes: {named.FORMS}.")
-    flags.DEFINE_string("grid", default.grid, "Number of panels as ROWSxCOLUMNS, for example 3x4.")
+    flags.DEFINE_integer(
+        "record", default.record, "Index of the record to draw. The first record of --split has the index 0."
+    )
+    usage.define_path("image", None, "Image file to draw. Pass either --image or --tfrecords.")
+    flags.DEFINE_string("augment", str(default.augment), f"Random changes of the image: {named.FORMS}.")
+    flags.DEFINE_string("grid", default.grid, "Number of changed images to draw, as ROWSxCOLUMNS, for example 3x4.")
     usage.define_size(
         "image_size",
         default.image_size,
-        "Height and width of a panel in pixels: one number, or HEIGHTxWIDTH as in 96x256.",
+        "Height and width of each changed image in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256.",
     )
     flags.DEFINE_float(
         "crop",
         default.crop,
-        "Side of the central square that is used, as a share of the image's shorter side. 0: stretch the whole image.",
+        "Size of the central square that is cut from the image: 0.875 means 0.875 times the shorter side of the image."
+        " 0: the whole image is stretched.",
     )
     flags.DEFINE_enum(
         "fit",
         default.fit,
         FITS,
-        "How the image is fitted into a panel. crop: its center is used; pad: gray is added; stretch: the image is"
-        " stretched. Default: stretch with --crop=0, else crop.",
+        "How the image is fitted into --image_size. crop: the center of the image is used; pad: the whole image is"
+        " used, and the rest is filled with gray; stretch: the whole image is stretched. Default: stretch if --crop is"
+        " 0, else crop.",
     )
-    flags.DEFINE_integer("seed", default.seed, "Seed of the random changes; another seed gives other changes.")
+    flags.DEFINE_integer("seed", default.seed, "Seed of the random changes. Another seed gives other changes.")
     usage.define_path("out", default.out, "PNG file to write.")
 
 

@@ -395,8 +395,8 @@ def draw_sample(out: str | os.PathLike[str], *, images: int = 600, seed: int = 0
 
 
 def define_flags() -> None:
-    usage.define_path("out", None, "Directory to create; it must not exist. Required.", required=True)
-    flags.DEFINE_integer("images", 600, f"Number of images, at least {MIN_IMAGES}; half of them are cats.")
+    usage.define_path("out", None, "Directory to create. The directory must not exist yet. Required.", required=True)
+    flags.DEFINE_integer("images", 600, f"Number of images, at least {MIN_IMAGES}. Half of the images show cats.")
     flags.DEFINE_integer("seed", 0, "Seed of the drawings, at least 0. The same seed gives the same files.")
 
 

@@ -377,9 +377,10 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "records",
         ShowConfig.records,
-        "Show values and decode images of this many records. All records are counted in any case.",
+        "Number of records to examine: the command shows the values and decodes the images of this number of records."
+        " It always counts all records.",
     )
-    usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
+    usage.define_path("grid", ShowConfig.grid, "PNG file to write. It shows the first images with their labels.")
 
 
 def main(argv: Sequence[str]) -> None:

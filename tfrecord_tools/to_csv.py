@@ -259,11 +259,13 @@ def define_flags() -> None:
     usage.define_path(
         "src",
         None,
-        "The images: a directory, a URL such as s3://bucket/images, a zip or tar archive, a CSV or Parquet manifest, or"
-        " a CSV of pixels.",
+        "The images: a directory, a URL such as s3://bucket/images, a zip or tar archive, a CSV or Parquet file that"
+        " lists images (a manifest), or a CSV file with pixel values.",
     )
     usage.define_path("out", default["out"], "Directory to write the CSV files to.")
-    flags.DEFINE_integer("image_size", None, f"Height and width of each image in pixels, 1 to {_MAX_SIZE:,}. Required.")
+    flags.DEFINE_integer(
+        "image_size", None, f"Height and width of each image in pixels, from 1 to {_MAX_SIZE:,}. Required."
+    )
     flags.DEFINE_enum(
         "color",
         default["color"],

@@ -308,8 +308,8 @@ def _shared_images(table: Any) -> Iterator[str]:
 
 
 def define_flags() -> None:
-    flags.DEFINE_bool("decode", VerifyConfig.decode, "Decode every image in TensorFlow.")
-    flags.DEFINE_integer("workers", None, "Number of processes. Default: one per processor.")
+    flags.DEFINE_bool("decode", VerifyConfig.decode, "Decode every image with TensorFlow.")
+    flags.DEFINE_integer("workers", None, "Number of worker processes. Default: one process per processor.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding.geometry import FITS
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset, open_dataset
@@ -31,7 +32,7 @@ from trainers.auditing.audit_files import AuditJson
 from trainers.auditing.issues import KINDS, ListedIssue
 from trainers.models import model_file
 from trainers.recipes import ModelConfig
-from trainers.training_options import BACKBONE_KWARGS, CUSTOM_OBJECTS, FIT, SCALING
+from trainers.training_options import BACKBONE_KWARGS, CUSTOM_OBJECTS, FIT_HELP, SCALING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,9 +111,10 @@ class AuditConfig:
             return
         if not Path(self.features_from).exists():
             raise UserError(
-                f"--features_from={self.features_from}: is neither a backbone, nor an existing run directory or model"
-                f" file. Backbones: {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}. For"
-                f" another network, pass {backbones.FORMS}."
+                f"--features_from={self.features_from}: is not the name of a backbone, and is not an existing run"
+                " directory or model file. The backbones are"
+                f" {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}. For another network,"
+                f" pass {backbones.FORMS}."
             )
         if self.image_size or self.fit or self.backbone_kwargs or self.weights or self.scaling:
             raise UserError(
@@ -180,7 +182,7 @@ def _check(data: Dataset) -> None:
     if len(data.class_names) < 2:
         raise UserError(
             f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. An audit compares the images"
-            " of at least two classes."
+            " of at least two classes. Convert images of other classes, too."
         )
 
 
@@ -278,11 +280,14 @@ def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
     rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
     yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
     if about["decided"]:
-        yield f"  not listed again: {words.number(about['decided'], 'image')} that you decided on in earlier reviews"
+        yield (
+            f"  {words.number(about['decided'], 'image is', 'images are')} not listed again, because you decided on"
+            " them in earlier reviews"
+        )
     if hidden:
         yield (
-            f"  {words.number(hidden, 'issue')} with low ranks are in {issues.CSV} but not on the page. To see"
-            f" more on the page, pass a larger --pictures than {pictures:,}"
+            f"  {words.number(hidden, 'issue with a low rank is', 'issues with low ranks are')} in {issues.CSV}, but"
+            f" not on the page. To see more issues on the page, pass --pictures=N with N above {pictures}"
         )
 
 
@@ -308,9 +313,9 @@ OPTIONS = (
     Option(
         "weights",
         "path",
-        "Weights of the backbone. imagenet: downloaded by Keras. none: random; then the audit finds few issues. own:"
-        " the weights that your own network in --features_from already has; this is the default for your own network."
-        " Or the path of a .h5 or .weights.h5 file of the network without its classification layers.",
+        "Weights of the network. imagenet: weights that Keras downloads; none: random weights, with which the audit"
+        " finds few issues; own: the weights that your own network already has; FILE: the path of a .h5 or .weights.h5"
+        " file for the network without its classification layers. For a network of your own, the default is own.",
         default=backbones.IMAGENET,
     ),
     SCALING,
@@ -318,32 +323,35 @@ OPTIONS = (
         "image_size",
         "size",
         "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
-        " Default: the size of the backbone or of the model.",
+        " Default: the size for which the network was trained.",
     ),
-    FIT,
+    Option("fit", "text", f"{FIT_HELP} Default: crop.", choices=FITS),
     Option(
         "folds",
         "integer",
-        "Number of parts of the dataset. The images of each part are judged by a model that was fitted to the other"
-        " parts only.",
+        "Number of parts (folds) of the dataset. The images of each part are checked by a model that was trained on"
+        " the other parts only.",
         default=AuditConfig.folds,
     ),
     Option(
         "seed", "integer", "Seed of the random numbers that divide the dataset into parts.", default=AuditConfig.seed
     ),
     Option(
-        "out", "path", "Directory to write. Default: audits/NAME-DIGEST, with the name and the digest of the dataset."
+        "out",
+        "path",
+        "Directory to write. Default: audits/NAME-DIGEST. NAME is the name of the dataset, and DIGEST is a"
+        " checksum of the dataset.",
     ),
     Option(
         "features",
         "path",
-        "Directory for saved features. trainers.features can use the same directory.",
+        "Directory for saved features. With the same directory, trainers.features reads the saved features.",
         default=AuditConfig.features,
     ),
     Option(
         "pictures",
         "integer",
-        "Largest number of pictures in review.html. 0: a page without pictures.",
+        "Largest number of pictures in review.html. 0: review.html has no pictures.",
         default=AuditConfig.pictures,
     ),
 )

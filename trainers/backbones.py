@@ -84,7 +84,7 @@ BACKBONES = {
 SCALINGS = ("own", "unit", "tf", "torch", "caffe")
 KERAS_HUB = "keras_hub:"  # The name of a preset of KerasHub follows.
 IMAGENET, NONE, OWN = "imagenet", "none", "own"  # Values of --weights that are not files.
-FORMS = f"{user_code.FORMS}, FILE.keras or {KERAS_HUB}PRESET"  # How the user names other networks.
+FORMS = f"MODULE:FUNCTION, FILE.py:FUNCTION, FILE.keras or {KERAS_HUB}PRESET"  # How the user names other networks.
 _IMAGE_SIZE = 224  # For networks without a known image size.
 
 
@@ -129,7 +129,7 @@ def find(name: str, flag: str = "backbone") -> Backbone:
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UserError(
         f"--{flag}={name}: is not a known backbone. {hint}python -m trainers.finetune --help lists all"
-        f" {len(BACKBONES)}. For another network, pass {FORMS}."
+        f" {len(BACKBONES)} backbones. For another network, pass {FORMS}."
     )
 
 
@@ -172,7 +172,9 @@ def check_weights(weights: str) -> None:
     if not weights.endswith((".h5", ".hdf5")):
         raise UserError(f"--weights={weights}: must be imagenet, none, or the path of a .h5 or .weights.h5 file.")
     if not Path(weights).is_file():
-        raise UserError(f"--weights={weights}: does not exist. Pass the path of a weights file, imagenet or none.")
+        raise UserError(
+            f"--weights={weights}: does not exist. Pass imagenet, none, or the path of an existing weights file."
+        )
 
 
 def hashes(name: str, custom_objects: Sequence[str] = (), flag: str = "backbone") -> dict[str, str]:

@@ -39,36 +39,37 @@ OPTIONS = (
     Option(
         "variant",
         "texts",
-        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. The results show NAME. Default: every trainer.",
+        "[NAME=]TRAINER [FLAGS]: a trainer to compare, with its flags, for example 'small=scratch --image_size=64'."
+        " NAME is shown in the results. Default: every trainer.",
         default=list(recipes.RECIPES),
         example="features or 'small=scratch --image_size=64'",
     ),
     Option(
         "backbone",
         "texts",
-        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with a"
-        " --backbone of their own, do not use it. Default: each trainer has a default of its own.",
+        "[NAME=]BACKBONE [FLAGS]: a network with which every variant is trained, except variants of scratch and"
+        " variants that already have the flag --backbone. Default: each trainer uses its default backbone.",
         default=[],
         example="MobileNetV2",
     ),
     Option(
         "seeds",
         "integers",
-        "Seeds, as in 0,1,2. Each variant is trained once per seed.",
+        "Seeds of the trainings, as in 0,1,2. Each variant is trained once per seed.",
         default=["0"],
         example="0,1,2",
     ),
     Option(
         "folds",
         "integer",
-        "Number of folds of a cross-validation. The train and validation splits are divided into this number of parts"
-        " (folds). Each variant is trained once per seed and fold, on the images of the other folds. Default: no"
-        " cross-validation.",
+        "Number of parts (folds) of a cross-validation. The images of the train and validation splits are divided into"
+        " the folds. For each fold and each seed, a variant is trained on all other folds and validated on this fold."
+        " Default: no cross-validation.",
     ),
     Option(
         "fold_seed",
         "integer",
-        "Seed of the folds. With another seed, the images are divided into other folds. Needs --folds.",
+        "Seed of the random numbers that divide the images into folds. Another seed gives other folds. Needs --folds.",
         default=0,
     ),
     Option(
@@ -76,7 +77,7 @@ OPTIONS = (
         "arguments",
         "Search for a good learning rate and augmentation for each variant. minutes=20: all trainings together take"
         " about 20 minutes at most. trials=20: at most 20 combinations of variant, learning rate and augmentation are"
-        " tried. Default: the variants are trained as they are.",
+        " tried. Default: no search.",
         example="minutes=20",
     ),
 )
@@ -152,7 +153,7 @@ def _config(tfrecords: str, out: str, given: Mapping[str, Any]) -> CompareConfig
     default: dict[str, Any] = {"variant": list(recipes.RECIPES), "backbone": [], "seeds": [0]}
     values = default | options.checked(OPTIONS, given)
     if not values["seeds"]:
-        raise UserError("--seeds=: must be whole numbers, as in 0,1,2.")
+        raise UserError("--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2.")
     return CompareConfig(
         tfrecords=tfrecords,
         out=Path(out),
@@ -195,8 +196,8 @@ def define_flags() -> None:
     flags.DEFINE_boolean(
         "dry_run",
         False,
-        "Print the commands of the trainings without running them. With --search: only the commands of the first"
-        " round.",
+        "Print the commands of the trainings, but do not run the commands. With --search, only the commands of the"
+        " first round are printed.",
     )
     options.define(OPTIONS)
 

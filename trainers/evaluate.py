@@ -33,38 +33,43 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 OPTIONS = (
-    Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),
-    Option("tfrecords", "path", "Directory of the dataset, as written by tfrecord_tools.convert."),
+    Option("run", "path", "Run directory or .keras file of a training.", default=""),
+    Option(
+        "tfrecords",
+        "path",
+        "Directory of the dataset to evaluate on, as written by tfrecord_tools.convert. Pass either --tfrecords or"
+        " --images.",
+    ),
     Option(
         "images",
         "path",
-        "Folder of images to evaluate on, with a subfolder for each class, instead of a dataset. It may also be an"
-        " archive. The command reads it in the same way as tfrecord_tools.convert.",
+        "Folder of images to evaluate on, with a subfolder for each class, or an archive of such a folder. The images"
+        " are read in the same way as by tfrecord_tools.convert. Pass either --images or --tfrecords.",
     ),
     Option(
         "split",
         "text",
-        "Split to evaluate on: train, validation or test. Default: test. A folder without splits is used as a whole.",
+        "Split to evaluate on: train, validation or test. Default: test. If a folder has no splits, all of its images"
+        " are used.",
     ),
     Option(
         "out",
         "path",
-        "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory, with the name and the"
-        " digest (checksum) of the dataset.",
+        "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory. NAME is the name of the"
+        " dataset, and DIGEST is a checksum of the dataset. With --images, DIGEST is a checksum of the folder's path.",
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option(
         "audit",
         "path",
-        "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
-        " reported, too. Default: audits/NAME-DIGEST, if this directory exists. NAME and DIGEST are the name and the"
-        " digest (checksum) of the dataset.",
+        "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
+        " images without issues. Default: the audit of this dataset in audits/, if there is such an audit.",
     ),
     Option(
         "class_map",
         "mapping",
-        "Class of the model for each class of the images, as in Cat=cats,Dog=dogs. An empty name leaves the images of a"
-        " class out, as in Bird=. Default: classes with the same name belong together.",
+        "Pairs of a class of the images and a class of the model, as in Cat=cats,Dog=dogs. Bird= leaves out the images"
+        " of the class Bird. Default: classes with the same name belong together.",
         example="Cat=cats,Dog=dogs",
     ),
     views.OPTION,
@@ -131,8 +136,8 @@ class EvaluateConfig:
             )
         if self.tfrecords and self.images:
             raise UserError(
-                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of them is allowed. Remove one"
-                " of the two."
+                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of these flags is allowed. Remove"
+                " the other flag."
             )
         if self.images and self.audit:
             raise UserError(f"--audit={self.audit}: an audit belongs to a dataset, not to --images. Remove --audit.")

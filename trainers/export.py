@@ -22,12 +22,12 @@ from trainers.exporting.export_model import Exported, ModelExportConfig
 from trainers.models import keras_files, model_file
 
 OPTIONS = (
-    Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer."),
+    Option("run", "path", "Run directory or .keras file of a training."),
     Option(
         "format",
         "text",
-        "Format to write. saved_model: TensorFlow and TensorFlow Serving; litert: Android, iOS and microcontrollers;"
-        " onnx: ONNX Runtime.",
+        "Format to write. saved_model: for TensorFlow and TensorFlow Serving; litert: for Android, iOS and"
+        " microcontrollers; onnx: for ONNX Runtime.",
         default=ModelExportConfig.format,
         choices=tuple(export_model.FORMATS),
     ),
@@ -42,13 +42,13 @@ OPTIONS = (
     Option(
         "tfrecords",
         "path",
-        "Directory of a dataset with images to calibrate int8, and to compare the exported model with the Keras model."
-        " Default: compare on generated images.",
+        "Directory of a dataset. The images in the dataset are used to calibrate int8, and to compare the exported"
+        " model with the Keras model. Default: both models are compared on generated images.",
     ),
     Option(
         "samples",
         "integer",
-        "Largest number of records of --tfrecords that are used to compare the models and to calibrate int8.",
+        "Largest number of records to use from --tfrecords, both to compare the models and to calibrate int8.",
         default=ModelExportConfig.samples,
     ),
     Option(
@@ -59,7 +59,11 @@ OPTIONS = (
         + ", ".join(f"{name} {value:g}" for name, value in export_model.TOLERANCES.items())
         + ".",
     ),
-    Option("out", "path", "Directory to write. Default: export/FORMAT[-QUANTIZE] in the run directory."),
+    Option(
+        "out",
+        "path",
+        "Directory to write. Default: export/FORMAT in the run directory, or export/FORMAT-QUANTIZE with --quantize.",
+    ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option("overwrite", "switch", "Replace an existing export.", default=ModelExportConfig.overwrite),
     keras_files.OPTION,
@@ -133,8 +137,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"check: {exported.check}")
     if flags_of_images := exported.info.preparation():
         print(
-            f"note: the training images were prepared with {flags_of_images}. Prepare other images in the same way, as"
-            " predict does (tfrecord_tools.images.prepare)"
+            f"note: the training images were prepared with {flags_of_images}. Prepare new images in the same way:"
+            " with tfrecord_tools.images.prepare, which trainers.predict also uses"
         )
 
 

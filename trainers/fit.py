@@ -164,13 +164,13 @@ def describe(phase: Phase, optimizer: keras.optimizers.Optimizer | None = None) 
     """Describe a phase in a line for the user. `optimizer` is the optimizer of a compiled model, or None."""
     if optimizer is not None:
         name = type(optimizer).__name__
-        return f"trains the model with its own loss and its own optimizer, {name}, {phase.epochs} epochs"
+        return f"trains the model with its own loss and optimizer ({name}), {phase.epochs} epochs"
     trained = {
         "head": "the head",
         "last_stage": "the head and the last stage of the backbone",
         "all": "all layers except BatchNormalization",
         "scratch": "all layers",
-    }.get(phase.trainable, f"the head and the part {phase.trainable} of the backbone")
+    }.get(phase.trainable, f"the head and the layers of the backbone that --unfreeze={phase.trainable} selects")
     warmup = f" after {phase.warmup_steps} steps of warm-up" if phase.warmup_steps else ""
     return (
         f"trains {trained}, {phase.optimizer} {phase.learning_rate:g} {phase.schedule}{warmup}, {phase.epochs} epochs"
@@ -233,7 +233,7 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
 
 def _refused(phase: Phase, optimizer: type, error: Exception) -> UserError:
     given = ",".join(f"{name}={value!r}" for name, value in phase.optimizer_kwargs.items())
-    return UserError(f"--optimizer_kwargs={given}: Keras's {optimizer.__name__} rejects it: {error}")
+    return UserError(f"--optimizer_kwargs={given}: Keras's {optimizer.__name__} rejects these arguments: {error}")
 
 
 def _callbacks(phase: Phase, task: Task) -> list[keras.callbacks.Callback]:

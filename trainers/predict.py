@@ -38,22 +38,22 @@ from trainers.results.sources import Images
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_MODEL = (Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),)
+_MODEL = (Option("run", "path", "Run directory or .keras file of a training.", default=""),)
 _CODE = (keras_files.OPTION,)
 # Options of `answers`, which gets a model that is loaded already.
 _OF_IMAGES = (
     Option(
         "tfrecords",
         "path",
-        "Records to classify instead of image files: the directory of a dataset, or the TFRecords of another"
-        " tool: a file, a directory, or a pattern in quotes, such as 'data/*.tfrecord'. Labels are not needed.",
+        "Records to classify, instead of image files. Pass the directory of a dataset, or TFRecords of another tool as"
+        " a file, a directory or a pattern in quotes, such as 'data/*.tfrecord'. The records need no labels.",
     ),
     Option("split", "text", "Split of the dataset: train, validation or test. Default: test."),
     Option(
         "image_key",
         "text",
-        "Name of the feature (field) of each record that holds the image. Only for TFRecords of another tool. Default:"
-        " the command finds the feature by its name and its values.",
+        "Name of the feature (field) of each record with the image, for example image/encoded. Only for TFRecords of"
+        " another tool. Default: the command finds the feature by its name and its values.",
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     views.OPTION,
@@ -61,7 +61,7 @@ _OF_IMAGES = (
 _SHARED = (*_MODEL, *_OF_IMAGES, *_CODE)
 # Only the command has these options, because the function returns the answers.
 _PRINTED = (
-    Option("csv", "path", "CSV file to write: one row per image, one column of probabilities per class."),
+    Option("csv", "path", "CSV file to write. It has one row per image, and one column with probabilities per class."),
     Option("json", "switch", "Print JSON instead of a table.", default=False),
 )
 OPTIONS = (*_SHARED, *_PRINTED)

@@ -268,15 +268,15 @@ class Recipe:
         geometry.check_crop(self.crop, "--crop=")
         geometry.check_fit(self.fit, "--fit=")
         if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label_smoothing={self.label_smoothing}: must be a share from 0 to below 1.")
+            raise UserError(f"--label_smoothing={self.label_smoothing}: must be at least 0 and below 1.")
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name}={getattr(self, name)}: must be a share of the images, from 0 to 1.")
+                raise UserError(f"--{name}={getattr(self, name)}: must be a proportion of the images, from 0 to 1.")
         if self.from_features and (self.mixup or self.cutmix or self.augment != "none"):
             raise UserError(
-                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: must be none, 0 and 0 in a training"
-                " on features, because features are computed once, from unchanged images. Use augment=none, mixup=0 and"
-                " cutmix=0."
+                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: a training on features allows no"
+                " augmentation, because features are computed once, from unchanged images. Use augment=none, mixup=0"
+                " and cutmix=0."
             )
         if self.early_stopping < 0:
             raise UserError(f"--early_stopping={self.early_stopping}: must be 0 or more.")

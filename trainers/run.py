@@ -176,7 +176,7 @@ class Run:
         if self.info.trainer not in training_options.OPTIONS:
             raise UserError(
                 f"{self.path}: was trained by {self.info.trainer!r}, which is not a trainer of this package. Call"
-                " training.train with its recipe and with TrainConfig(init_from=..., more_epochs=...)."
+                " training.train with the recipe of this run and with TrainConfig(init_from=..., more_epochs=...)."
             )
         given = dict(init_from=self.path, more_epochs=epochs, run=run or f"{self.path}-more{epochs}", **options)
         return Run(training_options.train(self.info.trainer, given, log))

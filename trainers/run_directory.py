@@ -205,7 +205,9 @@ def check_replaceable(out: Path, mark: str, what: str) -> None:
     check_directory("out", out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names and mark not in names:
-        raise UserError(f"--out={out}: is not empty, and is not {what}, because it has no {mark}. Pass another --out.")
+        raise UserError(
+            f"--out={out}: is not empty, and is not the directory of {what} (it has no {mark}). Pass another --out."
+        )
 
 
 def results(run: str | None, settings: Topics) -> Metrics | None:
@@ -255,8 +257,8 @@ def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str],
             path.mkdir(parents=True, exist_ok=True)
             if not _lock(path, stack):
                 raise UserError(
-                    f"--run={run}: another process is using it. Wait until it ends, or pass another --run."
-                    f"{files.owner(path / LOCK)}"
+                    f"--run={run}: another process is using this directory. Wait until that process ends, or pass"
+                    f" another --run.{files.owner(path / LOCK)}"
                 )
         else:
             same = (path for path in _unfinished() if not differences(path, settings, _REPRODUCTION))
@@ -348,8 +350,8 @@ def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None
         )
     if changes:
         raise UserError(
-            f"--run={path}: was started with other settings: {'; '.join(changes)}. "
-            "Repeat the command that started it, or pass another --run."
+            f"--run={path}: was started with other settings: {'; '.join(changes)}. Repeat the command that started"
+            " this run, or pass another --run."
         )
 
 
@@ -374,7 +376,7 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         names.sort(key=lambda name: name in _HASHES)  # A hash may differ because a flag differs: the flag comes first.
         if names:
-            return [f"{_shown(topic, name)} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
+            return [f"{_shown(topic, name)} was {old.get(name)!r}, is now {new.get(name)!r}" for name in names]
     return []
 
 
@@ -436,4 +438,6 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path}: is damaged ({error}). Delete this run directory, or use another one.") from error
+        raise UserError(
+            f"{path}: is damaged ({error}). Delete this run directory, or use another run directory."
+        ) from error

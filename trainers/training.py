@@ -102,7 +102,7 @@ def train(
 
 def _log_finished(run: Path, metrics: Metrics, device: Device, log: Callable[[str], object]) -> None:
     """Log the scores of a run that was finished before."""
-    more = "To train it further, add --more_epochs=N. To train again, pass another --run"
+    more = "To train this model further, add --more_epochs=N. To train a new model, pass another --run"
     log(f"run: {run} is finished already. {more}")
     if device.chief:
         judging.log_scores(metrics, log)
@@ -214,8 +214,8 @@ def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -
     ]
     clipping = "" if training.device.replicas > 1 else ", or with --optimizer_kwargs=global_clipnorm=1"
     return (
-        f"--run={run}: step {error.step:,}: the loss or a weight is not a number; {'; '.join(batches)}."
-        f" The checkpoint of step {error.saved:,} is kept. Train again with a lower"
+        f"--run={run}: step {error.step:,}: the loss or a weight is NaN or infinite. Records of the last two batches:"
+        f" {'; '.join(batches)}. The checkpoint of step {error.saved:,} is kept. Train again with a lower"
         f" --learning_rate{clipping}. If the error comes back at the same images, check these images."
     )
 

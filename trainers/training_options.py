@@ -112,13 +112,9 @@ class FeaturesOptions(TrainingOptions, total=False):
 
 # --- The tables ------------------------------------------------------------------------------------------------------
 
-FIT = Option(
-    "fit",
-    "text",
+FIT_HELP = (
     "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, and"
-    " the rest is filled with gray; stretch: the whole image is stretched. Default: stretch if the value of"
-    " --crop is 0, else crop.",
-    choices=FITS,
+    " the rest is filled with gray; stretch: the whole image is stretched."
 )
 _TRAINING = (
     Option(
@@ -129,56 +125,58 @@ _TRAINING = (
     Option(
         "run",
         "path",
-        "Run directory. Default: an unfinished run in runs/ with the same settings is continued. If there is none, a"
-        " new run is started in runs/.",
+        "Run directory. Default: an unfinished run with the same settings in runs/ is continued. If there is no such"
+        " run, a new run is started in runs/.",
     ),
     Option(
         "init_from",
         "path",
-        "Run directory or .keras file of a trainer. The training uses the network of this model and starts with its"
-        " weights, instead of --weights. If the dataset has other classes, the head starts with random weights.",
+        "Run directory or .keras file of an earlier training. The new training uses the network of that training and"
+        " starts with the trained weights, instead of --weights. If the classes differ, the classification layers"
+        " start with random weights.",
     ),
     Option(
         "more_epochs",
         "integer",
-        "Number of further epochs for a finished run. Pass the run with --run. The new run directory is RUN-moreN. The"
-        " new run begins with the weights, the optimizer's state and the history of the finished run, and has the same"
-        " settings.",
+        "Number N of epochs that are added to a finished run. Pass the finished run with --run. A new run with the"
+        " same settings is made in the directory RUN-moreN. The new run starts with the weights, the optimizer state"
+        " and the history of the finished run.",
     ),
     Option(
         "records",
         "path",
-        "File (text or Parquet) with the numbers of the training records to use. The first record has the number 0."
+        "File (text or Parquet) with the indexes of the training records to use. The first record has the index 0."
         " With --fold, the file must be a table (CSV or Parquet) with the columns split, record and fold. Default: all"
         " training records.",
     ),
     Option(
         "fold",
         "integer",
-        "Number of the fold to validate on. The training uses all other records of the table that --records names."
-        " Default: the splits of the dataset are used.",
+        "Number of the fold to validate on. The table of folds is the file of --records. The records of all other"
+        " folds are used for training. Default: the splits of the dataset are used.",
     ),
     Option(
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
-        " images without issues. Default: the audit of this dataset in audits/, if it exists.",
+        " images without issues. Default: the audit of this dataset in audits/, if there is such an audit.",
     ),
     Option(
         "drop_issues",
         "names",
         "Kinds of issues, for example label,off_topic. A training image is left out if the audit lists such an issue"
-        f" for it, with a score of at least 0.5. Kinds: {', '.join(KINDS)}. Default: all images are used.",
+        f" for the image, with a score of at least 0.5. The kinds are {', '.join(KINDS)}. Default: all images are"
+        " used.",
         default=[],
     ),
     Option(
         "crop",
         "number",
-        "Size of the square that is cut from the middle of each image. With 0.875, its side is 0.875 of the shorter"
-        " side of the image. If --image_size is not square, a rectangle with the aspect ratio of --image_size is cut."
-        " 0: stretch the whole image. Default: the value of --recipe, listed in docs/trainers.md.",
+        "Size of the central square that is cut from each image: 0.875 means 0.875 times the shorter side of the"
+        " image. If --image_size is not square, a rectangle with the aspect ratio of --image_size is cut. 0: the whole"
+        " image is stretched. Default: the value of the recipe (--recipe), listed in docs/trainers.md.",
     ),
-    FIT,
+    Option("fit", "text", f"{FIT_HELP} Default: stretch if --crop is 0, else crop.", choices=FITS),
     Option(
         "seed",
         "integer",
@@ -188,13 +186,13 @@ _TRAINING = (
     Option(
         "deterministic",
         "switch",
-        "Use only operations with reproducible results. Slower on GPUs.",
+        "Use only operations with reproducible results. The training is then slower on GPUs.",
         default=TrainConfig.deterministic,
     ),
     Option(
         "checkpoint_every",
         "integer",
-        "Steps between checkpoints. 0: save only at the end of each epoch.",
+        "Number of steps between two checkpoints. 0: a checkpoint is saved only at the end of each epoch.",
         default=TrainConfig.checkpoint_every,
     ),
     Option(
@@ -207,8 +205,9 @@ _TRAINING = (
     Option(
         "strategy",
         "text",
-        "Devices to train on. none: one device; mirrored: all GPUs of this machine, each GPU gets a part of each batch;"
-        " auto: mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
+        "Devices to train on. none: one device; mirrored: all GPUs of this machine, and each GPU gets a part of each"
+        " batch; auto: mirrored if there is a GPU, else none; multi_worker: all devices of the processes that the"
+        " environment variable TF_CONFIG lists.",
         default=TrainConfig.strategy,
         choices=recipes.STRATEGIES,
     ),
@@ -221,69 +220,73 @@ _TRAINING = (
     Option(
         "batch_size",
         "integer",
-        "Images per step, over all devices. Default: the value of --recipe, listed in docs/trainers.md.",
+        "Number of images per step, on all devices together. Default: the value of the recipe (--recipe), listed in"
+        " docs/trainers.md.",
     ),
     Option(
         "epochs",
         "integers",
-        "Epochs of each phase, as in 5,8. finetune has two phases, the other trainers have one. 0: skip the phase."
-        " Default: the value of --recipe, listed in docs/trainers.md.",
+        "Number of epochs of each phase, as in 5,8. finetune has two phases, and all other trainers have one phase. 0:"
+        " the phase is skipped. Default: the value of the recipe (--recipe), listed in docs/trainers.md.",
     ),
     Option(
         "learning_rate",
         "numbers",
-        "Learning rate of each phase, as in 3e-3,3e-4. With --warmup_steps, this is the rate after the warm-up."
-        " Default: the value of --recipe, listed in docs/trainers.md.",
+        "Learning rate of each phase, as in 3e-3,3e-4. With --warmup_steps, this is the learning rate after the"
+        " warm-up. Default: the value of the recipe (--recipe), listed in docs/trainers.md.",
     ),
     Option(
         "optimizer",
         "text",
-        "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: the value of --recipe, listed in"
-        " docs/trainers.md.",
+        "Name of a Keras optimizer, for example adam, adamw, sgd or rmsprop. Default: the value of the recipe"
+        " (--recipe), listed in docs/trainers.md.",
     ),
     Option(
         "optimizer_kwargs",
         "arguments",
         "Arguments of the optimizer, as in"
         " weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4. Default: the arguments of"
-        " --recipe, listed in docs/trainers.md.",
+        " the recipe (--recipe), listed in docs/trainers.md.",
         example="weight_decay=1e-4,global_clipnorm=1",
     ),
     Option(
         "schedule",
         "text",
-        "Learning rate schedule. cosine: falls to 0 by the end of the phase; plateau: divided by 10 when the validation"
-        " loss stops falling. Default: the value of --recipe, listed in docs/trainers.md.",
+        "Learning rate schedule. constant: the learning rate stays the same; cosine: it falls to 0 by the end of the"
+        " phase; plateau: it is divided by 10 when the validation loss stops falling. Default: the value of the recipe"
+        " (--recipe), listed in docs/trainers.md.",
         choices=recipes.SCHEDULES,
     ),
     Option(
         "warmup_steps",
         "integer",
-        "Steps over which the learning rate rises from 0. Needs --schedule=cosine. Default: 0, no warm-up.",
+        "Number of steps in which the learning rate rises from 0 to --learning_rate. Needs --schedule=cosine. Default:"
+        " 0, which means no warm-up.",
     ),
     Option(
         "patience",
         "integer",
-        "If the validation loss does not fall for this many epochs, divide the learning rate by 10. Needs"
-        " --schedule=plateau. Default: 3.",
+        "Number of epochs. If the validation loss does not fall for this number of epochs, the learning rate is"
+        " divided by 10. Needs --schedule=plateau. Default: 3.",
     ),
     Option(
         "early_stopping",
         "integer",
-        "If the validation loss does not fall for this many epochs, end the phase and restore the weights of its best"
-        " epoch. 0: never. Default: 0.",
+        "Number of epochs. If the validation loss does not fall for this number of epochs, the phase ends, and the"
+        " weights of its best epoch are restored. Default: 0, which means that no phase ends early.",
     ),
     Option(
         "label_smoothing",
         "number",
-        "Share of each target that is spread evenly over all classes, at least 0 and less than 1. Default: the value of"
-        " --recipe, listed in docs/trainers.md.",
+        "Fraction of each target that is spread evenly over all classes. The fraction is at least 0 and less than 1."
+        " Default: the value of the recipe (--recipe), listed in docs/trainers.md.",
     ),
     Option(
         "class_weights",
         "weights",
-        "Weight of the images of each class in the loss: a number for every class, as in cats:1,dogs:3. balanced: the"
-        " inverse frequency of the class; none: all images count the same. Default: none.",
+        "Weight of each class in the loss: one number for every class, as in cats:1,dogs:3; balanced: classes with"
+        " fewer images get larger weights (the inverse of their frequency); none: all classes have the same weight."
+        " Default: none.",
         choices=recipes.CLASS_WEIGHTS,
         example="cats:1,dogs:3",
     ),
@@ -292,21 +295,21 @@ _IMAGES = (
     Option(
         "augment",
         "augmentation",
-        f"Random changes to the training images: {named.FORMS}. The function takes a batch of images and a random"
-        " number (key) for each image, and returns the changed images. Default: the value of --recipe, listed in"
-        " docs/trainers.md.",
+        f"Random changes of the training images: {named.FORMS}. The function takes a batch of images and one random"
+        " number (key) per image. It returns the changed images. Default: the value of the recipe (--recipe), listed"
+        " in docs/trainers.md.",
     ),
-    Option("mixup", "number", "Share of the images that are blended with another image, 0 to 1. Default: 0."),
+    Option("mixup", "number", "Fraction of the images that are blended with another image, from 0 to 1. Default: 0."),
     Option(
         "cutmix",
         "number",
-        "Share of the images that get a piece of another image, 0 to 1. Default: 0.",
+        "Fraction of the images that get a piece of another image, from 0 to 1. Default: 0.",
     ),
     Option(
         "cache",
         "text",
-        "memory: keep decoded training images in memory; off: decode them in every epoch; auto: memory if there are"
-        " several epochs and the images fit into --cache_mb.",
+        "memory: keep decoded training images in memory; off: decode the training images in every epoch; auto: use"
+        " memory if there are several epochs and the decoded images fit into --cache_mb, else off.",
         default=TrainConfig.cache,
         choices=recipes.CACHES,
     ),
@@ -314,16 +317,19 @@ _IMAGES = (
     Option(
         "order",
         "text",
-        "Order of the training images. shuffled: random; balanced: random, all classes equally often; blocks: blocks"
-        " of neighboring records in random order, for slow storage.",
+        "Order of the training images. shuffled: random order; balanced: random order in which all classes occur"
+        " equally often; blocks: random order of blocks of neighboring records, which is faster on slow storage.",
         default=TrainConfig.order,
         choices=recipes.ORDERS,
     ),
-    Option("block", "integer", "Records per block. Needs --order=blocks.", default=TrainConfig.block),
+    Option(
+        "block", "integer", "Number of neighboring records per block. Needs --order=blocks.", default=TrainConfig.block
+    ),
     Option(
         "probe",
         "switch",
-        "Before training, measure the speed of the input and the speed of the model, and print which is slower.",
+        "Before training, measure the speed of the input and the speed of the model, and print which of the two is"
+        " slower.",
         default=TrainConfig.probe,
     ),
 )
@@ -333,9 +339,9 @@ def _recipe_option(trainer: str) -> Option:
     return Option(
         "recipe",
         "text",
-        "The recipe has the values for all flags that are not given; docs/trainers.md lists them. default: the recipe"
-        " with the best results; reference: the settings of the article on which this project is based; document: old"
-        " name of reference.",
+        "Recipe: the values of the flags that you do not pass, listed in docs/trainers.md. default: the recipe with"
+        " the best results; reference: the settings of the article on which this project is based; document: old name"
+        " of reference.",
         default="default",
         choices=(*recipes.RECIPES[trainer], "document"),
     )
@@ -344,7 +350,7 @@ def _recipe_option(trainer: str) -> Option:
 BACKBONE_KWARGS = Option(
     "backbone_kwargs",
     "arguments",
-    "Arguments of the network's constructor or function, as in alpha=0.25,minimalistic=True. For a network in a .keras"
+    "Arguments of the function that creates the network, as in alpha=0.25,minimalistic=True. For a network in a .keras"
     " file, layer='NAME' chooses the layer that computes the features.",
     default="",
     example="alpha=0.25,minimalistic=True",
@@ -359,15 +365,16 @@ CUSTOM_OBJECTS = Option(
 SCALING = Option(
     "scaling",
     "text",
-    "Scaling of pixels 0 to 255 before the network. own: no scaling, because the network itself scales them; unit: to"
-    " 0..1; tf: to -1..1; torch: with the mean and the standard deviation of ImageNet; caffe: BGR minus the mean of"
-    " ImageNet. Default: the scaling that a network of Keras needs, and own for other networks.",
+    "How pixel values from 0 to 255 are scaled for the network. own: they are not scaled, because the network itself"
+    " scales them; unit: scaled to 0..1; tf: scaled to -1..1; torch: scaled with the mean and the standard deviation"
+    " of ImageNet; caffe: changed to BGR, then minus the mean of ImageNet. Default: the scaling that the network needs"
+    " if it is a network of Keras, else own.",
     choices=backbones.SCALINGS,
 )
 _WEIGHTS = (
-    "Weights with which the network starts. imagenet: downloaded by Keras; none: random; own: the weights of your"
-    " function, file or preset; FILE: the path of a .h5 or .weights.h5 file of the network without its classification"
-    " layers."
+    "Weights with which the network starts. imagenet: weights that Keras downloads; none: random weights; own: the"
+    " weights that your own network already has; FILE: the path of a .h5 or .weights.h5 file for the network without"
+    " its classification layers."
 )
 
 
@@ -377,9 +384,9 @@ def _model_options(weights: str) -> tuple[Option, ...]:
         Option(
             "backbone",
             "function",
-            f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Or a network of your own:"
-            f" {backbones.FORMS}. The function takes input_shape and returns a keras.Model. Default: the value of"
-            " --recipe, listed in docs/trainers.md.",
+            f"Network without its classification layers: a name, or a network of your own ({backbones.FORMS}). The"
+            " function takes input_shape and returns a keras.Model. Default: the value of the recipe (--recipe),"
+            f" listed in docs/trainers.md. The names are {', '.join(backbones.BACKBONES)}.",
         ),
         BACKBONE_KWARGS,
         CUSTOM_OBJECTS,
@@ -389,7 +396,8 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             "image_size",
             "size",
             "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
-            " Default: the size in --recipe. If the recipe has no size, the training size of the backbone.",
+            " Default: the size in the recipe (--recipe). If the recipe has no size, the default is the size for which"
+            " the backbone was trained.",
         ),
     )
 
@@ -399,30 +407,31 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
         Option(
             "csv",
             "path",
-            "Directory of CSV files of pixels, one per split (train.csv, ...), written by tfrecord_tools.to_csv. Pass"
-            " either --csv or --tfrecords.",
+            "Directory with CSV files of pixel values, one file per split (train.csv, ...), as written by"
+            " tfrecord_tools.to_csv. Pass either --csv or --tfrecords.",
         ),
         Option(
             "model",
             "function",
-            f"Your function that makes the whole classifier, as {user_code.FORMS}. It takes input_shape and classes,"
-            " and returns a keras.Model. If the model is compiled, its loss and its optimizer are used. Default: the"
-            " classifier is --backbone with a head.",
+            f"Function of yours that makes the whole classifier: {user_code.FORMS}. The function takes input_shape and"
+            " classes, and returns a keras.Model. If this model is compiled, its loss and its optimizer are used."
+            " Default: the classifier is the network of --backbone with new classification layers.",
         ),
     ),
     "features": (
         Option(
             "head",
             "text",
-            "Layers of the head. dense: a hidden layer of 256 units, and the output layer; linear: only the output"
-            " layer (a logistic regression).",
+            "Classification layers (the head). dense: a hidden layer with 256 units, and the output layer; linear:"
+            " only the output layer, which is a logistic regression.",
             default="dense",
             choices=("dense", "linear"),
         ),
         Option(
             "features",
             "path",
-            "Directory for saved features. Other trainings on the same images use the saved features, too.",
+            "Directory for saved features. Later trainings on the same images read the saved features from this"
+            " directory.",
             default=TrainConfig.features,
         ),
     ),
@@ -431,9 +440,10 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
         Option(
             "unfreeze",
             "text",
-            "Layers of the backbone that the second phase trains. last_stage: the last layers, which share the smallest"
-            " height and width; all: every layer; N: the last N layers with weights; or a regular expression for layer"
-            " names. BatchNormalization stays frozen, except with --weights=none. Default: last_stage.",
+            "Layers of the backbone that the second phase trains. last_stage: the last layers, with outputs of the"
+            " smallest height and width; all: all layers; N (a number): the last N layers with weights; a regular"
+            " expression: the layers with matching names. BatchNormalization layers stay frozen, except with"
+            " --weights=none. Default: last_stage.",
         ),
     ),
 }
@@ -486,8 +496,8 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
             log("--weights=none: the backbone has random weights and is not pretrained")
     if chosen.model.weights == backbones.OWN and chosen.model.model is None and "weights" not in values:
         log(
-            f"--weights=own: the training starts with the weights of {chosen.model.backbone}. If they are random, pass"
-            " --weights=none"
+            f"--weights=own: the training starts with the weights of {chosen.model.backbone}. If these weights are"
+            " random, pass --weights=none"
         )
 
     from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
@@ -608,8 +618,8 @@ def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> d
     """
     if "weights" in values:
         raise UserError(
-            f"--weights={values['weights']} and --init_from={values['init_from']}: only one of them is allowed. Remove"
-            " the other."
+            f"--weights={values['weights']} and --init_from={values['init_from']}: only one of these flags is"
+            " allowed. Remove the other flag."
         )
     path = parents.find(values["init_from"])
     network = parents.network_of(path)

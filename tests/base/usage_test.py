@@ -392,7 +392,7 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         (CONVERT, ["--max_bad=a:b=c"], "--max_bad=a:b=c: must be a number, such as --max_bad=0.05."),
         (CONVERT, ["--dry_run=maybe"], "--dry_run=maybe: must be true or false. Use --dry_run or --nodry_run."),
         (CONVERT, ["--seed"], "--seed: a value is missing. Pass --seed=VALUE."),
-        ("tfrecord_tools.sample", [], "--out is missing: Directory to create; it must not exist."),
+        ("tfrecord_tools.sample", [], "--out is missing: Directory to create. The directory must not exist yet."),
         (
             CONVERT,
             ["pets"],

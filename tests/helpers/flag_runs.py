@@ -1309,7 +1309,7 @@ EVALUATE = [
             "--split=test": lambda e: e.json("made/metrics.json", "split") == "the test split of src",
             "--out=made": is_there("made/predictions.csv"),
             "--class_map=greens=": lambda e: e.json("made/metrics.json", "left_out") == {"greens": 20},
-            "--tta=mirror": says("tta: 2 views (mirror): each image is computed twice"),
+            "--tta=mirror": says("tta: 2 views (mirror): the model computes each image twice"),
         },
     ),
 ]
@@ -1367,7 +1367,7 @@ PREDICT = [
             "--tfrecords=out": lambda e: e.rows("all.csv")[0]["record"] == "0",
             "--split=train": lambda e: {row["label"] for row in e.rows("all.csv")} == {"greens", "reds"},
             "--csv=all.csv": is_there("all.csv"),
-            "--tta=crops": says("tta: 5 views (crops): each image is computed 5 times"),
+            "--tta=crops": says("tta: 5 views (crops): the model computes each image 5 times"),
         },
     ),
     Run(

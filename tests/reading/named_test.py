@@ -74,8 +74,8 @@ def test_equal_augmentations_have_one_name(augment: Augment, name: str) -> None:
         (
             "standards",
             "--augment=standards: must be the name of a preset (none, reference, reference_transfer, standard, strong),"
-            " a preset with changed values as in standard,horizontal_flip=False,rotation_range=5, or a function of"
-            " yours as in module:function or file.py:function. Did you mean standard?",
+            " a preset with changed values (for example standard,horizontal_flip=False,rotation_range=5), or a function"
+            " of yours (MODULE:FUNCTION or FILE.py:FUNCTION). Did you mean standard?",
         ),
         ("", "--augment=: must be the name of a preset (none, "),
         (

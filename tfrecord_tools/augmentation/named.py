@@ -19,8 +19,8 @@ from tfrecord_tools.errors import UserError
 Augment = str | AugmentConfig | Callable[[Any, Any], Any]  # A text, the values, or a function.
 _FIELDS = tuple(field.name for field in dataclasses.fields(AugmentConfig))
 FORMS = (
-    f"the name of a preset ({', '.join(PRESETS)}), a preset with changed values as in"
-    " standard,horizontal_flip=False,rotation_range=5, or a function of yours as in module:function or file.py:function"
+    f"the name of a preset ({', '.join(PRESETS)}), a preset with changed values (for example"
+    " standard,horizontal_flip=False,rotation_range=5), or a function of yours (MODULE:FUNCTION or FILE.py:FUNCTION)"
 )
 
 

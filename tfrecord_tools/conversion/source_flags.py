@@ -14,13 +14,16 @@ flags.disclaim_key_flags()  # --help of the calling command lists the flags.
 def define_source_flags() -> None:
     """Define the flags that give each image its class, split and group, and limit the number of bad files."""
     flags.DEFINE_list(
-        "classes", None, "Class names in label order. Other classes are left out. Default: all classes, sorted."
+        "classes",
+        None,
+        "Class names in the order of their labels (0, 1, 2). Images of other classes are left out. Default: all"
+        " classes in alphabetical order.",
     )
     flags.DEFINE_string(
         "label_regex",
         None,
-        "Regular expression for image paths. The text that the first (...) matches is the class. Default: the name of"
-        " the directory is the class.",
+        "Regular expression for image paths. The text that the first (...) matches is the class of the image. Default:"
+        " the name of the folder is the class.",
     )
     flags.DEFINE_string(
         "group_regex",
@@ -31,47 +34,59 @@ def define_source_flags() -> None:
     flags.DEFINE_multi_string(
         "split",
         None,
-        "NAME=DIR: use the images of DIR, a directory relative to --src, as the split NAME. May be repeated.",
+        "NAME=DIR: the images in the folder DIR belong to the split NAME (train, validation or test). DIR is relative"
+        " to --src. May be repeated.",
     )
     flags.DEFINE_multi_string(
         "exclude",
         None,
-        "Leave out the paths, relative to --src, that match this pattern, for example '**/masks'. May be repeated.",
+        "Pattern of paths to leave out, for example '**/masks'. The paths are relative to --src. May be repeated.",
     )
     flags.DEFINE_string(
         "zip_encoding",
         None,
-        "Encoding of the file names in a zip archive, for example cp949. Used only if the archive does not say which"
-        " encoding it uses. Default: UTF-8.",
+        "Character encoding of the file names in a zip archive, for example cp949. It is used only if the archive does"
+        " not name its encoding. Default: UTF-8.",
     )
     usage.define_path("manifest", None, "CSV or Parquet file that lists the images in --src and their classes.")
     for name, what in (
         ("path", "the image paths. In a Parquet file, this column can contain the images themselves"),
         ("label", "the class of each image"),
         ("split", "the split of each image"),
-        ("group", "the group of each image, for example the patient. An automatic split puts a group into one split"),
+        (
+            "group",
+            "the group of each image, for example the patient. An automatic split puts all images of a group into the"
+            " same split",
+        ),
     ):
         column = f"{name}_column"
         flags.DEFINE_string(column, getattr(ScanConfig, column), f"Manifest column with {what}.")
     flags.DEFINE_list(
         "label_columns",
         None,
-        "Manifest columns, one per class. In each row, exactly one of them is 1."
-        " Default: the class is in --label_column.",
+        "Manifest columns, one column per class. In each row, only the column of the class is 1. Default: the class is"
+        " in the column --label_column.",
     )
     flags.DEFINE_string(
         "manifest_encoding",
         None,
-        "Encoding of a CSV manifest, for example cp1252 or cp949. Default: if the file begins with a byte order"
-        " mark, the encoding of this mark (UTF-8, UTF-16 or UTF-32); else UTF-8.",
+        "Character encoding of a CSV manifest, for example cp1252 or cp949. Default: UTF-8. If the file begins with a"
+        " byte order mark, the default is the encoding of the mark (UTF-8, UTF-16 or UTF-32).",
     )
     for split, default in (("validation", DEFAULT_VALIDATION_FRACTION), ("test", 0)):
         flags.DEFINE_float(
             f"{split}_fraction",
             None,
-            f"Fraction of each class for the {split} split, if --src has no splits of its own. Default: {default}.",
+            f"Fraction of the images of each class that goes into the {split} split, if --src has no splits. Default:"
+            f" {default}.",
         )
-    flags.DEFINE_float("max_bad", PlanConfig.max_bad, "Largest fraction of files that may be rejected, from 0 to 1.")
+    flags.DEFINE_float(
+        "max_bad",
+        PlanConfig.max_bad,
+        "A fraction from 0 to 1. The command stops if a larger fraction of the files is rejected.",
+    )
     flags.DEFINE_integer(
-        "workers", None, "Number of worker processes. The output does not depend on it. Default: one per processor."
+        "workers",
+        None,
+        "Number of worker processes. The output does not depend on this number. Default: one process per processor.",
     )

@@ -160,14 +160,14 @@ def find(data: Dataset, directory: str | None, log: Callable[[str], object] = pr
     try:
         audited = _audited(path)
         if audited is None and not directory:
-            log(f"audit: {path} is not finished and is not used. To finish it, run {again}")
+            log(f"audit: the audit in {path} is not finished, so it is not used. To finish this audit, run {again}")
             return None
         _check(audited, data.digest)
         return _open_issues(path, data.directory)
     except ValueError as error:
         if directory:
             raise UserError(
-                f"--audit={path}: {error}. Pass the directory of a finished audit. To make one, run {again}"
+                f"--audit={path}: {error}. Pass the directory of a finished audit. To make an audit, run {again}"
             ) from error
         raise UserError(
             f"{path}: {error}. An audit in this directory is used by default. Run {again} again, or delete the"
@@ -190,8 +190,8 @@ def _check(audited: str | None, digest: str) -> None:
         raise ValueError("is not finished")
     if audited != digest:
         raise ValueError(
-            f"is the audit of another dataset (digest {audited[:_DIGEST_SHOWN]}; this dataset has"
-            f" {digest[:_DIGEST_SHOWN]})"
+            f"is the audit of another dataset (its checksum starts with {audited[:_DIGEST_SHOWN]}; the checksum of"
+            f" this dataset starts with {digest[:_DIGEST_SHOWN]})"
         )
 
 

@@ -42,11 +42,11 @@ class Estimate:
         )
         order = np.argsort(-np.array(self.class_wrong), kind="stable")[:_CLASSES_NAMED].tolist()
         worst = [
-            f"{class_names[label]} {self.class_wrong[label]:,.0f} of {self.class_records[label]:,}"
+            f"{class_names[label]} ({self.class_wrong[label]:,.0f} of {self.class_records[label]:,})"
             for label in order
             if self.class_wrong[label] >= 0.5
         ]
-        return f"{text}: {', '.join(worst)}." if worst else f"{text}."
+        return f"{text}. Classes with the most wrong labels: {', '.join(worst)}." if worst else f"{text}."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -269,7 +269,7 @@ def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]
     if importlib.util.find_spec("faiss") is None:
         raise UserError(
             f"the audit of {len(vectors):,} records needs Faiss, because a search without Faiss would take hours."
-            ' Install it with pip install "tfrecord-tools[audit]".'
+            ' Install Faiss with pip install "tfrecord-tools[audit]".'
         )
     faiss: Any = importlib.import_module("faiss")  # The type hints of Faiss lack arguments.
     count, width = vectors.shape

@@ -157,8 +157,8 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
     assigned = folding.assign(units, inputs.labels, count, seed)
     if assigned.max() == 0:
         raise UserError(
-            f"{inputs.dataset}: all records belong to one group. An audit compares each group with other groups, so it"
-            " needs at least two. Convert again with smaller groups."
+            f"{inputs.dataset}: all records belong to one group. An audit compares each group with other groups, so"
+            " at least two groups are needed. Convert the images again with smaller groups (--group_regex)."
         )
     classes = len(inputs.class_names)
     if len(np.unique(inputs.labels[labels.judged(inputs.labels, assigned, classes)])) < 2:
@@ -174,13 +174,14 @@ def _notes(units: np.ndarray, pairs: np.ndarray, folds: int, most: int) -> Itera
     count, largest = len(units), int(np.unique(units, return_counts=True)[1].max())
     if largest > 1 and largest * folds > count:
         yield (
-            f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. They are compared"
-            f" only with the other {words.number(count - largest, 'image')}."
+            f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. These images are"
+            f" compared only with the other {words.number(count - largest, 'image')}."
         )
     if (units[pairs[:, 0]] != units[pairs[:, 1]]).any():
         yield (
-            f"note: near-duplicates form a chain of more than {most:,} images. The chain was divided between"
-            " its least similar images, so some images are compared with their own near-duplicates."
+            f"note: more than {most:,} images form a chain, in which each image is a near-duplicate of the next one."
+            " The chain was cut between its least similar images, so some images are compared with near-duplicates"
+            " of themselves."
         )
 
 
@@ -242,7 +243,10 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
     for row, score in _listed(outliers.off_topic(near), inputs.decided):
         twin = int(near.rows[row, 0])
         similarity = float(near.similarities[row, 0])
-        reason = f"Unlike all other images: the similarity to the most similar image is {similarity:.2f} of 1."
+        reason = (
+            f"This image is unlike all other images. The similarity to the most similar image is {similarity:.2f} (1"
+            " means equal)."
+        )
         yield _issue("off_topic", row, score, reason, twin=twin if twin >= 0 else None)
 
 
@@ -291,15 +295,15 @@ def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
-    same = "The same file" if inputs.contents[row] == inputs.contents[twin] else "Probably the same picture"
+    same = "The same file is" if inputs.contents[row] == inputs.contents[twin] else "The same picture is probably"
     names, splits = inputs.class_names, inputs.split_names
     if inputs.labels[row] != inputs.labels[twin]:
         here, there = names[inputs.labels[row]], names[inputs.labels[twin]]
-        return f"{same} twice, with different labels: {here} and {there}."
+        return f"{same} in the dataset twice, with different labels: {here} and {there}."
     if inputs.splits[row] != inputs.splits[twin]:
         here, there = splits[inputs.splits[row]], splits[inputs.splits[twin]]
-        return f"{same} twice, in different splits: {here} and {there}."
-    return f"{same} twice, in {splits[inputs.splits[row]]}."
+        return f"{same} in the dataset twice, in different splits: {here} and {there}."
+    return f"{same} in the dataset twice, both times in the split {splits[inputs.splits[row]]}."
 
 
 def _ambiguous_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
@@ -318,7 +322,7 @@ def _low_quality_issues(inputs: Inputs) -> Iterator[Issue]:
     facts["shorter_side"] = np.minimum(inputs.height, inputs.width)
     scores, texts = outliers.low_quality(facts)
     for row, score in _listed(scores, inputs.decided, least=0.4):
-        yield _issue("low_quality", row, score, f"Compared with the other images: {texts[row]}.")
+        yield _issue("low_quality", row, score, f"Compared with the other images, this image is {texts[row]}.")
 
 
 def _rare_issues(inputs: Inputs, groups: Sequence[Group]) -> Iterator[Issue]:
@@ -331,7 +335,10 @@ def _rare_issues(inputs: Inputs, groups: Sequence[Group]) -> Iterator[Issue]:
         listed += open_rows
         label = int(inputs.labels[group.rows[0]])
         others = words.number(int(counts[label]) - len(group.rows), "other image")
-        reason = f"One of {len(group.rows)} similar images that are unlike the {others} of {inputs.class_names[label]}."
+        reason = (
+            f"This is one of {len(group.rows)} similar images. They are unlike the {others} of the class"
+            f" {inputs.class_names[label]}."
+        )
         for row, twin in zip(group.rows.tolist(), np.roll(group.rows, 1).tolist()):
             if not inputs.decided[row]:
                 yield _issue("rare", row, group.score, reason, twin=twin)

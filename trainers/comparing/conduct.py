@@ -116,7 +116,7 @@ class Outcome:
         """Raise UserError if a training failed."""
         if self.failed:
             raise UserError(
-                f"{len(self.failed)} of {words.number(len(self.jobs), 'training')} failed, see"
+                f"{len(self.failed)} of {words.number(len(self.jobs), 'training')} failed. See"
                 f" {', '.join(str(job.log) for job in self.failed)}. Correct the causes and run the same command"
                 " again."
             )
@@ -133,7 +133,10 @@ def conduct(config: CompareConfig) -> Outcome:
     if config.plan:
         jobs.check_parents(config.variants, data)
     with (
-        files.lock(config.out / LOCK, f"--out={config.out}: another comparison is using it. Wait until it ends."),
+        files.lock(
+            config.out / LOCK,
+            f"--out={config.out}: another comparison is using this directory. Wait until that comparison ends.",
+        ),
         Runner() as runner,
     ):
         # All finished runs are checked before the first training, which may take hours.
@@ -177,8 +180,9 @@ def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence
     finally:
         new.unlink(missing_ok=True)
     command.say(
-        f"folds: {words.number(len(assigned.records), 'record')} of {assigned.records.split} in {config.plan.count}"
-        f" folds, in {path}" + (". The test split is not used" if "test" in data.splits else "")
+        f"folds: {words.number(len(assigned.records), 'record')} of {assigned.records.split} are divided into"
+        f" {config.plan.count} folds, as listed in {path}"
+        + (". The test split is not used" if "test" in data.splits else "")
     )
     for note in notes:
         command.say(f"  note: {note}")

@@ -25,12 +25,15 @@ def lines(config: CompareConfig) -> Iterator[str]:
         jobs.check_parents(config.variants, data)
         path = config.out / config.plan.file
         if not path.exists():
-            yield f"# {path} does not exist yet: the same command without --dry_run writes it before it trains."
+            yield (
+                f"# {path} does not exist yet. Without --dry_run, this command writes the file before the first"
+                " training."
+            )
     if not config.budget:
         yield from (shlex.join(job.command()) for job in config.jobs(config.variants))
         return
     (first, *others), settings = config.rounds()
-    limit = ", as many as there is time for" if config.budget.minutes is not None else ""
+    limit = ". The round stops when its time is used up" if config.budget.minutes is not None else ""
     yield f"# round 1 of {len(others) + 1}: {words.number(len(settings), 'setting')}, {first}{limit}"
     for setting in settings:
         yield from (shlex.join(job.command()) for job in config.trainings(setting, first))

@@ -55,8 +55,8 @@ class Plan:
         for path in sorted(out.glob(f"*-fold*of{self.count}{self._seed}/{run_directory.SETTINGS}")):
             if run_directory.read_settings(path.parent).get("flags", {}).get("records_sha256") != sha256:
                 raise UserError(
-                    f"{path.parent}: was started with other folds than those that are made now for"
-                    f" {out / self.file}. Results of different folds cannot be compared. Pass another --out."
+                    f"{path.parent}: this run was started with other folds than the folds that this command has made"
+                    f" for {out / self.file}. Results of different folds cannot be compared. Pass another --out."
                 )
 
     @property
@@ -152,14 +152,15 @@ class Job:
         begun = _read(self.record)["arguments"]
         if begun != self.arguments():
             raise UserError(
-                f"{self.run}: is finished, but was trained with other flags: {' '.join(begun)}. Pass another NAME"
-                " in --variant=NAME=TRAINER, or pass another --out."
+                f"{self.run}: is finished, but this run was trained with other flags. They were: {' '.join(begun)}."
+                " Pass another NAME in --variant=NAME=TRAINER, or pass another --out."
             )
         trained_on = run_directory.read_settings(self.run)["dataset"]["digest"]
         if trained_on != digest:
             raise UserError(
-                f"{self.run}: is finished, but was trained on another dataset (digest {trained_on[:12]}). The digest of"
-                f" {self.tfrecords} is {digest[:12]}. Pass another --out."
+                f"{self.run}: is finished, but this run was trained on another dataset. The checksum of that dataset"
+                f" starts with {trained_on[:12]}, and the checksum of {self.tfrecords} starts with {digest[:12]}."
+                " Pass another --out."
             )
 
 
@@ -180,7 +181,7 @@ def check_flags(variants: Sequence[Variant], excluded: Mapping[str, str]) -> Non
         if wrong:
             raise UserError(
                 f"--variant={variant.name}: --{wrong} cannot be used together with --{excluded[wrong]}. Remove one of"
-                " the two."
+                " the two flags."
             )
 
 
@@ -190,9 +191,9 @@ def check_names(every: Iterable[Job]) -> None:
         size = len(os.fsencode(f"{job.record.name}.tmp"))  # The longest name of a file, while it is written.
         if size > _MOST_BYTES:
             raise UserError(
-                f"--variant={job.variant.name}: is too long. Names of its files would have {size} bytes, and"
-                f" {_MOST_BYTES} are allowed. Pass a shorter NAME: --variant='NAME={job.variant.trainer} FLAGS' or"
-                " --backbone='NAME=BACKBONE FLAGS'."
+                f"--variant={job.variant.name}: this name is too long. The longest name of a file would have {size}"
+                f" bytes, and at most {_MOST_BYTES} are allowed. Pass a shorter NAME:"
+                f" --variant='NAME={job.variant.trainer} FLAGS' or --backbone='NAME=BACKBONE FLAGS'."
             )
 
 
@@ -207,9 +208,10 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
         path = _model(variant, values)
         if path and model_file.read_info(path).dataset_digest == data.digest:
             raise UserError(
-                f"--variant={variant.name}: it starts from {values.get('init_from', values.get('backbone'))}, which was"
-                " trained on this dataset. That model has already seen the images of the folds, so the accuracy would"
-                " be too high. Start from another run, or compare without --folds."
+                f"--variant={variant.name}: the variant starts from"
+                f" {values.get('init_from', values.get('backbone'))}, which was trained on this dataset. That model"
+                " has already seen the images of the folds, so the accuracy would be too high. Start from another"
+                " run, or compare without --folds."
             )
 
 

@@ -98,14 +98,15 @@ def _final(outcome: Outcome, facts: Facts) -> Iterator[str]:
         f" {outcome.search.seconds / 60:,.1f} minutes of training"
     )
     train, *evaluate = facts.final
-    trained = "" if outcome.folds else " (its model is trained already)"
+    trained = "" if outcome.folds else " (the model is trained already)"
     yield f"to train this setting{trained}:\n    {train}"
     if evaluate:
-        yield f"to evaluate it on the test split, which was not used to choose it:\n    {evaluate[0]}"
+        yield f"to evaluate the model on the test split, which was not used to choose the setting:\n    {evaluate[0]}"
     else:
         yield (
-            "The dataset has no test split, so there is no unbiased accuracy. Run python -m tfrecord_tools.convert"
-            " again with --test_fraction=0.2, and search on the new dataset."
+            "The dataset has no test split, so the accuracy cannot be measured on images that the search has not"
+            " used. Run python -m tfrecord_tools.convert again with --test_fraction=0.2, and search on the new"
+            " dataset."
         )
 
 

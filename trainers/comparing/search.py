@@ -67,7 +67,9 @@ def budget(given: Mapping[str, Any]) -> Budget:
     known: dict[str, Any] = {"minutes": (int, float), "trials": int}
     for name, value in given.items():
         if name not in known:
-            raise UserError(f"--search={name}={value}: {name} is not known. Pass minutes=20, trials=20, or both.")
+            raise UserError(
+                f"--search={name}={value}: {name!r} is not a limit of a search. Pass minutes=20, trials=20, or both."
+            )
         if isinstance(value, bool) or not isinstance(value, known[name]):
             kind = "a whole number" if name == "trials" else "a number"
             raise UserError(f"--search={name}={value}: must be {kind}.")
@@ -117,7 +119,7 @@ class Round:
 
     def __str__(self) -> str:
         folds = "" if not self.folds else f" on {words.number(self.folds, 'fold')}"
-        return f"{'all' if self.share == 1 else f'{self.share:.0%} of'} epochs{folds}"
+        return f"{'all' if self.share == 1 else f'{self.share:.0%} of the'} epochs{folds}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -309,7 +311,7 @@ def search(
         made: list[tuple[Setting, Trial]] = []
         for setting in chosen:
             if len(made) >= (_FEWEST if number == 1 else 1) and spent >= limit:
-                log(f"round {number}: its time is over after {words.number(len(made), 'setting')}")
+                log(f"round {number}: the time is used up after {words.number(len(made), 'setting')}")
                 break
             trial, seconds = evaluate(setting, round_, number, f"{len(made) + 1}/{len(chosen)}")
             made.append((setting, trial))

@@ -63,8 +63,9 @@ def from_environment() -> Cluster:
         raise UserError(f"TF_CONFIG={text}: must be JSON such as {_EXAMPLE}.") from error
     if (kind, index) not in names or set(addresses) - {"chief", "worker"} or len(addresses.get("chief", ())) > 1:
         raise UserError(
-            f"TF_CONFIG={text}: the cluster or the task ({kind} {index}) is wrong. The cluster may only list workers"
-            f" and at most one chief. The task must be one of them, with an index from 0. Example: {_EXAMPLE}."
+            f"TF_CONFIG={text}: the cluster or the task ({kind} {index}) is wrong. The cluster must list workers and"
+            " at most one chief, and nothing else. The task must be one of them. Indexes start at 0. Example:"
+            f" {_EXAMPLE}."
         )
     return Cluster(
         worker=names.index((kind, index)), workers=len(names), addresses=tuple(addresses[k][i] for k, i in names)

@@ -102,7 +102,11 @@ def packages() -> Diagnosis:
     if wrong:
         ranges = ", ".join(f"{name}{wanted[name]}" for name in wrong)
         return Diagnosis(
-            "packages", BROKEN, result, f"Exact resume is only tested with {ranges}. Run pip install '{ranges}'."
+            "packages",
+            BROKEN,
+            result,
+            f"Trainers are tested with {ranges} only. With other versions, an interrupted training may continue"
+            f" with other results. Run pip install '{ranges}'.",
         )
     return Diagnosis("packages", FINE, result)
 
@@ -128,16 +132,18 @@ def no_gpu(cuda: Cuda) -> Diagnosis:
         )
     if cuda.hidden is not None and not re.match(r"\d|GPU|MIG", cuda.hidden):
         result = f"none: CUDA_VISIBLE_DEVICES={cuda.hidden!r} hides the GPUs"
-        return Diagnosis("GPU", NOTE, result, "Unset CUDA_VISIBLE_DEVICES to train on the GPU.")
+        return Diagnosis(
+            "GPU", NOTE, result, "To train on the GPU, remove the environment variable CUDA_VISIBLE_DEVICES."
+        )
     if not cuda.driver or not cuda.driver_library:
         problem = "libcuda.so.1 cannot be loaded" if cuda.driver else "the kernel module is not loaded"
         advice = "Install NVIDIA's driver. In a container, start the container with --gpus=all."
         return Diagnosis("GPU", BROKEN, f"none: there is a card, but its driver does not work: {problem}", advice)
     if not cuda.built:
-        advice = f"Run {_GPU_EXTRA}, and remove a package such as tensorflow-cpu."
+        advice = f"Run {_GPU_EXTRA}, and uninstall a package such as tensorflow-cpu."
         return Diagnosis("GPU", BROKEN, "none: this TensorFlow was built without CUDA", advice)
     if cuda.missing:
-        result = f"none: there is driver {cuda.driver}, but CUDA libraries are missing: {', '.join(cuda.missing)}"
+        result = f"none: driver {cuda.driver} was found, but CUDA libraries are missing: {', '.join(cuda.missing)}"
         return Diagnosis("GPU", BROKEN, result, f"Run {_GPU_EXTRA}.")
     result = f"none, although a card, driver {cuda.driver} and the CUDA libraries were found"
     advice = "Set TF_CPP_MAX_VLOG_LEVEL=1 to make TensorFlow print the reason. The driver may be too old."
@@ -153,7 +159,7 @@ def precision() -> Diagnosis:
     gpus = tf.config.list_physical_devices("GPU")
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     name = device.precision_for(details.get("compute_capability"))
-    advice = "" if gpus else "On CPUs, half precision is emulated and many times slower, so trainers use float32."
+    advice = "" if gpus else "On CPUs, half precision is emulated, which is many times slower. So trainers use float32."
     return Diagnosis("precision", FINE, f"{name} for this device", advice)
 
 
@@ -193,11 +199,11 @@ def xla() -> Diagnosis:
         return Diagnosis("XLA", BROKEN, f"a sum of 2,000 is {total:g}", "Reinstall TensorFlow.")
     gpu = bool(tf.config.list_physical_devices("GPU"))
     use = (
-        "and trainers compile their steps with it"
+        "Trainers compile their training steps with XLA"
         if gpu
-        else "for the augmentation; on CPUs it makes convolutions slower"
+        else "Trainers use XLA for the augmentation only, because it makes convolutions slower on CPUs"
     )
-    return Diagnosis("XLA", FINE, f"compiles, {use}")
+    return Diagnosis("XLA", FINE, f"compiles. {use}")
 
 
 def memory(available: int) -> Diagnosis:
@@ -215,7 +221,7 @@ def disk(free: int) -> Diagnosis:
     result = f"{free / 1e9:,.0f} GB free in this directory, where runs/ is written"
     if free < _SMALL_DISK:
         command = "python -m trainers.finetune --run=DIRECTORY"
-        advice = f"This is little for checkpoints. Free some space, or train in another directory: {command}"
+        advice = f"This is little for checkpoints. Delete some files, or train in another directory: {command}"
         return Diagnosis("disk", NOTE, result, advice)
     return Diagnosis("disk", FINE, result)
 
@@ -223,7 +229,9 @@ def disk(free: int) -> Diagnosis:
 def processors() -> Diagnosis:
     """Report the number of processors that decode images."""
     count = workers.default_workers()
-    advice = "Run python -m tfrecord_tools.bench out/ to see whether they are fast enough." if count < 4 else ""
+    advice = (
+        "Run python -m tfrecord_tools.bench out/ to see whether the processors are fast enough." if count < 4 else ""
+    )
     return Diagnosis("processors", FINE, f"{count:,} can be used", advice)
 
 

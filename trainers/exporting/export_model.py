@@ -85,7 +85,7 @@ class ModelExportConfig:
         if self.quantize == "int8" and not self.tfrecords:
             raise UserError(
                 "--quantize=int8: needs images for calibration, but --tfrecords is missing. Pass the dataset of the"
-                " training."
+                " training as --tfrecords."
             )
         if self.samples < 1:
             raise UserError(f"--samples={self.samples}: must be at least 1.")
@@ -137,8 +137,8 @@ class Check:
                 " threshold from these probabilities"
             )
         return (
-            f"the probabilities of {images} differ from the Keras model's by at most {self.difference:.2g}"
-            f" ({self.tolerance:.2g} is allowed). Between these images, the probability of a class"
+            f"the probabilities of {images} differ from those of the Keras model by at most {self.difference:.2g}"
+            f" ({self.tolerance:.2g} is allowed). For comparison: between these images, the probability of a class"
             f" differs by up to {self.range:.2g}. {self.other_answers:.2%} of the images get another class"
         )
 
@@ -268,7 +268,7 @@ def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[s
     encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(
-            f"--tfrecords={data.directory}: split {split!r} has no valid record. Copy or convert the dataset again."
+            f"--tfrecords={data.directory}: the split {split!r} has no valid record. Copy or convert the dataset again."
         )
     if data.raw_size is not None:
         encoded = [writers.as_png(image, data.raw_size) for image in encoded]
@@ -297,7 +297,9 @@ def _compare(
     )
     if not check.passed:
         advice = (
-            "Calibrate on more --samples, use --quantize=float16, or" if check.quantized else "If this is good enough,"
+            "Calibrate on more images (--samples), use --quantize=float16, or"
+            if check.quantized
+            else "If this difference is acceptable,"
         )
         raise UserError(
             f"{config.name}: the exported model differs too much from the Keras model, and nothing was written:"
@@ -322,7 +324,8 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise UserError(f"--out={out}: exists already. Pass --overwrite to replace it, or another --out.")
     if not (out / FACTS).is_file():
         raise UserError(
-            f"--out={out}: is not replaced, because it is not an export (it has no {FACTS}). Pass another --out."
+            f"--out={out}: is not the directory of an export (it has no {FACTS}), so --overwrite does not replace"
+            " this directory. Pass another --out."
         )
 
 

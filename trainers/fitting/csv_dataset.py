@@ -26,12 +26,17 @@ def as_dataset(csv: str, tfrecords: str | None, log: Callable[[str], object] = p
         UserError: --tfrecords is set too, there are no CSVs of pixels, or they cannot be converted.
     """
     if tfrecords:
-        raise UserError(f"--csv={csv} and --tfrecords={tfrecords}: only one of them is allowed. Remove the other.")
+        raise UserError(
+            f"--csv={csv} and --tfrecords={tfrecords}: only one of these flags is allowed. Remove the other flag."
+        )
     source = Path(csv).resolve()
     if not source.exists():
         raise UserError(f"--csv={csv}: does not exist. Pass the output directory of tfrecord_tools.to_csv.")
     if source.is_file():
-        raise UserError(f"--csv={csv}: is a file, not a directory. Pass {Path(csv).parent}, with a CSV for each split.")
+        raise UserError(
+            f"--csv={csv}: is a file. Pass the directory of the CSVs, {Path(csv).parent}. It must have one CSV for"
+            " each split."
+        )
     files = [path for path in sorted(source.iterdir()) if pixel_csv.is_one(str(path))]
     if not files:
         raise UserError(
@@ -39,7 +44,10 @@ def as_dataset(csv: str, tfrecords: str | None, log: Callable[[str], object] = p
             " them with python -m tfrecord_tools.convert, and pass its --out as --tfrecords."
         )
     if not source.name:
-        raise UserError(f"--csv={csv}: is the root directory, and records cannot be written next to it. Move the CSVs.")
+        raise UserError(
+            f"--csv={csv}: is the root directory. The records are written next to the directory of the CSVs, so move"
+            " the CSVs into another directory."
+        )
     out = Path(os.path.relpath(source.with_name(f"{source.name}-tfrecords")))
     config = ConvertConfig(src=csv, out=str(out), update=out.exists())
     # The lines and errors of `convert` name its flags, so its command is shown in front of them.

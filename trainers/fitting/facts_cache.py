@@ -58,7 +58,10 @@ def _computed(records: Records, folder: Path, log: Callable[[str], object]) -> n
     if not records.corrupt:
         with files.atomic(folder / _VALUES) as file:
             np.save(file, facts)
-        log(f"facts: computed from {words.number(len(records), 'image')} of {records.split}, and kept in {folder}")
+        log(
+            f"facts: computed from the pixels of {words.number(len(records), 'image')} of {records.split}, and kept"
+            f" in {folder}"
+        )
     return facts
 
 

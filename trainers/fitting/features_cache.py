@@ -226,8 +226,8 @@ def _open(records: Records, width: int, folder: Path, geometry: Geometry, log: C
     repaired = [number for number in known if fetch(number) is not None]
     if repaired:
         raise UserError(
-            f"{folder}: was computed when {records.describe(repaired[0])} was corrupt, but now it is valid. Delete this"
-            " directory, and the features are computed again."
+            f"{folder}: these features were computed when {records.describe(repaired[0])} was corrupt. Now this"
+            " record is valid. Delete this directory, and the features are computed again."
         )
     valid = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))
     if not len(valid):

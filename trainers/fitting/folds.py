@@ -150,18 +150,22 @@ def _notes(data: Dataset, folds: Folds, count: int, is_cut: bool) -> Iterator[st
         )
     if is_cut:
         yield (
-            f"near-duplicates form a chain of more than {total // count:,} images. It was cut at its least similar"
-            " pairs, so some images are validated by a model that was trained on their near-duplicates."
+            f"more than {total // count:,} images form a chain, in which each image is a near-duplicate of the next"
+            " one. The chain was cut between its least similar images, so some images are validated by a model that"
+            " was trained on their near-duplicates."
         )
     for label, name in enumerate(data.class_names):
         present = len(np.unique(folds.folds[labels == label]))
         if present == 1:
             yield (
                 f"all images of class {name!r} are in one fold. The model that is validated on this fold is trained"
-                " without the class."
+                " without images of this class."
             )
         elif 0 < present < count:
-            yield f"class {name!r} has images in {present:,} of {count:,} folds. The other folds do not measure it."
+            yield (
+                f"class {name!r} has images in {present:,} of {count:,} folds. In the other folds, this class is not"
+                " evaluated."
+            )
 
 
 def write(path: Path, folds: Folds, class_names: Sequence[str]) -> None:
@@ -199,7 +203,7 @@ def read(path: str, data: Dataset) -> Folds:
     if missing:
         raise UserError(
             f"{given}: has no column {missing[0]!r}. With --fold, the file must be a table with the columns"
-            f" {', '.join(_NEEDED)}, such as the folds.csv of python -m trainers.compare --folds=5."
+            f" {', '.join(_NEEDED)}, such as the file folds.csv that python -m trainers.compare --folds=5 writes."
         )
     splits = tables.texts(table, "split")
     foreign = sorted(set(splits) - set(splits_of(data)))
@@ -233,9 +237,9 @@ def _positions(given: str, records: Records, splits: Sequence[str], numbers: np.
     wrong = next((place for place in places if place not in position_of), None)
     if wrong:
         raise UserError(
-            f"{given}: record {wrong[1]:,} of {wrong[0]} does not exist. Was the file made for another dataset? Make it"
-            " again with python -m trainers.compare --folds."
+            f"{given}: record {wrong[1]:,} of the split {wrong[0]} does not exist. Perhaps the file was made for"
+            " another dataset. Make the file again with python -m trainers.compare --folds."
         )
     if len(set(places)) < len(places):
-        raise UserError(f"{given}: a record occurs twice. Each record may be in one fold only.")
+        raise UserError(f"{given}: a record is in two rows. Each record may be in one row only.")
     return np.array([position_of[place] for place in places], np.int64)

@@ -85,8 +85,8 @@ def _split(
 ) -> Splits:
     if len(data.class_names) < 2:
         raise UserError(
-            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two. "
-            "Convert a directory with a subdirectory for each class."
+            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two"
+            " classes. Convert a directory with a subdirectory for each class."
         )
     whole: tuple[Records, ...] = ()
     if config.fold is not None:
@@ -109,7 +109,8 @@ def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], ob
         numbers = ", ".join(map(str, chosen.numbers))
         raise UserError(
             f"--fold={fold}: there are no records to {'train' if not len(train) else 'validate'} on. The folds in"
-            f" {config.records} are {numbers}. Pass one of at least two folds."
+            f" {config.records} are {numbers}. Pass the number of one of these folds. The file must have at least two"
+            " folds."
         )
     log(f"--records={config.records} --fold={fold}: {name}, records of {chosen.records.split}")
     return train, validation, name
@@ -145,11 +146,12 @@ def _hold_out(data: Dataset, train: Records, log: Callable[[str], object]) -> tu
     if not len(rest) or not len(held_out):
         raise UserError(
             f"--tfrecords={data.directory}: {words.number(len(train), 'training image is', 'training images are')}"
-            " too few to hold some out for validation. Convert more images, or a validation split."
+            " too few. The dataset has no validation split, so some training images must be held out for validation."
+            " Convert more images, or images with a validation split."
         )
     log(
-        f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by the hash of"
-        " their file"
+        f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by the hashes"
+        " of their files"
     )
     return rest, held_out
 
@@ -172,10 +174,13 @@ def _without_issues(
     evaluated = [validation, *([data.records("test")] if data.splits.get("test") else [])]
     doubted = doubts.to_leave_out(train, evaluated, config.drop_issues)
     if doubted.all():
-        raise UserError(f"{given}: all {len(train):,} training records have such issues. Pass fewer kinds.")
+        raise UserError(
+            f"{given}: all {len(train):,} training records have an issue of these kinds, so no record is left for the"
+            " training. Pass fewer kinds."
+        )
     log(
-        f"{given}: {int(doubted.sum()):,} of {words.number(len(train), 'training record')} left out, as listed in"
-        f" {doubts.directory / issues.CSV}"
+        f"{given}: leaves out {int(doubted.sum()):,} of {words.number(len(train), 'training record')}, because of"
+        f" their issues in {doubts.directory / issues.CSV}"
     )
     as_before = bool((doubted == doubts.of(train, config.drop_issues)).all())
     return train.select(np.flatnonzero(~doubted)), Dropped(
@@ -199,7 +204,7 @@ def _splits(
     if np.count_nonzero(counts["training"]) < 2:
         raise UserError(
             f"--tfrecords={data.directory}: all {len(train):,} training images are of one class,"
-            f" {names[int(counts['training'].argmax())]!r}. Training needs images of at least two."
+            f" {names[int(counts['training'].argmax())]!r}. Training needs images of at least two classes."
         )
     for split_name, count in counts.items():
         absent = [names[label] for label in np.flatnonzero(count == 0)]
@@ -231,7 +236,8 @@ def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
     if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
         raise UserError(
             f"--cache=memory: {words.number(len(records), 'image')} of {sizes.text(recipe.model.size)} px need"
-            f" {needed / 1e6:,.0f} MB, but --cache_mb={config.cache_mb}. Pass a larger --cache_mb, or remove --cache."
+            f" {needed / 1e6:,.0f} MB, but --cache_mb={config.cache_mb} allows less. Pass a larger --cache_mb, or"
+            " remove --cache."
         )
 
 

@@ -42,15 +42,16 @@ def lines(recipe: Recipe, data: Dataset, train: Records) -> list[str]:
     found = []
     if mirrored := may_be_mirrored(values, data.class_names):
         found.append(
-            f"note: --augment={named.name_of(recipe.augment)} mirrors images, but class names suggest that this changes"
-            f" the class: {listed(mirrored.names)}. If it does, pass {mirrored.flag}"
+            f"note: --augment={named.name_of(recipe.augment)} mirrors images, but the names of these classes suggest"
+            f" that a mirrored image is of another class: {listed(mirrored.names)}. If this is true, pass"
+            f" {mirrored.flag}"
         )
     if recipe.fit is None and (share := share_cut(train, recipe.geometry)) > _MANY:
         crop = recipe.geometry.crop
-        more = f" --crop={crop:g} cuts another {1 - crop**2:.0%} off every image." if crop < 1 else ""
+        more = f" --crop={crop:g} removes another {1 - crop**2:.0%} of every image." if crop < 1 else ""
         found.append(
             f"note: {share:.0%} of the images lose more than a third of their area, because they are cropped to the"
-            f" shape of the input.{more} To keep the whole image, pass --fit=pad or --fit=stretch"
+            f" aspect ratio of the model's input.{more} To keep the whole image, pass --fit=pad or --fit=stretch"
         )
     return found
 

@@ -179,10 +179,14 @@ def check_records(run: Path, given: Mapping[str, Any]) -> None:
         return
     path = settings.get("other", {}).get("records")
     if path is None or not Path(path).is_file():
-        problem = "an earlier version did not store the path of the file" if path is None else f"{path} does not exist"
+        problem = (
+            "an earlier version of this package did not store the path of the file"
+            if path is None
+            else f"{path} does not exist"
+        )
         raise UserError(
-            f"--more_epochs={given['more_epochs']}: {run} was trained with --records, and {problem}. Pass the same file"
-            " again, as --records=FILE."
+            f"--more_epochs={given['more_epochs']}: {run} was trained with --records, but {problem}. Pass the same"
+            " file again, as --records=FILE."
         )
 
 
@@ -289,10 +293,10 @@ def _check_same(parent: Parent, settings: Settings, log: Callable[[str], object]
     run = parent.path.parent
     changes = run_directory.differences(run, settings, ("flags", "recipe", "weights", "dataset"))
     if any(change.startswith("dataset.digest ") for change in changes):
-        changes = ["it was trained on another dataset, or the dataset has changed"]
+        changes = ["the run was trained on another dataset, or the dataset has changed since then"]
     precisions = [topics.get("environment", {}).get("precision") for topics in (parent.settings, settings)]
     if not changes and precisions[0] != precisions[1]:
-        changes = [f"it was trained in {precisions[0]}, and this training would be in {precisions[1]}"]
+        changes = [f"the run was trained in {precisions[0]}, and this training would use {precisions[1]}"]
     if changes:
         raise UserError(
             f"--more_epochs={parent.more_epochs}: a run can only continue with the same settings, but"
@@ -300,4 +304,7 @@ def _check_same(parent: Parent, settings: Settings, log: Callable[[str], object]
             f" {_TRAIN_ANEW.format(run=run)}."
         )
     if changes := run_directory.differences(run, settings, ("environment",)):
-        log(f"note: {run} was trained in another environment, so the last bits may differ: {'; '.join(changes)}")
+        log(
+            f"note: {run} was trained in another environment ({'; '.join(changes)}). So the last digits of the new"
+            " weights may differ"
+        )

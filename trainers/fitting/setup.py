@@ -111,11 +111,11 @@ def _inherited(parent: Parent, data: Dataset, recipe: Recipe) -> tuple[Classifie
     except inheritance.OtherNetworkError as error:
         sides = [sizes.text(size) for size in (parent.info.image_size, recipe.model.size)]
         raise UserError(
-            f"--init_from={parent.name}: its network is {parent.network} at {sides[0]} px, and this training makes"
-            f" {networks.describe(recipe.model)} at {sides[1]} px: {error}. Both networks must be the same. Leave out"
-            " the flags of the network, or train without --init_from."
+            f"--init_from={parent.name}: the network of this run is {parent.network} for images of {sides[0]} px, but"
+            f" this training builds {networks.describe(recipe.model)} for {sides[1]} px. Difference: {error}. Both"
+            " networks must be the same. Remove the flags that set the network, or train without --init_from."
         ) from error
-    return classifier, f"of {parent.name}" + (f" without the head, which is new because {new_head}" if new_head else "")
+    return classifier, f"of {parent.name}" + (f", but with a new head, because {new_head}" if new_head else "")
 
 
 def describe(training: Training) -> list[str]:
@@ -153,7 +153,7 @@ def strategy(recipe: Recipe, config: TrainConfig) -> str:
     if config.strategy == "auto":
         return "none"
     raise UserError(
-        f"--strategy={config.strategy}: Keras cannot accumulate gradients under a strategy. Pass --strategy=none,"
+        f"--strategy={config.strategy}: Keras cannot accumulate gradients with this strategy. Pass --strategy=none,"
         " or a larger --batch_size instead of gradient_accumulation_steps."
     )
 
@@ -187,8 +187,8 @@ def _check_compiled(recipe: Recipe, compiled: Compiled, device: Device) -> None:
     optimizer = compiled.optimizer
     if device.strategy is not None and (optimizer.gradient_accumulation_steps or 1) > 1:
         raise UserError(
-            f"{source}: Keras cannot accumulate gradients under a strategy. Pass --strategy=none, or compile the model"
-            " without gradient_accumulation_steps."
+            f"{source}: Keras cannot accumulate gradients with a distribution strategy. Pass --strategy=none, or"
+            " compile the model without gradient_accumulation_steps."
         )
     clipping = next((name for name in _CLIPPING if getattr(optimizer, name) is not None), None)
     if device.replicas > 1 and clipping:
@@ -209,6 +209,6 @@ def _check_replicas(recipe: Recipe, replicas: int) -> None:
         )
     if recipe.batch_size % replicas:
         raise UserError(
-            f"--batch_size={recipe.batch_size}: {replicas} devices cannot share it equally. Pass a multiple of"
-            f" {replicas}, or --strategy=none."
+            f"--batch_size={recipe.batch_size}: a batch cannot be divided equally among {replicas} devices. Pass a"
+            f" multiple of {replicas}, or --strategy=none."
         )

@@ -37,7 +37,7 @@ def at_layer(model: keras.Model, name: str, source: str) -> keras.Model:
         return found
     names = [layer.name for layer in _layers(model)]
     near = difflib.get_close_matches(name, names, 3)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Its last layers are {named(names[-10:])}."
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"The last layers of the network are {named(names[-10:])}."
     raise UserError(f"--backbone_kwargs=layer={name!r}: {source} has no layer of this name. {hint}")
 
 

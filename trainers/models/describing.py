@@ -19,8 +19,17 @@ from trainers.models.model_file import ModelInfo
 _OPTIONS = (
     Option("classes", "names", "Class names in the order of the model's outputs."),
     Option("image_size", "size", "Height and width of the model's input in pixels."),
-    Option("crop", "number", "Share of an image that the model gets."),
-    Option("threshold", "number", "Probability at which the second class is chosen."),
+    Option(
+        "crop",
+        "number",
+        "Size of the central region that the model gets, as a fraction of the largest possible region. 0: the model"
+        " gets the whole image, stretched.",
+    ),
+    Option(
+        "threshold",
+        "number",
+        "For two classes: the second class is chosen if its probability is at least this number, from 0 to 1.",
+    ),
     Option("logits", "switch", "Whether the outputs are logits."),
     keras_files.OPTION,
 )
@@ -81,7 +90,9 @@ def describe_model(
     classes, custom_objects, image_size = values["classes"], values["custom_objects"], values.get("image_size")
     source, target = model_file.find(given["path"], "run"), Path(given["out"])
     if target.suffix != source.suffix or target.absolute() == source.absolute():
-        raise UserError(f"out={target}: must be another .keras file. Pass the name of a new file.")
+        raise UserError(
+            f"out={target}: must be a .keras file, and not the file of the given model. Pass the name of a new file."
+        )
     if not target.parent.is_dir():
         raise UserError(f"out={target}: the folder {target.parent} does not exist. Create it first.")
     if scaling not in backbones.SCALINGS:
@@ -90,7 +101,9 @@ def describe_model(
     model = keras_files.load(source, custom_objects)
     size = image_size or backbones.size_in_file(source)
     if size is None:
-        raise UserError(f"{source}: takes images of any size. Pass image_size=N, the size for which it was trained.")
+        raise UserError(
+            f"{source}: takes images of any size. Pass image_size=N, the size of the images in its training."
+        )
     try:
         geometry = Geometry.of(size, values["crop"], fit)
         info = ModelInfo(
@@ -111,7 +124,7 @@ def describe_model(
         except Exception as error:  # Keras raises errors of many types.
             raise UserError(
                 f"{source}: cannot be called with images of {geometry.height} x {geometry.width} pixels. Pass the"
-                " image_size of the model, and a model that takes images only."
+                " image_size of the model. The model must take images only."
             ) from error
         if logits and cutting.has_activation(keras.Model(pixels, outputs)):
             raise UserError(f"{source}: returns probabilities. Remove logits=True.")

@@ -53,9 +53,9 @@ def take(classifier: Classifier, parent: keras.Model, same_classes: bool) -> str
         raise OtherNetworkError(difference)
     _copy(old_body, body)
     if not same_classes:
-        return "its classes are different"
+        return "the classes are different"
     if _difference(head, old_head):
-        return "its layers are different"
+        return "the layers of the head are different"
     _copy(old_head, head)
     return ""
 
@@ -102,7 +102,7 @@ def _difference(new: _Layers, old: _Layers) -> str:
     for position, pair in enumerate(zip_longest(map(_described, _flat(new)), map(_described, _flat(old))), 1):
         if pair[0] != pair[1]:
             mine, theirs = (_text(one, other) for one, other in (pair, pair[::-1]))
-            return f"layer {position} is {theirs} in the run, and {mine} here"
+            return f"layer {position} is {theirs} in the run, and {mine} in this training"
     return ""
 
 

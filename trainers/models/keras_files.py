@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 METADATA = "metadata.json"
 CUSTOM_OBJECTS = "custom_objects"  # Key in `METADATA`: modules and files of custom layers, for advice in errors.
 CUSTOM_OBJECTS_HELP = (
-    "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. The code in"
-    " them is run. Default: only Keras's own layers can be loaded."
+    "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. The code"
+    " in the modules and files is run. Default: only Keras's own layers can be loaded."
 )
 OPTION = Option("custom_objects", "names", CUSTOM_OBJECTS_HELP, default=[])
 _MEMBERS = (METADATA, "config.json", "model.weights.h5")
 _MOST_BYTES = 1 << 24  # Size limit of `metadata.json`, enough for 100,000 classes.
-_AGAIN = "Copy it again from an undamaged copy, or train again."
+_AGAIN = "Replace this file by an undamaged copy, or train again."
 
 
 def metadata(path: Path) -> dict[str, Any]:
@@ -46,10 +46,14 @@ def metadata(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()  # Reads everything, because Keras's errors for damaged files say little.
             missing = {*_MEMBERS} - {*archive.namelist()}
             if damaged or missing:
-                problem = f"{damaged} in it is damaged" if damaged else f"has no {', '.join(sorted(missing))} in it"
+                problem = (
+                    f"{damaged} in this file is damaged"
+                    if damaged
+                    else f"this file has no {', '.join(sorted(missing))}"
+                )
                 raise UserError(f"{path}: {problem}. {_AGAIN}")
             if archive.getinfo(METADATA).file_size > _MOST_BYTES:
-                raise UserError(f"{path}: {METADATA} in it is larger than {_MOST_BYTES:,} bytes. {_AGAIN}")
+                raise UserError(f"{path}: {METADATA} in this file is larger than {_MOST_BYTES:,} bytes. {_AGAIN}")
             values = json.loads(archive.read(METADATA))
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object")
@@ -64,7 +68,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 def damaged_metadata(path: Path, error: Exception) -> UserError:
     """Return the error for a description that cannot be used."""
-    return UserError(f"{path}: {METADATA} in it is damaged: {error}. {_AGAIN}")
+    return UserError(f"{path}: {METADATA} in this file is damaged: {error}. {_AGAIN}")
 
 
 def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = None) -> keras.Model:
@@ -92,14 +96,14 @@ def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = No
         with dtype_policy("float32"):  # For layers that custom layers create without a policy.
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         if not isinstance(model, keras.Model):
-            raise TypeError(f"it holds a {type(model).__name__}, not a model")
+            raise TypeError(f"the file has a {type(model).__name__}, not a model")
     except Exception as error:  # Keras raises errors of many types on files of unknown origin.
         if isinstance(error, MemoryError) or getattr(error, "errno", None):  # The machine is the cause, not the file.
             raise
         reason = one_line(error, "all").split(". ")[0]
         raise UserError(
-            f"{source}: Keras cannot load this model: {reason}. For safety, code in a file is not run. So all layers of"
-            " a model must be Keras's own layers or registered layers, and Lambda layers are not allowed."
+            f"{source}: Keras cannot load this model: {reason}. For safety, code in a model file is not run. So all"
+            " layers of a model must be Keras's own layers or registered layers, and Lambda layers are not allowed."
         ) from error
     return model
 
@@ -136,7 +140,7 @@ def _check_classes(path: Path, custom_objects: Sequence[str], source: str) -> No
         )
     hint = ",".join(_hint(path)) or "MODULE or FILE.py"
     raise UserError(
-        f"{source}: {what}. For safety, code that a file names is not run automatically. Pass"
+        f"{source}: {what}. For safety, code that a model file names is not run automatically. Pass"
         f" --custom_objects={hint}, the code that registers these layers or functions. In Python, import this code"
         " first."
     )

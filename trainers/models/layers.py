@@ -225,7 +225,7 @@ def last_stage(base: keras.Model) -> list[keras.Layer]:
     if None in areas:
         raise UserError(
             f"--unfreeze=last_stage: {weighted[areas.index(None)].name} of {base.name} has outputs without a fixed"
-            f" size, so its last stage cannot be found. {_instead(weighted)}"
+            f" size, so the last stage of the network cannot be found. {_instead(weighted)}"
         )
     area = next((area for area in reversed(areas) if area), 0)
     begin = next((i for i in range(len(areas), 0, -1) if (areas[i - 1] or 0) > area), 0)

@@ -38,8 +38,8 @@ _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
 _FORMAT_OF_GEOMETRY = 2  # Used if the input is not a square, or if images are padded.
 THRESHOLD_HELP = (
-    "For two-class models: the second class is chosen if its probability is at least this number, between 0 and 1."
-    " Default: the threshold of the model."
+    "A probability between 0 and 1, for models with two classes. The second class is chosen if its probability is at"
+    " least this number. Default: the threshold that is stored in the model."
 )
 _IMAGE_SETTINGS = ImageConfig().image_settings()
 
@@ -243,7 +243,10 @@ def read_info(path: Path) -> ModelInfo:
     """
     values = keras_files.metadata(path)
     if KEY not in values:
-        raise UserError(f"{path}: its {MEMBER} has no class names and image settings. {_how_to_describe(path)}")
+        raise UserError(
+            f"{path}: the class names and image settings are missing in the {MEMBER} of this file."
+            f" {_how_to_describe(path)}"
+        )
     try:
         return _parsed(values[KEY])
     except (ValueError, TypeError) as error:
@@ -255,9 +258,9 @@ def _how_to_describe(path: Path) -> str:
     size = backbones.size_in_file(path) or 224
     out = path.with_name(f"{path.stem}-described{_SUFFIX}")
     return (
-        "In Python, write a copy that has them, with your own values:"
-        f" import trainers; trainers.describe_model({str(path)!r}, out={str(out)!r}, classes=['cats', 'dogs'],"
-        f" image_size={size}, crop=0.0, scaling='own')"
+        "In Python, write a copy of the model with them. Use your own values in this command: import trainers;"
+        f" trainers.describe_model({str(path)!r}, out={str(out)!r}, classes=['cats', 'dogs'], image_size={size},"
+        " crop=0.0, scaling='own')"
     )
 
 
@@ -302,8 +305,8 @@ def load(
     shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))  # Some models have none.
     if shapes != expected:
         raise UserError(
-            f"{path}: the model is {shapes[0]} -> {shapes[1]}, but its {MEMBER} describes"
-            f" {expected[0]} -> {expected[1]}. The file is a mixture of two models. Train again."
+            f"{path}: the model has the shapes {shapes[0]} -> {shapes[1]}, but {MEMBER} in this file describes the"
+            f" shapes {expected[0]} -> {expected[1]}. The file is a mixture of two models. Train again."
         )
     return model, info
 

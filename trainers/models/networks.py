@@ -82,7 +82,7 @@ def build(config: ModelConfig, class_count: int, flag: str = "backbone") -> Clas
         UserError: There is only one class, the backbone rejects an argument, or the weights do not fit.
     """
     if class_count < 2:
-        raise UserError(f"the dataset has {class_count} class. Training needs at least 2.")
+        raise UserError(f"the dataset has {class_count} class. Training needs at least 2 classes.")
     if config.model is not None:
         whole, compiled = own_networks.whole(config, class_count)
         return Classifier(model=_assembled(whole, config, class_count), base=whole, is_whole=True, compiled=compiled)
@@ -332,11 +332,11 @@ def load_weights(base: keras.Model, config: ModelConfig, flag: str) -> None:
     expected = Counter(tuple(weight.shape) for weight in base.weights)
     if stored != expected:
         raise UserError(
-            f"--weights={path}: does not fit {describe(config)}. It must contain the weights of this backbone without"
-            f" the head (include_top=False). The file has {stored.total()} arrays, and the backbone has"
+            f"--weights={path}: does not fit {describe(config)}. The file must contain the weights of this backbone"
+            f" without the head (include_top=False). The file has {stored.total()} arrays, and the backbone has"
             f" {expected.total()}. Only in the file: {_largest(stored - expected)}. Only in the backbone:"
-            f" {_largest(expected - stored)}. Pass a weights file of this backbone that was saved without the head, or"
-            f" set --{flag} and --backbone_kwargs to the network from which this file was saved."
+            f" {_largest(expected - stored)}. Pass a weights file of this backbone that was saved without the head,"
+            f" or set --{flag} and --backbone_kwargs to the network from which this file was saved."
         )
     try:
         base.load_weights(path)

@@ -350,7 +350,8 @@ def _loss_problem(loss: Any, name: str, class_count: int) -> str:
     right = "binary_crossentropy" if class_count == 2 else "categorical_crossentropy"
     if "sparse" in name.lower():
         return (
-            f"needs whole numbers as labels, but the targets are float32 (batch, {_width(class_count)}). Use {right}."
+            f"needs whole numbers as labels, but the targets are float32 of shape (batch, {_width(class_count)}). Use"
+            f" {right}."
         )
     if "categorical" in name.lower() and class_count == 2:
         return f"is always 0 here: for two classes, the model has one output. Use {right}."
@@ -361,8 +362,15 @@ def _loss_problem(loss: Any, name: str, class_count: int) -> str:
     try:
         value = np.asarray(keras.losses.get(loss)(targets, np.full_like(targets, 1 / class_count)))
     except Exception as error:  # noqa: BLE001  The loss may be code of the user.
-        return f"fails for targets f32[b {width}]: {one_line(error, 'all')}. Use {right}, or correct the loss."
-    return "" if np.isfinite(value).all() else f"is not finite for targets f32[b {width}]. Use {right}, or correct it."
+        return (
+            f"fails for targets (float32 of shape (batch, {width})): {one_line(error, 'all')}. Use {right}, or"
+            " correct the loss."
+        )
+    return (
+        ""
+        if np.isfinite(value).all()
+        else f"is not finite for targets (float32 of shape (batch, {width})). Use {right}, or correct the loss."
+    )
 
 
 def _width(class_count: int) -> int:

@@ -93,8 +93,8 @@ def _check_map(wanted: Sequence[str], given: Sequence[str], class_map: Mapping[s
     for name, target in class_map.items():
         if name not in given:
             raise UserError(
-                f"{flag}: {name!r} is not a class of {where}. The classes there are {named(given, _NAMED)}."
-                f"{_did_you_mean(name, given)} Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
+                f"{flag}: {name!r} is not a class of {where}. The classes of the data are"
+                f" {named(given, _NAMED)}.{_did_you_mean(name, given)} Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
             )
         if target and target not in wanted:
             raise UserError(
@@ -116,8 +116,8 @@ def _unknown(
         return f"{message} If the names mean the same classes, pass {suggestion}."
     if all(name in others or class_map.get(name) == "" for name, count in images.items() if count):
         return (
-            f"{message} Pass images of these classes. If the model has one of these classes under another name, pass"
-            " --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
+            f"{message} Pass images of the model's classes. If the model has one of the other classes under another"
+            " name, pass --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
         )
     return (
         f"{message} To leave out the images of {named(others, _NAMED)}, pass {suggestion}. To count them as a class of"

@@ -214,8 +214,8 @@ def check_alike(variants: Iterable[Sequence[Path]]) -> None:
             differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
             if differences:
                 raise UserError(
-                    f"{run}: was not trained like {finished[0]}: {'; '.join(differences)}. Remove one of the two run"
-                    " directories, or pass another --out."
+                    f"{run}: was trained with other settings than {finished[0]}: {'; '.join(differences)}. Remove one"
+                    " of the two run directories, or pass another --out."
                 )
 
 
@@ -298,7 +298,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         )
     accuracy.set_yticks(range(len(finished)), [row.name for row in finished])
     dots = "fold" if any(row.folds for row in finished) else "seed"
-    accuracy.set_xlabel(f"accuracy in %: a dot per {dots}, a line at their mean")
+    accuracy.set_xlabel(f"accuracy in % (one dot per {dots}; line: mean)")
     seconds.set_xlabel("training time in seconds")
     accuracy.margins(x=0.12)
     seconds.margins(x=0.25)

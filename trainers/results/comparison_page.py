@@ -30,7 +30,7 @@ _COLUMNS = (
     "ms/image",
 )
 _OVER_FOLDS = "95% interval over folds"
-_DIFFERENCES = ("Variant", "Minus", "Difference", "95% interval", "Right: only the first", "Only the second")
+_DIFFERENCES = ("Variant", "Minus", "Difference", "95% interval", "Only the first is right", "Only the second is right")
 _MARGIN = 0.05  # Part of the axis that is free at each end.
 
 
@@ -145,13 +145,16 @@ def _others(best: Row, others: Sequence[Row], facts: Facts) -> str:
     if facts.folds:
         equal = [each.second for each in facts.differences if each.first == best.name and not each.is_clear]
         if equal:
-            return f"The interval of its difference to {', '.join(equal)} contains 0: the difference may be chance."
-        return "The interval of its difference to every other variant lies above 0."
+            return f"The interval of the difference to {', '.join(equal)} contains 0, so the difference may be chance."
+        return "For every other variant, the interval of the difference is above 0."
     low = _interval(best)[0]
     equal = [row.name for row in others if (row.mean("accuracy") or 0.0) >= low]
     if equal:
-        return f"The accuracy of {', '.join(equal)} lies within the interval of the best: the difference may be chance."
-    return "The accuracy of every other variant lies below the interval of the best."
+        return (
+            f"The accuracy of {', '.join(equal)} is within the interval of the best variant, so the difference may be"
+            " chance."
+        )
+    return "The accuracy of every other variant is below the interval of the best variant."
 
 
 def _searched(facts: Facts) -> dict[str, str] | None:
@@ -195,7 +198,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         title="Only one seed",
         text="Each setting was trained with one seed. The accuracy also changes with the random seed.",
         advice="Pass the flags of the best settings as variants to `python -m trainers.compare --seeds=0,1,2`, without"
-        " a search. Or repeat the search with `--folds=5`: the mean over folds changes less.",
+        " a search. Or repeat the search with `--folds=5`: a mean over folds changes less with the random seed.",
     ),
     Rule(
         name="searched",
@@ -203,9 +206,10 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="search",
         condition=_searched,
         title="The accuracy of the best setting is optimistic",
-        text="The best of {count} was chosen because of its high accuracy on these images. Part of that is chance.",
-        advice="For an unbiased figure, evaluate its model once on images that were not used for any choice:"
-        " `python -m trainers.evaluate --split=test`.",
+        text="The best of {count} was chosen because of its high accuracy on these images. Part of this accuracy is"
+        " chance.",
+        advice="For an unbiased accuracy, evaluate the model of this setting once on images that were not used for any"
+        " choice: `python -m trainers.evaluate --split=test`.",
     ),
     Rule(
         name="best",
@@ -214,7 +218,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         condition=_best,
         title="Best accuracy: {name}, {accuracy}",
         text="{others}",
-        advice="The best variant was chosen on this split. Evaluate this variant on new images with"
+        advice="The best variant was chosen by its accuracy on these images. Evaluate this variant on new images with"
         " `python -m trainers.evaluate --split=test`.",
     ),
 )

@@ -255,7 +255,7 @@ def of_folder(images: str, split: str | None, info: ModelInfo, names: Mapping[st
 def _notes(images: str, sources: Sources) -> list[str]:
     """Return lines on how the images were found. They name flags of `convert`."""
     notes = [f"  note: {note}" for note in sources.notes]
-    return [f"images: read as by {_command(images)}", *notes] if notes else []
+    return [f"images: read with the rules of {_command(images)}", *notes] if notes else []
 
 
 def _command(images: str) -> str:

@@ -258,7 +258,7 @@ def _reliability(reliability: scores.Reliability) -> Figure:
     for mean, share, count in bins:
         interval = scores.wilson(round(share * count), int(count))
         above.plot([mean, mean], [interval.low, interval.high], color=COLORS["bar"], linewidth=1)
-    above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    above.set(ylabel="proportion of right predictions", xlim=(0, 1), ylim=(0, 1.02))
     below.bar(edges[:-1], reliability.count, 1 / scores.BINS, align="edge", color=COLORS["bar"], edgecolor="none")
     below.yaxis.get_major_locator().set_params(integer=True)
     below.set(xlabel="confidence: probability of the prediction", ylabel="images")

@@ -268,8 +268,8 @@ def _help_for_input(trainer: str) -> str:
         return page.marked(text, probe=probe, once=once)
     if fewer := advice.command(trainer, "--batch_size=N"):
         text = (
-            "Each step on features is short, so the model often waits for the next one. `{fewer}` with a larger N makes"
-            " fewer and longer steps."
+            "Each step on features is short, so the model often waits for the next batch. `{fewer}` with a larger N"
+            " makes fewer and longer steps."
         )
         return page.marked(text, fewer=fewer)
     return page.marked(f"{smaller}.")
@@ -363,8 +363,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         title=f"The model disagrees with {{labels}} and is at least {_SURE:.0%} sure",
         text="{cause}",
         advice="Go through `suspects.csv` from the top, and write a word into the column `decision`: `label` if"
-        " `predicted_label` is right, `drop` to leave the image out, `keep` if the old label is right. Pass the file to"
-        " `python -m tfrecord_tools.convert --update --decisions`.",
+        " `predicted_label` is right, `drop` to leave the image out, `keep` if `given_label` is right. Pass the"
+        " file to `python -m tfrecord_tools.convert --update --decisions`.",
     ),
     Rule(
         name="imbalance",
@@ -382,7 +382,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         condition=_weak_class,
         title="Class {name}: recall {recall}",
         text="This recall is clearly below the accuracy over all images.",
-        advice="Look at the mistakes of this class. Add images of it{balanced}.",
+        advice="Look at the mistakes of this class. Add images of this class{balanced}.",
     ),
     Rule(
         name="overfitted",
@@ -390,8 +390,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="training",
         condition=_overfitted,
         title="Overfitted since epoch {epoch}",
-        text="The validation loss was lowest in epoch {epoch} ({lowest}). At the end it was {last}, although the"
-        " training loss had fallen further.",
+        text="The validation loss was lowest in epoch {epoch} ({lowest}). At the end, the validation loss was {last},"
+        " although the training loss had fallen further.",
         advice="{stopped} More images or stronger augmentation also help.",
     ),
     Rule(
@@ -461,8 +461,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="decisions",
         condition=_audited,
         title="Without {images} that the audit doubts, the accuracy is {accuracy} ({low} to {high})",
-        text="The audit judges labels with another model. It also leaves out some images that are only difficult."
-        " Without them, the accuracy is a little too high.",
+        text="The audit judges labels with another model. Some of the doubtful images are only difficult. Without"
+        " these images, the accuracy is a little too high.",
         advice="Review the doubtful images with `python -m trainers.audit`, and correct their labels.",
     ),
 )
@@ -482,7 +482,7 @@ def _blending(facts: Facts) -> str:
     causes += [name for key, name in (("mixup", "MixUp"), ("cutmix", "CutMix")) if recipe.get(key)]
     if not causes:
         return ""
-    text = f"The training loss is computed with {' and '.join(causes)}, the validation loss without."
+    text = f"The training loss is computed with {' and '.join(causes)}, and the validation loss is computed without."
     if smoothing:
         text += (
             f" Even if every prediction is right, the training loss stays above {_least_loss(facts, smoothing):.2f}."
@@ -560,9 +560,9 @@ def _subject(facts: Facts) -> list[tuple[str, str]]:
         ("Evaluated split", metrics["split"]),
         *_origin(facts.settings),
         ("Trained on", info.dataset_name),
-        ("Digest of the training dataset", info.dataset_digest),
+        ("Checksum of the training dataset", info.dataset_digest),
         *([("Evaluated on", metrics["dataset"])] if "dataset" in metrics else []),
-        *([("Digest of the evaluated dataset", metrics["digest"])] if "digest" in metrics else []),
+        *([("Checksum of the evaluated dataset", metrics["digest"])] if "digest" in metrics else []),
         *([("Class map", options.pairs_text(metrics["class_map"], "="))] if "class_map" in metrics else []),
         *([("Views of each image", views.named(metrics["tta"]))] if "tta" in metrics else []),
         ("Image size", str(info.geometry)),

@@ -156,7 +156,9 @@ def of_images(images: Images) -> Found:
     """
     given = _listed(images)
     if not given:
-        raise UserError("no images given. Pass paths of images, pixels u8[h w 3], or images of Pillow.")
+        raise UserError(
+            "no images given. Pass paths of images, uint8 arrays of shape (height, width, 3), or images of Pillow."
+        )
     sources: list[Source] = []
     numbers: list[int] = []
     unreadable: dict[str, str] = {}
@@ -187,8 +189,8 @@ def _in_memory(image: Any, name: str) -> Source:
         pixels = np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
             raise UserError(
-                f"{name}: is {pixels.dtype}{list(pixels.shape)}, but pixels must be uint8 with the shape [height,"
-                " width, 3], from 0 to 255. Convert the pixels, or pass the path of the image."
+                f"{name}: is {pixels.dtype} of shape {pixels.shape}, but pixels must be uint8 of shape (height,"
+                " width, 3), with values from 0 to 255. Convert the pixels, or pass the path of the image."
             )
     try:
         with preparation.as_bad_image():

@@ -25,9 +25,9 @@ _CORNER = 0.875  # Height and width of a corner, as a share of those of the mode
 OPTION = Option(
     "tta",
     "names",
-    "Test-time augmentation: the probabilities of an image are the mean over several views of it. mirror: the image and"
-    " its left-right mirror image, 2 views; crops: the image and its four corners, 5 views; mirror,crops: 10 views."
-    " Default: the image alone.",
+    "Test-time augmentation: the model gets several views of each image, and the mean of the probabilities is used."
+    " mirror: 2 views, the image and its left-right mirror image; crops: 5 views, the image and its four corners;"
+    " mirror,crops: 10 views, the 5 views of crops and their mirror images. Default: only the image.",
     choices=KINDS,
 )
 
@@ -114,12 +114,12 @@ def notes(tta: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
     if not tta:
         return
     times = {2: "twice"}.get(count(tta), f"{count(tta)} times")
-    yield f"tta: {named(tta)}: each image is computed {times}"
+    yield f"tta: {named(tta)}: the model computes each image {times}"
     changing = change_when_mirrored(classes) if MIRROR in tta else []
     if changing:
         yield (
-            f"note: --tta={','.join(tta)} mirrors images, but class names suggest that this changes the"
-            f" class: {errors.named(changing)}. If it does, leave out {MIRROR}"
+            f"note: --tta={','.join(tta)} mirrors images, but the names of these classes suggest that a mirrored"
+            f" image is of another class: {errors.named(changing)}. If this is true, leave out {MIRROR}"
         )
 
 

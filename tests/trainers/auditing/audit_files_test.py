@@ -135,14 +135,14 @@ def test_an_unfinished_audit_in_the_default_directory_is_as_none(workspace, tmp_
     lines: list[str] = []
     assert audit_files.find(data, None, lines.append) is None
     assert lines == [
-        f"audit: {directory} is not finished and is not used. To finish it, run python -m trainers.audit"
-        f" --tfrecords={workspace / 'out'}"
+        f"audit: the audit in {directory} is not finished, so it is not used. To finish this audit, run python -m"
+        f" trainers.audit --tfrecords={workspace / 'out'}"
     ]
     with pytest.raises(UserError) as error:
         audit_files.find(data, str(directory))
     assert str(error.value) == (
-        f"--audit={directory}: is not finished. Pass the directory of a finished audit. To make one, run python -m"
-        f" trainers.audit --tfrecords={workspace / 'out'}"
+        f"--audit={directory}: is not finished. Pass the directory of a finished audit. To make an audit, run python"
+        f" -m trainers.audit --tfrecords={workspace / 'out'}"
     )
 
 
@@ -179,7 +179,11 @@ def other_dataset(directory: Path) -> None:
         (no_table, "issues.parquet cannot be read: "),
         (cut_table, "issues.parquet cannot be read: "),
         (other_table, "issues.parquet cannot be read: "),  # It has no column twin_sha256.
-        (other_dataset, "is the audit of another dataset (digest 00000000; this dataset has "),
+        (
+            other_dataset,
+            "is the audit of another dataset (its checksum starts with 00000000; the checksum of this dataset starts"
+            " with ",
+        ),
     ],
 )
 def test_errors_name_the_flag_only_if_it_was_passed(damage, message, given, workspace, tmp_path, monkeypatch):
@@ -191,7 +195,7 @@ def test_errors_name_the_flag_only_if_it_was_passed(damage, message, given, work
         audit_files.find(data, str(default) if given else None)
     audit = f"python -m trainers.audit --tfrecords={workspace / 'out'}"
     where, advice = (
-        (f"--audit={default}", f"Pass the directory of a finished audit. To make one, run {audit}")
+        (f"--audit={default}", f"Pass the directory of a finished audit. To make an audit, run {audit}")
         if given
         else (
             str(default),

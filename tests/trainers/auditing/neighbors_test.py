@@ -78,7 +78,7 @@ def test_without_faiss_many_records_are_an_error(monkeypatch):
     monkeypatch.setattr(neighbors, "_MOST_EXACT", 499)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     records = planted_records.planted(count=500).inputs
-    with pytest.raises(UserError, match=r"the audit of 500 records needs Faiss, .* Install it with pip install"):
+    with pytest.raises(UserError, match=r"the audit of 500 records needs Faiss, .* Install Faiss with pip install"):
         neighbors.find(records.features, records.labels)
 
 

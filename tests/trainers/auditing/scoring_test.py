@@ -121,11 +121,13 @@ def test_near_duplicates_across_labels_come_first():
     audit = scoring.audit(dataclasses.replace(inputs, features=values, facts=facts, splits=splits, contents=contents))
     first, second, third = of_kind(audit, "near_duplicate")[:3]
     assert {first.record, first.twin} == {int(same[4]), other}
-    assert first.reason.startswith("The same file twice, with different labels: class")
+    assert first.reason.startswith("The same file is in the dataset twice, with different labels: class")
     assert {second.record, second.twin} == {int(same[2]), int(same[3])}
-    assert second.reason == "Probably the same picture twice, in different splits: validation and train."
+    assert (
+        second.reason == "The same picture is probably in the dataset twice, in different splits: validation and train."
+    )
     assert {third.record, third.twin} == {int(same[0]), int(same[1])}
-    assert third.reason == "Probably the same picture twice, in train."
+    assert third.reason == "The same picture is probably in the dataset twice, both times in the split train."
     assert first.score >= 0.75 > second.score >= 0.5 > third.score
 
 
@@ -186,7 +188,10 @@ def test_a_group_in_rare_conditions_is_listed_as_a_group():
     assert {issue.record for issue in found} == set(group.tolist())
     assert found[0].score > 0.4
     count = int((records.inputs.labels == 0).sum())
-    assert found[0].reason == f"One of 8 similar images that are unlike the {count - 8} other images of class0."
+    assert (
+        found[0].reason
+        == f"This is one of 8 similar images. They are unlike the {count - 8} other images of the class class0."
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_images_of_low_quality(name, value, words):
     facts[name][7] = value
     audit = scoring.audit(dataclasses.replace(records.inputs, facts=facts))
     first = of_kind(audit, "low_quality")[0]
-    assert (first.record, first.reason) == (7, f"Compared with the other images: {words}.")
+    assert (first.record, first.reason) == (7, f"Compared with the other images, this image is {words}.")
     assert first.score > 0.5
 
 
@@ -348,8 +353,8 @@ def test_a_chain_of_near_duplicates_does_not_become_one_unit():
     facts["phash"][:80] = np.array(chain, np.uint64)[np.arange(80) % 32]
     audit = scoring.audit(dataclasses.replace(inputs, facts=facts))
     assert audit.notes == (
-        "note: near-duplicates form a chain of more than 60 images. The chain was divided between its least similar"
-        " images, so some images are compared with their own near-duplicates.",
+        "note: more than 60 images form a chain, in which each image is a near-duplicate of the next one. The chain"
+        " was cut between its least similar images, so some images are compared with near-duplicates of themselves.",
     )
     assert audit.estimate.records == 300
 
@@ -359,8 +364,8 @@ def test_a_large_group_stays_together_and_is_noted():
     units = np.where(np.arange(300) < 200, 0, inputs.units)
     audit = scoring.audit(dataclasses.replace(inputs, units=units))
     assert audit.notes == (
-        "note: 200 of 300 images are copies of each other or belong to one group. They are compared only with the"
-        " other 100 images.",
+        "note: 200 of 300 images are copies of each other or belong to one group. These images are compared only"
+        " with the other 100 images.",
     )
     assert scoring.audit(inputs).notes == ()
 
@@ -371,8 +376,8 @@ def test_more_folds_than_images_give_no_false_notes():
     facts = inputs.facts.copy()
     facts["phash"][[4, 9]] = 0x0123456789ABCDEF
     assert scoring.audit(dataclasses.replace(inputs, facts=facts), folds=20).notes == (
-        "note: 2 of 12 images are copies of each other or belong to one group. They are compared only with the other"
-        " 10 images.",
+        "note: 2 of 12 images are copies of each other or belong to one group. These images are compared only with"
+        " the other 10 images.",
     )
 
 
@@ -405,8 +410,8 @@ def test_many_classes():
         (
             slice(0, 50),
             {"units": np.zeros(50, np.uint64)},
-            "all records belong to one group. An audit compares each group with other groups, so it needs at"
-            " least two. Convert again with smaller groups.",
+            "all records belong to one group. An audit compares each group with other groups, so at least two groups"
+            " are needed. Convert the images again with smaller groups (--group_regex).",
         ),
         (
             slice(0, 20),

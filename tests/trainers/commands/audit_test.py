@@ -209,7 +209,8 @@ def test_the_printed_command_applies_the_decisions_and_they_are_not_asked_again(
     again: list[str] = []
     result = audit_dataset(config, again.append)
     assert result.estimate.high < 3
-    assert "  not listed again: 3 images that you decided on in earlier reviews" in again  # The fourth is left out.
+    # The fourth is left out.
+    assert "  3 images are not listed again, because you decided on them in earlier reviews" in again
     assert json.loads((tmp_path / "audit/audit.json").read_text())["decided"] == 3
     decided = {row["sha256"] for row in listed[:4]}
     assert decided.isdisjoint(row["sha256"] for row in label_issues(tmp_path / "audit"))
@@ -238,8 +239,8 @@ def test_an_interrupted_audit_stops_no_training_and_is_replaced(workspace, audit
         assert inputs.split(data, training, log=lines.append).doubts is None
         with pytest.raises(
             UserError,
-            match=f"^--audit={out}: is not finished. Pass the directory of a finished audit. To make one, run "
-            "python -m ",
+            match=f"^--audit={out}: is not finished. Pass the directory of a finished audit. To make an audit, run"
+            " python -m ",
         ):
             inputs.split(data, dataclasses.replace(training, audit=str(out)), log=lines.append)
         return lines
@@ -247,7 +248,9 @@ def test_an_interrupted_audit_stops_no_training_and_is_replaced(workspace, audit
     for _ in range(2):  # The first audit, and one that replaces a finished audit.
         for module, name in ((issues, "write"), (review_page, "write")):
             (line,) = interrupt(module, name)
-            assert line.startswith(f"audit: {out} is not finished and is not used. To finish it, run python -m ")
+            assert line.startswith(
+                f"audit: the audit in {out} is not finished, so it is not used. To finish this audit, run python -m "
+            )
         audit_dataset(config, lambda line: None)
         doubts = inputs.split(data, training, log=lambda line: None).doubts
         assert doubts
@@ -262,8 +265,8 @@ def test_issues_that_the_page_does_not_show_are_counted(workspace, audited, tmp_
     hidden = int(line.split()[0].replace(",", ""))
     assert len(result.issues) - 5 <= hidden < len(result.issues)
     assert line == (
-        f"  {hidden:,} issues with low ranks are in issues.csv but not on the page. To see more on the page,"
-        " pass a larger --pictures than 5"
+        f"  {hidden:,} issues with low ranks are in issues.csv, but not on the page. To see more issues on the page,"
+        " pass --pictures=N with N above 5"
     )
     assert not [line for line in audited if "not on the page" in line]
 
@@ -313,7 +316,9 @@ def test_training_records_with_issues_are_left_out(workspace, audited, monkeypat
     assert len(splits.train) == 178
     assert not [path for path in splits.train.paths if "wrong-" in path]
     assert len(splits.validation) == 40  # Validation images stay.
-    assert lines[0].startswith("--drop_issues=label: 2 of 180 training records left out, as listed in audits/src-")
+    assert lines[0].startswith(
+        "--drop_issues=label: leaves out 2 of 180 training records, because of their issues in audits/src-"
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,7 +326,11 @@ def test_training_records_with_issues_are_left_out(workspace, audited, monkeypat
     [
         ({"audit": "nowhere"}, "--audit=nowhere: is not an audit (it has no readable audit.json)."),
         ({"audit": "nowhere", "drop_issues": []}, "--audit=nowhere: is not an audit (it has no readable audit.json)."),
-        ({"audit": "other"}, "--audit=other: is the audit of another dataset (digest 00000000; this dataset has "),
+        (
+            {"audit": "other"},
+            "--audit=other: is the audit of another dataset (its checksum starts with 00000000; the checksum of this"
+            " dataset starts with ",
+        ),
         (
             {"drop_issues": ["labels"]},
             "--drop_issues=labels: labels is not a kind of issue. The kinds are label, off_topic,",
@@ -375,7 +384,8 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
         (("--tfrecords=out", "--pictures=-1"), "--pictures=-1: must be 0 or more."),
         (
             ("--tfrecords=out", "--features_from=MobileNetV22"),
-            "--features_from=MobileNetV22: is neither a backbone, nor an existing run directory or model file.",
+            "--features_from=MobileNetV22: is not the name of a backbone, and is not an existing run directory or"
+            " model file.",
         ),
         (
             ("--tfrecords=out", "--features_from=src", "--image_size=64"),
@@ -384,7 +394,7 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
         (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: does not exist."),
         (
             ("--tfrecords=out", "--out=src"),
-            "--out=src: is not empty, and is not an audit, because it has no audit.json. Pass another --out.",
+            "--out=src: is not empty, and is not the directory of an audit (it has no audit.json). Pass another --out.",
         ),
         (("--tfrecords=out", "x"), "unexpected argument 'x'"),
     ],

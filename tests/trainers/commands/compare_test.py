@@ -190,7 +190,7 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     )
     done = run("trainers.compare", *flags, cwd=workspace)
     assert done.returncode == 1
-    assert "2 of 4 trainings failed, see comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
+    assert "2 of 4 trainings failed. See comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
     assert done.stdout.count("failed with exit code 1: error: ") == 2
     assert "--image_size=4: Keras rejects this size" in (workspace / "comparison/broken-seed0.log").read_text()
     with open(workspace / "comparison/comparison.csv") as file:
@@ -217,14 +217,14 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     assert again.stdout.count("is finished already") == 2
     other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=workspace)
     assert other.stderr.splitlines()[-1] == (
-        "error: comparison/plain-seed0: is finished, but was trained with other flags: trainers.scratch --seed=0"
-        " --image_size=24 --epochs=1 --augment=none. Pass another NAME in --variant=NAME=TRAINER, or pass another"
-        " --out."
+        "error: comparison/plain-seed0: is finished, but this run was trained with other flags. They were:"
+        " trainers.scratch --seed=0 --image_size=24 --epochs=1 --augment=none. Pass another NAME in"
+        " --variant=NAME=TRAINER, or pass another --out."
     )
     trainer = "--variant=plain=finetune --image_size=24 --epochs=1 --augment=none"
     other = run("trainers.compare", *flags[:2], trainer, cwd=workspace)
     assert (
-        "plain-seed0: is finished, but was trained with other flags: trainers.scratch --seed=0 "
+        "plain-seed0: is finished, but this run was trained with other flags. They were: trainers.scratch --seed=0 "
         in other.stderr.splitlines()[-1]
     )
 
@@ -244,7 +244,8 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     settings.write_text(json.dumps(changed))
     done = run("trainers.compare", *flags[:3], cwd=workspace)
     assert (
-        "comparison/plain-seed1: was not trained like comparison/plain-seed0: environment.keras was '3." in done.stderr
+        "comparison/plain-seed1: was trained with other settings than comparison/plain-seed0: environment.keras was"
+        " '3." in done.stderr
     )
 
 
@@ -255,7 +256,7 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
         (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--seeds=a"), "--seeds=a: must be whole numbers, as in 0,1,2."),
         (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: must be from 0 to 4294967295."),
-        (("--tfrecords=out", "--seeds="), "--seeds=: must be whole numbers, as in 0,1,2."),
+        (("--tfrecords=out", "--seeds="), "--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2."),
         (
             ("--tfrecords=out", "--out=src/train/cats/000.jpg"),
             "--out=src/train/cats/000.jpg: is a file, not a directory.",
@@ -283,7 +284,7 @@ def test_python_takes_the_same_values_as_the_flags(monkeypatch):
     assert [config.seeds for config in seen] == [(3,), (0, 1), (0,)]
     for values, message in (
         ({"seeds": 0.5}, "--seeds=0.5: must be whole numbers, as in 0,1,2."),
-        ({"seeds": []}, "--seeds=: must be whole numbers, as in 0,1,2."),
+        ({"seeds": []}, "--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2."),
         ({"backbone": 3}, "--backbone=3: must be a text or several texts, as in MobileNetV2."),
     ):
         with pytest.raises(UserError) as error:
@@ -302,7 +303,10 @@ def test_second_comparison_waits_and_the_training_ends_with_its_comparison(works
         finally:
             process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
-    assert other.stderr == "error: --out=busy: another comparison is using it. Wait until it ends.\n"
+    assert (
+        other.stderr
+        == "error: --out=busy: another comparison is using this directory. Wait until that comparison ends.\n"
+    )
     lock = files.hold(workspace / "busy/scratch-seed0/lock")
     assert lock  # No process uses the run.
     with lock:
@@ -326,7 +330,8 @@ def test_runs_on_an_older_dataset_are_rejected(workspace, tmp_path):
     converted(tmp_path / "src", tmp_path / "out", overwrite=True)
     done = run("trainers.compare", *flags, cwd=tmp_path)
     assert done.stderr.splitlines()[-1].startswith(
-        "error: comparison/scratch-seed0: is finished, but was trained on another dataset (digest "
+        "error: comparison/scratch-seed0: is finished, but this run was trained on another dataset. The checksum of"
+        " that dataset starts with "
     )
 
 
@@ -348,7 +353,10 @@ def test_dry_run_of_folds_says_that_their_file_is_missing(workspace):
     planned = config(workspace, ["features"], plan=Plan(count=2))
     comment, *commands = dry_run.lines(planned)
     file = workspace / "dry/folds2.csv"
-    assert comment == f"# {file} does not exist yet: the same command without --dry_run writes it before it trains."
+    assert (
+        comment
+        == f"# {file} does not exist yet. Without --dry_run, this command writes the file before the first training."
+    )
     assert [shlex.split(line)[-3:-1] for line in commands] == [
         [f"--records={file}", f"--fold={fold}"] for fold in (1, 2)
     ]
@@ -361,7 +369,7 @@ def test_dry_run_of_folds_says_that_their_file_is_missing(workspace):
         (
             Budget(trials=4),
             None,
-            "# round 1 of 2: 4 settings, 33% of epochs",
+            "# round 1 of 2: 4 settings, 33% of the epochs",
             ["# round 2 of 2: the best settings of round 1, all epochs"],
             4,
         ),
@@ -369,7 +377,7 @@ def test_dry_run_of_folds_says_that_their_file_is_missing(workspace):
         (
             Budget(minutes=5),
             Plan(count=3),
-            "# round 1 of 3: 15 settings, 33% of epochs on 1 fold, as many as there is time for",
+            "# round 1 of 3: 15 settings, 33% of the epochs on 1 fold. The round stops when its time is used up",
             [
                 "# round 2 of 3: the best settings of round 1, all epochs on 1 fold",
                 "# round 3 of 3: the best settings of round 2, all epochs on 3 folds",
@@ -458,7 +466,10 @@ def test_cross_validation_is_written_and_finished_folds_are_skipped(colors, vali
     assert again == validated
     out = capfd.readouterr().out
     assert out.count("is finished already") == 4
-    assert f"folds: 36 records of train+validation in 2 folds, in {colors}/cv/folds2.csv. The test split is not" in out
+    assert (
+        f"folds: 36 records of train+validation are divided into 2 folds, as listed in {colors}/cv/folds2.csv. The"
+        " test split is not" in out
+    )
     assert str(validated.differences[0]) in out
     assert ", comparison.json, predictions_oof.csv and the runs" in out
 
@@ -533,11 +544,11 @@ def test_a_search_uses_finished_folds_and_names_a_command(colors, validated, cap
         ),
         (
             {"variant": ["scratch --records=a"], "folds": 3},
-            "--variant=scratch: --records cannot be used together with --folds. Remove one of the two.",
+            "--variant=scratch: --records cannot be used together with --folds. Remove one of the two flags.",
         ),
         (
             {"variant": ["finetune --more_epochs=2"], "search": "trials=2"},
-            "--variant=finetune: --more_epochs cannot be used together with --search. Remove one of the two.",
+            "--variant=finetune: --more_epochs cannot be used together with --search. Remove one of the two flags.",
         ),
         ({"variant": ["scratch --epoch=3"]}, "--variant=scratch: --epoch: is not a flag of trainers.scratch. Did you"),
         ({"variant": ["a=scratch --epochs=x"]}, "--variant=a: --epochs=x: must be whole numbers, as in 5,8."),
@@ -564,9 +575,9 @@ def test_a_model_that_has_seen_the_folds_is_refused(flag, source, colors, valida
     with pytest.raises(UserError) as error:
         trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[variant], folds=2)
     assert str(error.value) == (
-        f"--variant=on: it starts from {colors / source}, which was trained on this dataset. That model has already"
-        " seen the images of the folds, so the accuracy would be too high. Start from another run, or compare without"
-        " --folds."
+        f"--variant=on: the variant starts from {colors / source}, which was trained on this dataset. That model has"
+        " already seen the images of the folds, so the accuracy would be too high. Start from another run, or"
+        " compare without --folds."
     )
 
 
@@ -601,8 +612,9 @@ def test_other_folds_need_another_directory(colors, validated, tmp_path, monkeyp
             with pytest.raises(UserError) as error:
                 trainers.compare(**given | {"variant": names})
             assert str(error.value) == (
-                f"{tmp_path}/cv/dense-seed0-fold1of2: was started with other folds than those that are made now for"
-                f" {tmp_path}/cv/folds2.csv. Results of different folds cannot be compared. Pass another --out."
+                f"{tmp_path}/cv/dense-seed0-fold1of2: this run was started with other folds than the folds that this"
+                f" command has made for {tmp_path}/cv/folds2.csv. Results of different folds cannot be compared. Pass"
+                " another --out."
             )
         assert (tmp_path / "cv/folds2.csv").read_bytes() == before
         assert not list(tmp_path.glob("cv/*.new"))
@@ -624,8 +636,8 @@ def test_too_long_names_are_reported(given, size, colors, tmp_path):
     message = str(error.value)
     assert message.startswith(f"--variant={given['variant'][0].partition('=')[0]}")
     assert message.endswith(
-        f": is too long. Names of its files would have {size} bytes, and 255 are allowed. Pass a shorter NAME:"
-        " --variant='NAME=features FLAGS' or --backbone='NAME=BACKBONE FLAGS'."
+        f": this name is too long. The longest name of a file would have {size} bytes, and at most 255 are allowed."
+        " Pass a shorter NAME: --variant='NAME=features FLAGS' or --backbone='NAME=BACKBONE FLAGS'."
     )
     assert not (tmp_path / "cv").exists()
 

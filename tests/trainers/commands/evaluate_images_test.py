@@ -113,7 +113,7 @@ def test_images_that_cannot_be_read_are_listed(workspace: Path, tmp_path: Path) 
     assert lines[:3] == [
         "images: read as by python -m tfrecord_tools.convert --src=new",
         "  note: 1 file is left out: text files and tables in the same directories as the images of a class",
-        "tta: 2 views (mirror): each image is computed twice",
+        "tta: 2 views (mirror): the model computes each image twice",
     ]
     metrics = json.loads((tmp_path / "to/metrics.json").read_text())
     assert (metrics["count"], metrics["tta"], metrics["corrupt"]) == (5, ["mirror"], [])
@@ -241,7 +241,10 @@ def test_other_files_in_the_directory_stay(workspace: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--images=src", "--tfrecords=out"), "--tfrecords=out and --images=src: only one of them is allowed. Remove"),
+        (
+            ("--images=src", "--tfrecords=out"),
+            "--tfrecords=out and --images=src: only one of these flags is allowed. Remove",
+        ),
         (("--images=src", "--audit=a"), "--audit=a: an audit belongs to a dataset, not to --images. Remove --audit."),
         (("--images=nowhere",), "--images=nowhere: does not exist. Pass a folder with a subfolder for each class."),
         (("--images=out",), "--images=out: is a dataset. Pass it as --tfrecords=out."),

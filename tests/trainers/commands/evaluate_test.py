@@ -55,7 +55,7 @@ def test_report_is_written_next_to_the_model(workspace):
         f" {min(metrics['recall'].values()):.4f} (greens). Always guessing the largest class: accuracy 0.5000",
         "  check: The model disagrees with 2 labels and is at least 90% sure. These labels may be wrong. Go through"
         " suspects.csv from the top, and write a word into the column decision: label if predicted_label is right,"
-        " drop to leave the image out, keep if the old label is right. Pass the file to python -m"
+        " drop to leave the image out, keep if given_label is right. Pass the file to python -m"
         " tfrecord_tools.convert --update --decisions.",
         f"run/{out.name}/ with {', '.join(names)}",
     ]
@@ -115,7 +115,10 @@ def test_threshold_is_used_and_reported(workspace, tmp_path):
     ("kind", "message"),
     [
         ("run", "is the run directory of a training. The evaluation would replace its report. Pass another --out."),
-        ("src", "is not empty, and is not an evaluation, because it has no metrics.json. Pass another --out."),
+        (
+            "src",
+            "is not empty, and is not the directory of an evaluation (it has no metrics.json). Pass another --out.",
+        ),
         ("locked", "{parent} is not a writable directory. Pass another --out."),
     ],
 )

@@ -184,7 +184,8 @@ def test_finished_run_is_not_run_again(workspace, whole):
     again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
     scores = [line for line in whole if line.startswith(("accuracy ", "balanced accuracy ", "results: "))]
     assert again == [
-        "run: two is finished already. To train it further, add --more_epochs=N. To train again, pass another --run",
+        "run: two is finished already. To train this model further, add --more_epochs=N. To train a new model, pass"
+        " another --run",
         *scores,
     ]
 
@@ -194,8 +195,8 @@ def test_run_with_other_flags_is_rejected(workspace, whole):
         workspace, "--tfrecords=out", "--run=two", *TWO_PHASES, "--seed=7", "--batch_size=4", succeeds=False
     )
     assert error == (
-        "error: --run=two: was started with other settings: --batch_size was 8, is 4; --seed was 0, is 7. "
-        "Repeat the command that started it, or pass another --run."
+        "error: --run=two: was started with other settings: --batch_size was 8, is now 4; --seed was 0, is now 7."
+        " Repeat the command that started this run, or pass another --run."
     )
 
 
@@ -222,7 +223,7 @@ def test_three_classes_without_validation_from_scratch(workspace, tmp_path, caps
     metrics = read_metrics(training.train("finetune", dataset.open(workspace / "out3"), recipe, config))
     assert metrics is not None
     out = capsys.readouterr().out
-    assert "no validation split: 6 of 36 training images are held out, chosen by the hash of their file\n" in out
+    assert "no validation split: 6 of 36 training images are held out, chosen by the hashes of their files\n" in out
     assert "phase scratch: trains all layers, " in out
     assert metrics["split"] == "a held-out part of the train split"
     assert 0 < metrics["count"] < 36
@@ -306,7 +307,7 @@ def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, mes
         (
             TINY_MODEL,
             ("cats",),  # The converter rejects such a dataset, too.
-            "out: has only one class, 'cats'. Training needs at least two.",
+            "out: has only one class, 'cats'. Training needs at least two classes.",
         ),
         (
             {"backbone": "VGG16", "image_size": 20},
@@ -316,8 +317,8 @@ def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, mes
         (
             {"backbone": "MobileNetV2", "image_size": 32, "weights": "w.weights.h5"},
             ("cats", "dogs"),
-            "--weights=w.weights.h5: does not fit MobileNetV2. It must contain the weights of this backbone without"
-            " the head (include_top=False). The file has 135 arrays, ",
+            "--weights=w.weights.h5: does not fit MobileNetV2. The file must contain the weights of this backbone"
+            " without the head (include_top=False). The file has 135 arrays, ",
         ),
     ],
     ids=["one class", "image size", "other weights"],

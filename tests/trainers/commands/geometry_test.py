@@ -73,7 +73,7 @@ def test_a_changed_function_is_another_training(trained: tuple[Run, list[str]], 
     assert any("is finished already" in line for line in lines)
     (workspace / "mine.py").write_text(MINE.format(4))
     with pytest.raises(
-        UserError, match=r"was started with other settings: recipe\.augment\.sha256 was '\w+', is '\w+'"
+        UserError, match=r"was started with other settings: recipe\.augment\.sha256 was '\w+', is now '\w+'"
     ):
         trainers.scratch(run=trained[0].path, **options(workspace))
     (workspace / "mine.py").write_text(MINE.format(3))
@@ -140,8 +140,8 @@ def test_an_unfinished_run_of_an_earlier_version_continues(tmp_path: Path) -> No
     now = recipe_settings(augment="document", crop=0.5, fit="crop")
     assert run_directory.differences(tmp_path, now, ("flags", "recipe")) == []
     assert run_directory.differences(tmp_path, recipe_settings(augment="reference", fit="pad"), ("flags",)) == [
-        "--crop was 0.5, is 0.0",
-        "--fit was None, is 'pad'",
+        "--crop was 0.5, is now 0.0",
+        "--fit was None, is now 'pad'",
     ]
 
 
@@ -249,8 +249,8 @@ def test_arrows_need_an_augmentation_without_mirroring(tmp_path: Path) -> None:
     out = drawn(tmp_path, {"left": False, "right": True}, arrow, train=100, validation=50)
     mirrored, lines = accuracy(out, tmp_path / "mirrored")
     assert lines == [
-        "note: --augment=standard mirrors images, but class names suggest that this changes the class: left, right. If"
-        " it does, pass --augment=standard,horizontal_flip=False"
+        "note: --augment=standard mirrors images, but the names of these classes suggest that a mirrored image is of"
+        " another class: left, right. If this is true, pass --augment=standard,horizontal_flip=False"
     ]
     still, lines = accuracy(out, tmp_path / "still", augment="standard,horizontal_flip=False")
     assert lines == []
@@ -266,9 +266,9 @@ def test_wide_images_need_their_sides(values: dict[str, Any], tmp_path: Path) ->
     out = drawn(tmp_path, {"ripe": True, "unripe": False}, strip, train=60, validation=30)
     cut, lines = accuracy(out, tmp_path / "cut", epochs=8)
     assert lines == [
-        "note: 100% of the images lose more than a third of their area, because they are cropped to the shape of the"
-        " input. --crop=0.875 cuts another 23% off every image. To keep the whole image, pass --fit=pad or"
-        " --fit=stretch"
+        "note: 100% of the images lose more than a third of their area, because they are cropped to the aspect ratio"
+        " of the model's input. --crop=0.875 removes another 23% of every image. To keep the whole image, pass"
+        " --fit=pad or --fit=stretch"
     ]
     whole, lines = accuracy(out, tmp_path / "whole", **{"epochs": 12} | values)
     assert lines == []

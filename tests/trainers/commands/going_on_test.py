@@ -114,8 +114,8 @@ def test_more_epochs_give_the_weights_of_a_longer_training(workspace: Path, pare
     lines.clear()
     assert parent.train_more(2, log=lines.append).path == child.path
     assert lines[0] == (
-        f"run: {child.path} is finished already. To train it further, add --more_epochs=N. To train again, pass another"
-        " --run"
+        f"run: {child.path} is finished already. To train this model further, add --more_epochs=N. To train a new"
+        " model, pass another --run"
     )
     assert child.path.with_name(f"{child.path.name}-more1") == child.train_more(1, log=lines.append).path  # And again.
 
@@ -177,8 +177,8 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
     with pytest.raises(UserError) as error:
         trainers.scratch(**given | {"batch_size": 4}, log=lambda line: None)
     assert str(error.value) == (
-        "--more_epochs=2: a run can only continue with the same settings, but --batch_size was 8, is 4. Leave out all"
-        " flags except --run and --more_epochs, or pass the same values. To start a new training with the"
+        "--more_epochs=2: a run can only continue with the same settings, but --batch_size was 8, is now 4. Leave"
+        " out all flags except --run and --more_epochs, or pass the same values. To start a new training with the"
         f" weights of this run, pass --init_from={parent.path} instead."
     )
 
@@ -196,13 +196,13 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
         (
             "scratch",
             {"seed": 5},
-            "--more_epochs=1: a run can only continue with the same settings, but --seed was 0, is 5.",
+            "--more_epochs=1: a run can only continue with the same settings, but --seed was 0, is now 5.",
         ),
         (
             "scratch",
             {"tfrecords": "out3"},
-            "--more_epochs=1: a run can only continue with the same settings, but it was trained on another dataset, or"
-            " the dataset has changed.",
+            "--more_epochs=1: a run can only continue with the same settings, but the run was trained on another"
+            " dataset, or the dataset has changed since then.",
         ),
         (
             "finetune",
@@ -254,7 +254,8 @@ def test_the_choice_of_records_goes_on(workspace: Path, chosen: dict[str, Any]) 
     lines: list[str] = []
     more = first.train_more(1, log=lines.append)
     assert any(
-        line.startswith("--drop_issues=label: 2 of 24 training records left out, as listed in ") for line in lines
+        line.startswith("--drop_issues=label: leaves out 2 of 24 training records, because of their issues in ")
+        for line in lines
     )
     assert more.metrics["split"] == "fold 2 of 3"
     assert more.settings["flags"] == first.settings["flags"] | {"epochs": {"scratch": 2}}
@@ -262,8 +263,8 @@ def test_the_choice_of_records_goes_on(workspace: Path, chosen: dict[str, Any]) 
     more.train_more(1, log=lines.append)  # And again.
 
     for name, value, message in (
-        ("fold", 1, "--fold was 2, is 1; the SHA-256 of the open issues in --audit was '"),
-        ("drop_issues", ["off_topic"], "--drop_issues was ['label'], is ['off_topic']; the SHA-256 of the "),
+        ("fold", 1, "--fold was 2, is now 1; the SHA-256 of the open issues in --audit was '"),
+        ("drop_issues", ["off_topic"], "--drop_issues was ['label'], is now ['off_topic']; the SHA-256 of the "),
     ):
         with pytest.raises(UserError) as error:
             first.train_more(1, run=workspace / "no", **{name: value}, log=lines.append)
@@ -277,8 +278,8 @@ def test_moved_or_unknown_records(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         first.train_more(1)
     assert str(error.value) == (
-        f"--more_epochs=1: {first.path} was trained with --records, and {tmp_path}/n.txt does not exist. Pass the same"
-        " file again, as --records=FILE."
+        f"--more_epochs=1: {first.path} was trained with --records, but {tmp_path}/n.txt does not exist. Pass the"
+        " same file again, as --records=FILE."
     )
     settings = json.loads((first.path / "settings.json").read_text())
     del settings["other"]["records"]
@@ -286,8 +287,8 @@ def test_moved_or_unknown_records(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         first.train_more(1)
     assert str(error.value) == (
-        f"--more_epochs=1: {first.path} was trained with --records, and an earlier version did not store the path of"
-        " the file. Pass the same file again, as --records=FILE."
+        f"--more_epochs=1: {first.path} was trained with --records, but an earlier version of this package did not"
+        " store the path of the file. Pass the same file again, as --records=FILE."
     )
     assert first.train_more(1, records=moved, log=lambda line: None).history["epoch"] == [1, 2]
     moved.write_text("\n".join(map(str, range(17))))
@@ -376,8 +377,8 @@ def test_a_training_starts_with_the_weights_of_a_run(
 @pytest.mark.parametrize(
     ("out", "given", "reason"),
     [
-        ("out3", {}, "its classes are different"),
-        ("out", {"pooling": "average"}, "its layers are different"),
+        ("out3", {}, "the classes are different"),
+        ("out", {"pooling": "average"}, "the layers of the head are different"),
     ],
 )
 def test_the_head_is_new_if_it_does_not_fit(
@@ -393,7 +394,7 @@ def test_the_head_is_new_if_it_does_not_fit(
     begun, lines = started(
         monkeypatch, "finetune", {"tfrecords": workspace / out, "init_from": parent.path, "run": run}
     )
-    text = f"weights of {parent.path} without the head, which is new because {reason}"
+    text = f"weights of {parent.path}, but with a new head, because {reason}"
     assert any(f", {text}, " in line for line in lines)
     assert run_directory.read_settings(run)["other"]["weights"] == text.removeprefix("weights ")
     old = next(layer for layer in parent.model.layers if layer.name == "cnn")
@@ -406,7 +407,10 @@ def test_the_head_is_new_if_it_does_not_fit(
 def test_a_larger_image_size_keeps_the_body(workspace: Path, parent: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"tfrecords": workspace / "out", "init_from": parent.path, "image_size": 32, "run": workspace / "larger"}
     begun, lines = started(monkeypatch, "scratch", given)
-    assert any(", 32 px, " in line and "new because its layers are different" in line for line in lines)
+    assert any(
+        ", 32 px, " in line and "with a new head, because the layers of the head are different" in line
+        for line in lines
+    )
     assert begun.classifier.model.input_shape == (None, 32, 32, 3)
 
 
@@ -457,21 +461,23 @@ def test_features_are_those_of_the_weights(workspace: Path, parent: Run) -> None
         ({"init_from": "w.weights.h5"}, "--init_from=w.weights.h5: is not a .keras file. Pass a .keras file, or the"),
         (
             {"init_from": "parent", "weights": "imagenet"},
-            "--weights=imagenet and --init_from=parent: only one of them is allowed. Remove the other.",
+            "--weights=imagenet and --init_from=parent: only one of these flags is allowed. Remove the other flag.",
         ),
         (
             {"init_from": "parent", "backbone": "VGG16", "image_size": 32},
-            "--init_from=parent: its network is CNN(filters=[4, 8], batch_norm=True, padding='same') at 24 px, and this"
-            " training makes VGG16 at 32 px: layer 1 is Rescaling",
+            "--init_from=parent: the network of this run is CNN(filters=[4, 8], batch_norm=True, padding='same') for"
+            " images of 24 px, but this training builds VGG16 for 32 px. Difference: layer 1 is Rescaling",
         ),
         (
             {"init_from": "parent", "backbone_kwargs": {"filters": (4, 16)}},
-            "--init_from=parent: its network is CNN(filters=[4, 8], batch_norm=True, padding='same') at 24 px, and this"
-            " training makes CNN(filters=(4, 16), batch_norm=True, padding='same') at 24 px: layer 6 is Conv2D",
+            "--init_from=parent: the network of this run is CNN(filters=[4, 8], batch_norm=True, padding='same') for"
+            " images of 24 px, but this training builds CNN(filters=(4, 16), batch_norm=True, padding='same') for 24"
+            " px. Difference: layer 6 is Conv2D",
         ),
         (
             {"init_from": "alone.keras", "backbone": "MobileNet", "image_size": 32},
-            "--init_from=alone.keras: its network is cnn at 24 px, and this training makes MobileNet at 32 px: ",
+            "--init_from=alone.keras: the network of this run is cnn for images of 24 px, but this training builds"
+            " MobileNet for 32 px. Difference: ",
         ),
     ],
 )
@@ -538,10 +544,13 @@ def build(input_shape, slope=0.3, most=6.0, epsilon=1e-3, factor=2.0, drop=0.1, 
             {"slope": 0.9},
             'layer 5 is LeakyReLU {"negative_slope": 0.3} in the run, and LeakyReLU {"negative_slope": 0.9}',
         ),
-        ({"most": None}, 'layer 6 is ReLU {"max_value": 6.0} in the run, and ReLU {"max_value": null} here'),
+        (
+            {"most": None},
+            'layer 6 is ReLU {"max_value": 6.0} in the run, and ReLU {"max_value": null} in this training',
+        ),
         ({"epsilon": 0.1}, 'layer 4 is BatchNormalization {"epsilon": 0.001} [(4,), (4,), (4,), (4,)] in the run, and'),
         ({"factor": 3.0}, "layer 10 is Multiply {"),
-        ({"start": 0}, 'layer 2 is Rescaling {"offset": -1} in the run, and Rescaling {"offset": 0} here'),
+        ({"start": 0}, 'layer 2 is Rescaling {"offset": -1} in the run, and Rescaling {"offset": 0} in this training'),
         ({"drop": 0.5}, ""),
         ({}, ""),
     ],
@@ -651,7 +660,7 @@ def test_a_whole_model_of_the_user_gets_a_new_last_layer_for_other_classes(
         np.testing.assert_array_equal(mine, theirs)
     converted(tree(tmp_path / "src4", {f"train/{name}": 6 for name in "abcd"}), tmp_path / "out4")
     other, lines = started(monkeypatch, "scratch", {"tfrecords": tmp_path / "out4", "init_from": own, "run": "other"})
-    assert any("which is new because its classes are different" in line for line in lines)
+    assert any("with a new head, because the classes are different" in line for line in lines)
     weights = zip(other.classifier.model.get_weights(), own.model.get_weights(), strict=True)
     assert [bool(mine.shape == theirs.shape and (mine == theirs).all()) for mine, theirs in weights] == [True] * 5 + [
         False

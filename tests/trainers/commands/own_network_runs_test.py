@@ -102,7 +102,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(trainer: str, option
     whole, lines = train(trainer, name, options)
     check_interrupted(trainer, f"{name}-stopped", options, whole, [2, 4])
     if options is MODEL:
-        assert "phase model: trains the model with its own loss and its own optimizer, AdamW, 2 epochs" in lines
+        assert "phase model: trains the model with its own loss and optimizer (AdamW), 2 epochs" in lines
     else:
         page = (whole.path / "report.html").read_text()
         assert "red marks the evidence" in page or "No mistakes in" in page
@@ -157,8 +157,8 @@ def test_another_program_needs_the_code_of_the_layers(transformer: Run, workspac
     assert without.returncode == 1
     assert without.stderr.splitlines()[-1] == (
         f"error: {transformer.path}/model.keras: has custom layers or functions (own_nets>Block, own_nets>Positions)."
-        " For safety, code that a file names is not run automatically. Pass --custom_objects=own_nets, the code that"
-        " registers these layers or functions. In Python, import this code first."
+        " For safety, code that a model file names is not run automatically. Pass --custom_objects=own_nets, the"
+        " code that registers these layers or functions. In Python, import this code first."
     )
     done = run("trainers.predict", *flags, f"--custom_objects={NETS}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -99,7 +99,7 @@ def test_records_of_other_tools_need_no_labels(workspace: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-2:] == [
         "2 files with images in 'image', path in 'id'",
-        "tta: 2 views (mirror): each image is computed twice",
+        "tta: 2 views (mirror): the model computes each image twice",
     ]
     rows = read_csv(tmp_path / "a.csv")
     assert [(row["record"], row["path"], row["label"]) for row in rows] == [

@@ -117,7 +117,7 @@ def test_weights_by_hand_of_classes(trained: Run, workspace: Path, tmp_path: Pat
     with pytest.raises(UserError) as error:
         train("one", {"cats": 1, "dogs": 2})
     assert str(error.value).startswith(
-        f"--run={tmp_path}/one: was started with other settings: --class_weights.dogs was 3.0, is 2.0."
+        f"--run={tmp_path}/one: was started with other settings: --class_weights.dogs was 3.0, is now 2.0."
     )
     with pytest.raises(UserError, match=r"^--class_weights=cats:1: there is no weight for dogs\. "):
         train("another", {"cats": 1})
@@ -257,7 +257,7 @@ def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Pat
     [
         (np.zeros((4, 4, 3), np.float32), "image 0: is float32[4, 4, 3], but pixels must be uint8 with the shape"),
         ([np.zeros((4, 4, 4), np.uint8)], "image 0: is uint8[4, 4, 4], but pixels must be"),
-        ([], "no images given. Pass paths of images, pixels u8[h w 3], or images of Pillow."),
+        ([], "no images given. Pass paths of images, uint8 arrays of shape (height, width, 3), or images of Pillow."),
         ("nowhere.jpg", "nowhere.jpg: does not exist. Pass images, or directories of images."),
     ],
 )

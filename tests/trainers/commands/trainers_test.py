@@ -118,11 +118,13 @@ def test_csvs_are_converted(workspace, tmp_path):
     assert "run: run is finished already" in again.stdout
     both = run("trainers.scratch", *flags, "--tfrecords=csv-tfrecords", cwd=tmp_path)
     assert both.stderr.splitlines()[-1] == (
-        "error: --csv=csv and --tfrecords=csv-tfrecords: only one of them is allowed. Remove the other."
+        "error: --csv=csv and --tfrecords=csv-tfrecords: only one of these flags is allowed. Remove the other flag."
     )
     one = run("trainers.scratch", "--csv=csv/train.csv", cwd=tmp_path)
     assert (
-        one.stderr == "error: --csv=csv/train.csv: is a file, not a directory. Pass csv, with a CSV for each split.\n"
+        one.stderr
+        == "error: --csv=csv/train.csv: is a file. Pass the directory of the CSVs, csv. It must have one CSV for"
+        " each split.\n"
     )
     images = run("trainers.scratch", f"--csv={workspace / 'src'}", cwd=tmp_path)
     assert images.stderr.startswith(f"error: --csv={workspace / 'src'}: has no CSV of pixels in the format of ")
@@ -209,7 +211,10 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(workspace, tmp_path):
     message = str(error.value)
     saved = checkpoint.load(tmp_path / "run/checkpoint.npz")
     step = int(message.split("step ")[1].split(":")[0])
-    assert message.startswith(f"--run={tmp_path / 'run'}: step {step}: the loss or a weight is not a number; ")
+    assert message.startswith(
+        f"--run={tmp_path / 'run'}: step {step}: the loss or a weight is NaN or infinite. Records of the last two"
+        " batches: "
+    )
     assert f" The checkpoint of step {saved.position.global_step} is kept." in message
     assert step - 1 <= saved.position.global_step <= step
     assert all(np.isfinite(array).all() for array in saved.arrays["model"] + saved.arrays["optimizer"])
@@ -322,7 +327,7 @@ def test_batch_size_that_devices_cannot_share_is_reported(workspace, tmp_path, m
     with pytest.raises(UserError) as error:
         train("scratch", workspace / "out", tmp_path / "run", small("scratch", workspace))
     assert str(error.value) == (
-        "--batch_size=8: 3 devices cannot share it equally. Pass a multiple of 3, or --strategy=none."
+        "--batch_size=8: a batch cannot be divided equally among 3 devices. Pass a multiple of 3, or --strategy=none."
     )
     assert not (tmp_path / "run").exists()
 
@@ -354,7 +359,7 @@ def test_gradients_are_accumulated_on_one_device(strategy, workspace, tmp_path, 
     recipe = small("scratch", workspace, phase={"optimizer_kwargs": {"gradient_accumulation_steps": 2}})
     if strategy == "mirrored":
         with pytest.raises(
-            UserError, match=r"^--strategy=mirrored: Keras cannot accumulate gradients under a strategy\."
+            UserError, match=r"^--strategy=mirrored: Keras cannot accumulate gradients with this strategy\."
         ):
             train("scratch", workspace / "out", tmp_path / "run", recipe, strategy=strategy)
     else:
@@ -398,11 +403,11 @@ def test_settings_that_exclude_each_other_are_reported(trainer, values, config, 
         ),
         (
             {"phase": {"optimizer_kwargs": {"momentun": 0.9}}},
-            "--optimizer_kwargs=momentun=0.9: Keras's Adam rejects it: ",
+            "--optimizer_kwargs=momentun=0.9: Keras's Adam rejects these arguments: ",
         ),
         (
             {"phase": {"optimizer": "adamw", "optimizer_kwargs": {"weight_decay": "much"}}},
-            "--optimizer_kwargs=weight_decay='much': Keras's AdamW rejects it: ",
+            "--optimizer_kwargs=weight_decay='much': Keras's AdamW rejects these arguments: ",
         ),
         ({"unfreeze": "block9"}, "--unfreeze=block9: does not match a layer of cnn that has weights."),
         ({"unfreeze": "("}, "--unfreeze=(: is not a regular expression: "),

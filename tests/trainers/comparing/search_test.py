@@ -108,7 +108,7 @@ def test_budgets(given: dict[str, float], budget: Budget) -> None:
     ("given", "message"),
     [
         ({}, "--search: has no limit. Pass --search=minutes=20, or --search=trials=20."),
-        ({"hours": 2}, "--search=hours=2: hours is not known. Pass minutes=20, trials=20, or both."),
+        ({"hours": 2}, "--search=hours=2: 'hours' is not a limit of a search. Pass minutes=20, trials=20, or both."),
         ({"minutes": 0}, "--search=minutes=0: must be a number above 0."),
         ({"minutes": math.inf}, "--search=minutes=inf: must be a number above 0."),
         ({"minutes": "a"}, "--search=minutes=a: must be a number."),
@@ -155,7 +155,7 @@ def test_the_best_third_goes_on() -> None:
     assert (best.setting.variant.name, best.setting.epochs) == ("frozen augment=none", (8,))
     assert found.seconds == pytest.approx(100 * (20 / 9 + 7 / 3 + 3))
     assert len(found.trials) == 30
-    assert lines[0] == "round 1 of 3: 20 settings, 11% of epochs"
+    assert lines[0] == "round 1 of 3: 20 settings, 11% of the epochs"
     assert lines[2] == "round 3 of 3: 3 settings, all epochs"
     assert found.trials[0].as_dict() == {
         "round": 1, "setting": "features epochs=1", "variant": "features", "learning_rate": "0.001", "augment": "none",

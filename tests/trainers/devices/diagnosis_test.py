@@ -22,9 +22,14 @@ WHOLE: dict[str, Any] = {"cards": 1, "driver": "550.54.15", "driver_library": Tr
             Cuda(**WHOLE, hidden="-1"),
             NOTE,
             "none: CUDA_VISIBLE_DEVICES='-1' hides the GPUs",
-            "Unset CUDA_VISIBLE_DEVICES",
+            "To train on the GPU, remove the environment variable CUDA_VISIBLE_DEVICES.",
         ),
-        (Cuda(**WHOLE, hidden=""), NOTE, "none: CUDA_VISIBLE_DEVICES='' hides the GPUs", "Unset CUDA_VISIBLE_DEVICES"),
+        (
+            Cuda(**WHOLE, hidden=""),
+            NOTE,
+            "none: CUDA_VISIBLE_DEVICES='' hides the GPUs",
+            "To train on the GPU, remove the environment variable CUDA_VISIBLE_DEVICES.",
+        ),
         (Cuda(cards=2), BROKEN, "its driver does not work: the kernel module is not loaded", "Install NVIDIA's driver"),
         (
             Cuda(cards=1, driver="550.54"),
@@ -36,7 +41,7 @@ WHOLE: dict[str, Any] = {"cards": 1, "driver": "550.54.15", "driver_library": Tr
         (
             Cuda(**WHOLE, missing=("libcudnn.so.9",)),
             BROKEN,
-            "none: there is driver 550.54.15, but CUDA libraries are missing: libcudnn.so.9",
+            "none: driver 550.54.15 was found, but CUDA libraries are missing: libcudnn.so.9",
             "pip install 'tfrecord-tools[gpu]'",
         ),
         (
@@ -120,7 +125,10 @@ def test_another_version_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "_wanted", lambda names: {"keras": ">=4", "tensorflow": ">=2"})
     finding = diagnosis.packages()
     assert finding.state == BROKEN
-    assert finding.advice.endswith("is only tested with keras>=4. Run pip install 'keras>=4'.")
+    assert finding.advice == (
+        "Trainers are tested with keras>=4 only. With other versions, an interrupted training may continue with other"
+        " results. Run pip install 'keras>=4'."
+    )
 
 
 def test_another_backend_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,8 +189,8 @@ def test_workers_with_other_flags_are_reported(workspace):
     ]
     check_rejecting_job(
         job,
-        "error: --run=run: was started with other settings: --label_smoothing was 0.0, is 0.1. Repeat the command that"
-        " started it, or pass another --run.",
+        "error: --run=run: was started with other settings: --label_smoothing was 0.0, is now 0.1. Repeat the"
+        " command that started this run, or pass another --run.",
     )
 
 
@@ -251,7 +251,7 @@ def test_number_of_this_worker_and_of_all_workers(tf_config, expected, monkeypat
         ),
         (
             json.dumps({"cluster": {**WORKERS, "ps": ["p:1"]}, "task": {"type": "worker", "index": 0}}),
-            "The cluster may only list workers and at most one chief. ",
+            "The cluster must list workers and at most one chief, and nothing else. ",
         ),
     ],
 )

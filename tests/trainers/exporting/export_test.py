@@ -241,7 +241,7 @@ def test_quantized_model_is_smaller_and_calibrated(workspace: Path, tmp_path: Pa
         (
             {"quantize": "int8", "format": "litert"},
             "--quantize=int8: needs images for calibration, but --tfrecords is missing. Pass the dataset of the"
-            " training.",
+            " training as --tfrecords.",
         ),
         ({"samples": 0}, "--samples=0: must be at least 1."),
         ({"tolerance": -0.1}, "--tolerance=-0.1: must be from 0 to 1."),
@@ -250,7 +250,8 @@ def test_quantized_model_is_smaller_and_calibrated(workspace: Path, tmp_path: Pa
         ({"out": "taken"}, "--out=taken: exists already. Pass --overwrite to replace it, or another --out."),
         (
             {"out": "taken", "overwrite": True},  # A mistyped flag must not delete somebody's directory.
-            "--out=taken: is not replaced, because it is not an export (it has no export.json). Pass another --out.",
+            "--out=taken: is not the directory of an export (it has no export.json), so --overwrite does not replace"
+            " this directory. Pass another --out.",
         ),
         (
             {"out": "taken/file/out"},
@@ -308,7 +309,7 @@ def test_export_with_too_large_difference_is_not_written(workspace: Path, tmp_pa
         r" the probabilities of 32 generated images",
     ) as error:
         export(ModelExportConfig(**config, quantize="float16", tolerance=before.difference / 2, overwrite=True))
-    assert str(error.value).endswith("another class. If this is good enough, pass a larger --tolerance.")
+    assert str(error.value).endswith("another class. If this difference is acceptable, pass a larger --tolerance.")
     assert contents(tmp_path) == old  # The old export is complete, and there is no part of the new one.
 
 
@@ -318,17 +319,18 @@ def test_export_with_too_large_difference_is_not_written(workspace: Path, tmp_pa
         (
             {},
             [[0.1, 0.9], [0.6, 0.4]],
-            r"at most 0\.1 \(1e-05 is allowed\)\. Between these images, .* 0\.00% of the images get another class"
-            r"\. If this is good enough,",
+            r"at most 0\.1 \(1e-05 is allowed\)\. For comparison: between these images, .* 0\.00% of the images get"
+            r" another class\. If this difference is acceptable,",
         ),
         ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1 \(0\.05 is allowed\)\."),
-        ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from the Keras model's by at most nan"),  # No comparison holds.
+        # No comparison with NaN is true.
+        ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from those of the Keras model by at most nan"),
         (
             {"format": "litert", "quantize": "int8", "tfrecords": "out"},
             [[0.0, 1.0], [0.4, 0.6]],
             r"written: 50\.00% of 2 images get the same class .* \(at least 97\.00% is required\)\. .* by up to 0\.2,"
-            r" because int8 stores .* 256 steps\. .*\. Calibrate on more --samples, use --quantize=float16, or pass a"
-            r" larger --tolerance\.",
+            r" because int8 stores .* 256 steps\. .*\. Calibrate on more images \(--samples\), use"
+            r" --quantize=float16, or pass a larger --tolerance\.",
         ),
     ],
 )
@@ -456,11 +458,11 @@ def test_command(workspace: Path, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "export: new/ with assets, export.json, fingerprint.pb, labels.txt, saved_model.pb, variables"
     assert lines[1].startswith(
-        "check: the probabilities of 7 records of validation differ from the Keras model's by at most "
+        "check: the probabilities of 7 records of validation differ from those of the Keras model by at most "
     )
     assert lines[2:] == [
-        "note: the training images were prepared with --resize=48. Prepare other images in the same way, as predict"
-        " does (tfrecord_tools.images.prepare)"
+        "note: the training images were prepared with --resize=48. Prepare new images in the same way: with"
+        " tfrecord_tools.images.prepare, which trainers.predict also uses"
     ]
     for flags, message in [
         (

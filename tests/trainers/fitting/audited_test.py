@@ -146,8 +146,8 @@ def test_facts_of_adopted_records_are_computed_once(workspace, tmp_path, monkeyp
     facts = gather(data, tmp_path / "features", lines.append).inputs.facts
     assert sorted(calls) == [4, 10, 16]  # 20 and 10 records. A thread holds 16 images.
     assert [line.split(", and kept in")[0] for line in lines if line.startswith("facts: ")] == [
-        "facts: computed from 20 images of train",
-        "facts: computed from 10 images of validation",
+        "facts: computed from the pixels of 20 images of train",
+        "facts: computed from the pixels of 10 images of validation",
     ]
     table = index.read(workspace / "out" / index.FILE_NAME, ("split", "path", *index.LOOK))
     order = np.argsort(table.column("path").to_numpy())

@@ -159,7 +159,10 @@ def test_features_are_computed_again_when_a_record_is_valid_again(out, tmp_path)
     flip(shard, offset)
     load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
     flip(shard, offset)
-    with pytest.raises(UserError, match=r"was computed when train record 7, .* was corrupt, but now it is valid\."):
+    with pytest.raises(
+        UserError,
+        match=r"these features were computed when train record 7, .* was corrupt\. Now this record is valid\.",
+    ):
         load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
 
 

@@ -157,10 +157,14 @@ def test_tables_of_folds_are_recognized(text: str, expected: bool, tmp_path: Pat
             "'test' is not a split for cross-validation. Allowed splits: train, validation. The test split is kept"
             " for the final evaluation.",
         ),
-        ([{"split": "train", "record": 9_000, "fold": 1}], "record 9,000 of train does not exist. Was the file made"),
+        (
+            [{"split": "train", "record": 9_000, "fold": 1}],
+            "record 9,000 of the split train does not exist. Perhaps the file was made for another dataset. Make the"
+            " file again",
+        ),
         (
             [{"split": "train", "record": 1, "fold": 1}] * 2,
-            "a record occurs twice. Each record may be in one fold only.",
+            "a record is in two rows. Each record may be in one row only.",
         ),
         ([{"split": "train", "record": 1, "fold": "a"}], "'a' in the column 'fold' is not a whole number. Correct the"),
         (
@@ -196,7 +200,7 @@ def test_groups_and_classes_that_do_not_fit_are_noted(tmp_path: Path) -> None:
     assert notes == [
         "9 of 28 images are copies or near-duplicates of each other, or belong to one group. They stay in one fold,"
         " which is larger than the others.",
-        "all images of class 'emus' are in one fold. The model that is validated on this fold is trained without the"
-        " class.",
-        "class 'foxes' has images in 2 of 4 folds. The other folds do not measure it.",
+        "all images of class 'emus' are in one fold. The model that is validated on this fold is trained without"
+        " images of this class.",
+        "class 'foxes' has images in 2 of 4 folds. In the other folds, this class is not evaluated.",
     ]

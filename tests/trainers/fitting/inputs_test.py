@@ -41,8 +41,8 @@ def test_training_images_of_one_class_are_reported(out, tmp_path):
     with pytest.raises(UserError) as error:
         inputs.split(data, recipes.TrainConfig(tfrecords=str(out), records=str(tmp_path / "numbers")))
     assert re.fullmatch(
-        rf"--tfrecords={out}: all \d+ training images are of one class, 'ants'\. Training needs images of at least"
-        r" two\.",
+        rf"--tfrecords={out}: all \d+ training images are of one class, 'ants'\. Training needs images of at least two"
+        r" classes\.",
         str(error.value),
     )
 
@@ -238,7 +238,9 @@ def test_held_out_images_do_not_depend_on_the_dropped_issues(tmp_path):
     assert splits.validation.rows.tolist() == whole.validation.rows.tolist()
     assert sorted(splits.train.rows.tolist()) == sorted(set(whole.train.rows.tolist()) - set(doubted))
     assert lines[0].startswith(f"no validation split: {len(whole.validation)} of 60 training images are held out")
-    assert lines[1].startswith(f"--drop_issues=label: 3 of {len(whole.train)} training records left out")
+    assert lines[1].startswith(
+        f"--drop_issues=label: leaves out 3 of {len(whole.train)} training records, because of their issues in "
+    )
 
 
 def with_pairs(directory: Path, data: Dataset, pairs: Sequence[tuple[str, str]]) -> recipes.TrainConfig:
@@ -344,7 +346,8 @@ def test_an_audit_of_an_older_version_has_the_listed_pairs(both, tmp_path):
         (
             9,
             "folds.csv",
-            "--fold=9: there are no records to validate on. The folds in {root}/folds.csv are 1, 2, 3, 4. Pass one of",
+            "--fold=9: there are no records to validate on. The folds in {root}/folds.csv are 1, 2, 3, 4. Pass the"
+            " number of one of these folds. The file must have at least two folds.",
         ),
         (None, "folds.csv", "--records={root}/folds.csv: is a table of folds, and --fold is missing. Pass the number"),
         (1, "numbers.txt", "--records={root}/numbers.txt: has no column 'split'. With --fold, the file must be a"),

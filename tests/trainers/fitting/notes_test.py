@@ -76,8 +76,8 @@ def recipe_of(trainer: str = "finetune", **values: Any) -> Recipe:
 )
 def test_mirrored_classes_are_named_with_the_flag(recipe: Recipe, shown: str, flag: str, arrows: Dataset) -> None:
     assert lines(arrows, recipe) == [
-        f"note: --augment={shown} mirrors images, but class names suggest that this changes the class:"
-        f" arrow_left, arrow_right. If it does, pass --augment={flag}"
+        f"note: --augment={shown} mirrors images, but the names of these classes suggest that a mirrored image is of"
+        f" another class: arrow_left, arrow_right. If this is true, pass --augment={flag}"
     ]
     # With the flag, there is no note.
     again = dataclasses.replace(recipe, augment=flag.strip("'"))
@@ -96,10 +96,10 @@ def test_without_mirroring_or_such_names_there_is_no_note(arrows: Dataset, mixed
 
 
 CUT = (
-    "note: {share} of the images lose more than a third of their area, because they are cropped to the shape of the"
-    " input.{more} To keep the whole image, pass --fit=pad or --fit=stretch"
+    "note: {share} of the images lose more than a third of their area, because they are cropped to the aspect ratio of"
+    " the model's input.{more} To keep the whole image, pass --fit=pad or --fit=stretch"
 )
-OF_CROP = " --crop=0.875 cuts another 23% off every image."  # 1 - 0.875 ** 2 of what the shape leaves.
+OF_CROP = " --crop=0.875 removes another 23% of every image."  # 1 - 0.875 ** 2 of what the shape leaves.
 
 
 @pytest.mark.parametrize("trainer", ["scratch", "features", "frozen", "finetune"])
@@ -111,7 +111,7 @@ def test_images_that_lose_much_of_their_area_are_counted(trainer: str, mixed: Da
     ("values", "share", "more"),
     [
         ({"crop": 1.0}, "25%", ""),  # Only the shape counts.
-        ({"crop": 0.5}, "25%", " --crop=0.5 cuts another 75% off every image."),
+        ({"crop": 0.5}, "25%", " --crop=0.5 removes another 75% of every image."),
         ({"image_size": (12, 40)}, "88%", OF_CROP),  # The wide images fit.
         ({"image_size": (9, 12)}, "25%", OF_CROP),
         ({"recipe": "reference"}, "", ""),  # The whole image is stretched.

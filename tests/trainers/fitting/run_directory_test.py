@@ -56,7 +56,7 @@ def test_new_directory_holds_its_settings(tmp_path):
 def test_run_with_an_old_name_of_a_recipe_or_preset_is_continued(flag, old, name, other):
     begin(settings=changed("flags", **{flag: old}))
     assert begin(settings=changed("flags", **{flag: name})) == "run"
-    with pytest.raises(UserError, match=rf"was started with other settings: --{flag} was '{name}', is '{other}'"):
+    with pytest.raises(UserError, match=rf"was started with other settings: --{flag} was '{name}', is now '{other}'"):
         begin(settings=changed("flags", **{flag: other}))
 
 
@@ -82,7 +82,7 @@ def test_default_continues_an_unfinished_run_with_the_same_settings(capsys):
 
 
 def test_directory_in_use_is_not_opened():
-    in_use = "--run=run: another process is using it"
+    in_use = "--run=run: another process is using this directory"
     with run_directory.opened("run", SETTINGS, "finetune"), pytest.raises(UserError, match=in_use):
         begin("run")
     assert begin("run") == "run"
@@ -102,13 +102,17 @@ def test_lock_ends_with_its_process():
 @pytest.mark.parametrize(
     ("topic", "values", "message"),
     [
-        ("flags", {"backbone": "VGG19"}, "--backbone was 'VGG16', is 'VGG19'"),
-        ("flags", {"seed": 1, "backbone": "VGG19"}, "--backbone was 'VGG16', is 'VGG19'; --seed was 0, is 1"),
-        ("flags", {"epochs": {"head": 5}}, "--epochs.finetune was 8, is None"),
-        ("flags", {"backbone_kwargs": {"alpha": 0.5}}, "--backbone_kwargs.alpha was None, is 0.5"),
-        ("recipe", {"phases": [{"name": "head", "learning_rate": 1}]}, "recipe.phases.0.learning_rate was 0.001, is 1"),
-        ("weights", {"sha256": "00"}, "weights.sha256 was None, is '00'"),
-        ("environment", {"keras": "3.16"}, "environment.keras was '3.15.1', is '3.16'"),
+        ("flags", {"backbone": "VGG19"}, "--backbone was 'VGG16', is now 'VGG19'"),
+        ("flags", {"seed": 1, "backbone": "VGG19"}, "--backbone was 'VGG16', is now 'VGG19'; --seed was 0, is now 1"),
+        ("flags", {"epochs": {"head": 5}}, "--epochs.finetune was 8, is now None"),
+        ("flags", {"backbone_kwargs": {"alpha": 0.5}}, "--backbone_kwargs.alpha was None, is now 0.5"),
+        (
+            "recipe",
+            {"phases": [{"name": "head", "learning_rate": 1}]},
+            "recipe.phases.0.learning_rate was 0.001, is now 1",
+        ),
+        ("weights", {"sha256": "00"}, "weights.sha256 was None, is now '00'"),
+        ("environment", {"keras": "3.16"}, "environment.keras was '3.15.1', is now '3.16'"),
     ],
 )
 def test_other_settings_are_rejected_and_the_difference_is_named(topic, values, message):
@@ -117,8 +121,8 @@ def test_other_settings_are_rejected_and_the_difference_is_named(topic, values, 
         with pytest.raises(UserError) as error:
             open_run("run", changed(topic, **values))
         assert str(error.value) == (
-            f"--run=run: was started with other settings: {message}. "
-            "Repeat the command that started it, or pass another --run."
+            f"--run=run: was started with other settings: {message}. Repeat the command that started this run, or"
+            " pass another --run."
         )
 
 
@@ -142,7 +146,7 @@ def test_results_of_a_finished_run(tmp_path):
     run_directory.write_json(tmp_path / "run/metrics.json", {"accuracy": 0.5})
     assert run_directory.results("run", changed("environment", keras="3.16")) == {"accuracy": 0.5}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.json", "settings.json"]
-    with pytest.raises(UserError, match="--seed was 0, is 1"):
+    with pytest.raises(UserError, match="--seed was 0, is now 1"):
         run_directory.results("run", changed("flags", seed=1))
 
 
@@ -165,7 +169,7 @@ def test_damaged_settings_are_reported(tmp_path):
     begin("run")
     (tmp_path / "run/settings.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"run/settings.json: is damaged .*Delete this run directory, or use another one\."
+        UserError, match=r"run/settings.json: is damaged .*Delete this run directory, or use another run directory\."
     ):
         begin("run")
 
@@ -190,4 +194,4 @@ def test_runs_of_older_versions_have_the_hash_of_all_open_issues(stored, other, 
     run_directory.write_json(tmp_path / run_directory.SETTINGS, {"flags": {"issues_sha256": stored}})
     settings = {"flags": {"issues_sha256": "new"}, "other": other}
     found = run_directory.differences(tmp_path, settings, ("flags",))
-    assert found == ([] if same else [f"the SHA-256 of the open issues in --audit was {stored!r}, is 'new'"])
+    assert found == ([] if same else [f"the SHA-256 of the open issues in --audit was {stored!r}, is now 'new'"])

@@ -167,14 +167,20 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("config.json"), "has no config.json in it. Copy it again"),
-        (without("metadata.json"), "has no metadata.json in it. Copy it again"),
-        (without("model.weights.h5"), "has no model.weights.h5 in it. Copy it again"),
-        (with_metadata(b"{}"), "its metadata.json has no class names and image settings"),  # As Keras writes it.
-        (with_metadata(b"{"), "metadata.json in it is damaged: "),
-        (with_metadata(b"3"), "metadata.json in it is damaged: "),
-        (with_metadata(b'{"classifier": []}'), "metadata.json in it is damaged: its classifier is not a JSON object"),
-        (with_metadata(b" " * ((1 << 24) + 1)), "metadata.json in it is larger than 16,777,216 bytes."),
+        (without("config.json"), "this file has no config.json. Replace this file by an undamaged copy"),
+        (without("metadata.json"), "this file has no metadata.json. Replace this file by an undamaged copy"),
+        (without("model.weights.h5"), "this file has no model.weights.h5. Replace this file by an undamaged copy"),
+        (
+            with_metadata(b"{}"),
+            "the class names and image settings are missing in the metadata.json of this file",
+        ),  # As Keras writes it.
+        (with_metadata(b"{"), "metadata.json in this file is damaged: "),
+        (with_metadata(b"3"), "metadata.json in this file is damaged: "),
+        (
+            with_metadata(b'{"classifier": []}'),
+            "metadata.json in this file is damaged: its classifier is not a JSON object",
+        ),
+        (with_metadata(b" " * ((1 << 24) + 1)), "metadata.json in this file is larger than 16,777,216 bytes."),
         # This text would clear the terminal.
         (with_info(classes=["a", "b\x1b[2J"]), r"'b\x1b[2J' is not a line of printable text"),
         (with_info(classes=["a", "b\n"]), r"'b\n' is not a line of printable text"),  # Two lines in labels.txt.
@@ -186,7 +192,7 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
         (with_info(classes=["a"]), "classes are ['a'], but must be two or more distinct names"),
         (with_info(classes=["a", "a"]), "classes are ['a', 'a'], but must be two"),
         (with_info(classes=[1, 2]), "classes are [1, 2], but must be two"),
-        (with_info(classes=None), "metadata.json in it is damaged: "),
+        (with_info(classes=None), "metadata.json in this file is damaged: "),
         (with_info(image_size="8"), "image_size is '8', but must be one or two whole numbers"),
         (with_info(image_size=[8, "8"]), "image_size is (8, '8'), but must be one or two whole numbers of at least 1"),
         (
@@ -194,14 +200,14 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
             "image_size is (8, 8, 3), but must be one or two whole numbers of at least 1",
         ),
         (with_info(image_size=[]), "image_size is (), but must be one or two whole numbers of at least 1"),
-        (with_info(image_size=[8, 9]), "describes (None, 8, 9, 3) -> (None, 1)"),
+        (with_info(image_size=[8, 9]), "describes the shapes (None, 8, 9, 3) -> (None, 1)"),
         (with_info(fit="fill"), "geometry: fit=fill: must be one of crop, pad, stretch."),
         (with_info(fit="pad"), "geometry: crop=0.875 with fit=pad: only fit=crop cuts a part out of the image."),
         (with_info(crop=3), "crop is 3, but must be from 0 to 1"),
-        (with_info(threshold="high"), "metadata.json in it is damaged: "),
+        (with_info(threshold="high"), "metadata.json in this file is damaged: "),
         (with_info(images={"quality": 1000}), "images: --quality=1000"),
-        (with_info(images={"other": 1}), "metadata.json in it is damaged: "),
-        (with_info(other=1), "metadata.json in it is damaged: "),
+        (with_info(images={"other": 1}), "metadata.json in this file is damaged: "),
+        (with_info(other=1), "metadata.json in this file is damaged: "),
         # Malicious changes of Keras's members:
         (with_config('"Conv2D"', '"Lambda"'), "Keras cannot load this model: "),
         (
@@ -209,15 +215,16 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
             "Keras cannot load this model: ",
         ),
         (lambda members: members | {"config.json": b"{}"}, "Keras cannot load this model: "),
-        (with_layer(keras.layers.Dense(2)), "Keras cannot load this model: it holds a Dense, not a model"),
+        (with_layer(keras.layers.Dense(2)), "Keras cannot load this model: the file has a Dense, not a model"),
         (with_layer(keras.Sequential([keras.layers.Dense(2)])), ": "),  # A model without shapes: any error is right.
         (lambda members: members | {"model.weights.h5": b"\x89HDF\r\n\x1a\n"}, "Keras cannot load this model: "),
         # Members of two different models:
         (
             with_info(classes=["a", "b", "c"]),
-            "the model is (None, 8, 8, 3) -> (None, 1), but its metadata.json describes",
+            "the model has the shapes (None, 8, 8, 3) -> (None, 1), but metadata.json in this file describes the"
+            " shapes",
         ),
-        (with_info(image_size=9), "describes (None, 9, 9, 3) -> (None, 1)"),
+        (with_info(image_size=9), "describes the shapes (None, 9, 9, 3) -> (None, 1)"),
     ],
 )
 def test_changed_contents_are_rejected(change, message, saved, tmp_path):
@@ -255,7 +262,7 @@ def test_every_flipped_byte_of_the_weights_is_detected(saved, tmp_path):
     for position in range(member.header_offset + 60, member.header_offset + member.file_size, member.file_size // 20):
         path.write_bytes(saved.read_bytes())
         flip(path, position)
-        with pytest.raises(UserError, match=r"model\.weights\.h5 in it is damaged"):
+        with pytest.raises(UserError, match=r"model\.weights\.h5 in this file is damaged"):
             model_file.read_info(path)
 
 

@@ -423,8 +423,8 @@ class TestWeights:
         with pytest.raises(UserError) as error:
             networks.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
         assert (
-            f"--weights={file}: does not fit MobileNet(alpha=0.25). It must contain the weights of this backbone"
-            f" without the head (include_top=False). {message}"
+            f"--weights={file}: does not fit MobileNet(alpha=0.25). The file must contain the weights of this"
+            f" backbone without the head (include_top=False). {message}"
         ) in str(error.value)
         assert str(error.value).endswith(
             "Pass a weights file of this backbone that was saved without the head, or set --backbone and"
@@ -469,7 +469,7 @@ class TestWeights:
 @pytest.mark.parametrize(
     ("config", "classes", "message"),
     [
-        (SMALL, 1, "the dataset has 1 class. Training needs at least 2."),
+        (SMALL, 1, "the dataset has 1 class. Training needs at least 2 classes."),
         (
             ModelConfig(backbone="VGG16", weights="none", image_size=20),
             2,

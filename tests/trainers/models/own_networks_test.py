@@ -518,15 +518,15 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
     with pytest.raises(UserError) as error:
         networks.build(ModelConfig(backbone=str(path)), 2)
     assert str(error.value) == (
-        f"--backbone={path}: {what}. For safety, code that a file names is not run automatically. Pass"
-        " --custom_objects=MODULE or FILE.py, the code that registers these layers or functions. In Python, import this"
-        " code first."
+        f"--backbone={path}: {what}. For safety, code that a model file names is not run automatically. Pass"
+        " --custom_objects=MODULE or FILE.py, the code that registers these layers or functions. In Python, import"
+        " this code first."
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras")
     assert (
-        f" {what}. For safety, code that a file names is not run automatically. Pass --custom_objects={code}, the "
-        in str(error.value)
+        f" {what}. For safety, code that a model file names is not run automatically. Pass --custom_objects={code},"
+        " the " in str(error.value)
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras", custom_objects=["own_nets"])
@@ -570,7 +570,8 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "model",
             3,
             {"loss": "sparse_categorical_crossentropy"},
-            "SOURCE: its loss sparse_categorical_crossentropy ta",
+            "SOURCE: its loss sparse_categorical_crossentropy needs whole numbers as labels, but the targets are"
+            " float32 of shape (batch, 3). Use categorical_crossentropy.",
         ),
         (
             "model",
@@ -596,7 +597,12 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             {},
             "SOURCE: OwnStep has its own train_step. Trainers do not call such methods: with them, an ",
         ),
-        ("frozen", 3, {}, "SOURCE: no layer of the model is trainable. Set trainable = True for some layers."),
+        (
+            "frozen",
+            3,
+            {},
+            "SOURCE: no layer of the model is trainable. Set trainable = True for some layers.",
+        ),
         ("vector", 3, {}, "SOURCE: does not return probabilities. End the model with activation='softmax', and use a "),
     ],
 )
@@ -647,8 +653,8 @@ def test_the_line_of_the_error_makes_a_foreign_model_usable(tmp_path: Path) -> N
         " image_size=16, crop=0.0, scaling='own')"
     )
     assert str(error.value) == (
-        f"{path}: its metadata.json has no class names and image settings. In Python, write a copy that has them,"
-        f" with your own values: {line}"
+        f"{path}: the class names and image settings are missing in the metadata.json of this file. In Python, write"
+        f" a copy of the model with them. Use your own values in this command: {line}"
     )
     exec(line, {})
     answers = trainers.predict(run=described, images=noise(16))
@@ -733,7 +739,12 @@ def test_small_logits_of_one_output_are_not_probabilities(is_last: bool, tmp_pat
         (2, "softmax", {"scaling": "none"}, "scaling=none: must be one of own, unit, tf, torch, caffe."),
         (2, "softmax", {"image_size": 24}, "PATH: cannot be called with images of 24 x 24 pixels."),
         (2, "softmax", {"out": "no/ours.keras"}, "out=no/ours.keras: the folder no does not exist. Create it first."),
-        (2, "softmax", {"out": "PATH"}, "out=PATH: must be another .keras file. Pass the name of a new file."),
+        (
+            2,
+            "softmax",
+            {"out": "PATH"},
+            "out=PATH: must be a .keras file, and not the file of the given model. Pass the name of a new file.",
+        ),
     ],
 )
 def test_models_that_cannot_be_described(

@@ -198,9 +198,9 @@ def test_override():
             "--crop=1.5: must be between 0 and 1. It is the side of the central square divided by the image's shorter"
             " side. 0 stretches the whole image.",
         ),
-        ({"mixup": 1.5}, "--mixup=1.5: must be a share of the images, from 0 to 1."),
-        ({"cutmix": -1.0}, "--cutmix=-1.0: must be a share of the images, from 0 to 1."),
-        ({"label_smoothing": 1.0}, "--label_smoothing=1.0: must be a share from 0 to below 1."),
+        ({"mixup": 1.5}, "--mixup=1.5: must be a proportion of the images, from 0 to 1."),
+        ({"cutmix": -1.0}, "--cutmix=-1.0: must be a proportion of the images, from 0 to 1."),
+        ({"label_smoothing": 1.0}, "--label_smoothing=1.0: must be at least 0 and below 1."),
         ({"early_stopping": -1}, "--early_stopping=-1: must be 0 or more."),
         (
             {"phase": {"schedule": "constant", "warmup_steps": 5}},

@@ -80,16 +80,14 @@ def test_lines_say_what_is_left_out_and_what_is_missing() -> None:
             {"cars": 2, "ships": 1},
             {},
             "--images=photos: the model has no class cars (2 images), ships (1 image). The classes of the model are"
-            " cats, dogs,"
-            " foxes. Pass images of these classes. If the model has one of these classes under another name, pass"
-            " --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
+            " cats, dogs, foxes. Pass images of the model's classes. If the model has one of the other classes under"
+            " another name, pass --class_map=CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
         ),
         (
             {"cats": 2, "dogs": 1},
             {"cat": "cats"},
-            "--class_map=cat=cats: 'cat' is not a class of --images=photos. The classes there are cats, dogs. Did you"
-            " mean"
-            " cats? Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
+            "--class_map=cat=cats: 'cat' is not a class of --images=photos. The classes of the data are cats, dogs."
+            " Did you mean cats? Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
         ),
         (
             {"Cat": 2, "dogs": 1},

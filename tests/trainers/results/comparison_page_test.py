@@ -98,9 +98,9 @@ def test_a_search_without_folds_has_one_seed() -> None:
     assert single.title.striptags() == "Only one seed"
     assert single.section == "search"
     assert single.text.striptags() == (
-        "Each setting was trained with one seed. The accuracy also changes with the random seed. Pass the flags of the"
-        " best settings as variants to python -m trainers.compare --seeds=0,1,2, without a search. Or repeat the search"
-        " with --folds=5: the mean over folds changes less."
+        "Each setting was trained with one seed. The accuracy also changes with the random seed. Pass the flags of"
+        " the best settings as variants to python -m trainers.compare --seeds=0,1,2, without a search. Or repeat the"
+        " search with --folds=5: a mean over folds changes less with the random seed."
     )
     folded = dataclasses.replace(found, folds=2)
     assert [finding.name for finding in comparison_page.findings(folded)] == ["best"]
@@ -109,8 +109,8 @@ def test_a_search_without_folds_has_one_seed() -> None:
 @pytest.mark.parametrize(
     ("accuracy", "text"),
     [
-        (0.88, "The accuracy of second lies within the interval of the best: the difference may be chance."),
-        (0.5, "The accuracy of every other variant lies below the interval of the best."),
+        (0.88, "The accuracy of second is within the interval of the best variant, so the difference may be chance."),
+        (0.5, "The accuracy of every other variant is below the interval of the best variant."),
     ],
 )
 def test_differences_within_the_interval_may_be_chance(accuracy: float, text: str) -> None:
@@ -145,8 +145,8 @@ def test_page_of_a_cross_validation() -> None:
     text = comparison_page.render(folded(difference("second", -0.01, 0.07), difference(EVIL, 0.01, 0.07)))
     page = Page(text)
     shown = " ".join(page.text.split())
-    assert "A dot is a fold, the vertical line is the accuracy on all images" in shown
-    assert "(Wilson, wider for images that belong together)" in shown
+    assert "Each dot is a fold. The vertical line is the accuracy on all images, and the band is" in shown
+    assert "(Wilson; images that belong together make it wider)" in shown
     assert f"Class {EVIL} is rare." in shown
     assert page.elements["circle"] == 4
     wilson, corrected = scores.wilson(45.5, 50), FOLDED[1].over_folds()  # 100 images that say as much as 50.
@@ -161,8 +161,8 @@ def test_page_of_a_cross_validation() -> None:
 @pytest.mark.parametrize(
     ("low", "text"),
     [
-        (-0.01, "The interval of its difference to second contains 0: the difference may be chance."),
-        (0.01, "The interval of its difference to every other variant lies above 0."),
+        (-0.01, "The interval of the difference to second contains 0, so the difference may be chance."),
+        (0.01, "For every other variant, the interval of the difference is above 0."),
     ],
 )
 def test_the_best_of_a_cross_validation_is_judged_by_its_differences(low: float, text: str) -> None:

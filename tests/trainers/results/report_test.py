@@ -129,7 +129,9 @@ def test_figures_are_those_of_the_predictions(two):
     right = len(rows) - len(wrong)
     assert 0 < len(wrong) < 10
     assert f"{right / len(rows):.1%}" in page.text
-    assert f"{len(wrong)} of {len(wrong)} mistakes, the most confident first." in " ".join(page.text.split())
+    assert f"The list has {len(wrong)} of {len(wrong)} mistakes. The most confident mistake is first." in " ".join(
+        page.text.split()
+    )
     for row in wrong:
         assert row["path"] in page.text
     assert page.elements["img"] == 2 * len(wrong)  # Each with its evidence.
@@ -221,8 +223,8 @@ def test_waiting_for_input_is_reported(waits, reported, evil):
         ),
         (
             "features",
-            "Each step on features is short, so the model often waits for the next one. python -m trainers.features"
-            " --batch_size=N with a larger N makes fewer and longer steps.",
+            "Each step on features is short, so the model often waits for the next batch. python -m"
+            " trainers.features --batch_size=N with a larger N makes fewer and longer steps.",
         ),
     ],
 )
@@ -333,12 +335,12 @@ def test_overfitting_is_reported(losses, validation, recipe, epoch, evil):
     [
         ({}, 2, ""),
         ({"label_smoothing": 0.0, "mixup": 0.0}, 2, ""),
-        ({"mixup": 0.5}, 2, "The training loss is computed with MixUp, the validation loss without."),
+        ({"mixup": 0.5}, 2, "The training loss is computed with MixUp, and the validation loss is computed without."),
         (
             {"label_smoothing": 0.1, "cutmix": 1.0},
             2,
-            "The training loss is computed with label smoothing 0.1 and CutMix, the validation loss without."
-            " Even if every prediction is right, the training loss stays above 0.20.",
+            "The training loss is computed with label smoothing 0.1 and CutMix, and the validation loss is computed"
+            " without. Even if every prediction is right, the training loss stays above 0.20.",
         ),
         ({"label_smoothing": 0.1}, 10, "stays above 0.50."),
     ],
@@ -448,7 +450,7 @@ def test_of_a_thousand_classes_the_worst_fifty_are_listed(evil):
         labels=labels, records=np.arange(3000),
     )  # fmt: skip
     page = changed(evil, predicted, info=ModelInfo(classes=names, image_size=8))
-    assert "The 50 worst of 1,000 classes." in page.text
+    assert "The table has the 50 worst of 1,000 classes." in page.text
     (png,) = re.findall(r'"data:image/png;base64,([^"]*)"', plots.draw(predicted, 0.5, [])["confusion"].svg)
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
         assert min(image.size) >= 1000  # The matrix has all classes.

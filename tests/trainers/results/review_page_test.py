@@ -393,7 +393,7 @@ def test_files_with_equal_bytes_share_a_decision(open_page: Open, label: str, hi
     same = Picture(sha256=digest("n/1.jpg"), path="copy.jpg", label=label, split="test", jpeg=drawn("n/1.jpg"))
     review = open_page([Item(kind="near_duplicate", rank=1, score=1.0, picture=picture("n/1.jpg"), twins=[same])])
     assert review.text("#question") == (
-        f"A decision holds for both files. To store one of them, {hint}, and convert with --duplicates=drop."
+        f"A decision applies to both files. To store only one of the files, {hint}, and convert with --duplicates=drop."
     )
     assert review.text("figure.twin") == f"Label: {label} copy.jpg · test The same bytes"
     assert "copy.jpg" in review.text("figure.twin .path")
@@ -480,7 +480,11 @@ def test_both_is_about_the_pair_where_it_is_loaded(open_page: Open, tmp_path: Pa
     assert other.upload(label) == "label.csv: 1 decision, 1 new or changed."
     assert other.decisions() == {"a/1.jpg": "label:dog", "a/1.jpg + n/6.jpg": "both"}
     swapped = write_table(tmp_path / "none.csv", table([sides[1], "none", "", "", "", sides[0]], header=COLUMNS))
-    assert other.upload(swapped) == "none.csv: 1 decision differs from those on this page. Keep mine Take the file's"
+    assert (
+        other.upload(swapped)
+        == "none.csv: 1 decision differs from the decisions on this page. Keep the decisions of this page Use the"
+        " decisions of the file"
+    )
     other.click("#loaded button:has-text('Take')")
     assert other.decisions() == {"a/1.jpg": "label:dog", "a/1.jpg + n/6.jpg": "none"}
 
@@ -649,7 +653,11 @@ def test_undo_reaches_earlier_decisions(open_page: Open, tmp_path: Path) -> None
     other = open_page(decided=stored(("a/1.jpg", "label", "fox")))
     file = tmp_path / "none.csv"
     file.write_bytes(review.content())
-    assert other.upload(file) == "none.csv: 1 decision differs from those on this page. Keep mine Take the file's"
+    assert (
+        other.upload(file)
+        == "none.csv: 1 decision differs from the decisions on this page. Keep the decisions of this page Use the"
+        " decisions of the file"
+    )
     other.click("#loaded button:has-text('Take')")
     assert other.decisions() == {"a/1.jpg": "none", "n/1.jpg": "none", "n/2.jpg": "none"}
     assert other.progress == "0 of 10 decided"
@@ -806,8 +814,8 @@ def test_a_file_without_contradictions_is_loaded_and_taken_back_by_undo(open_pag
 @pytest.mark.parametrize(
     ("answer", "changed", "expected"),
     [
-        ("Keep mine", 1, {"a/1.jpg": "drop", "a/2.jpg": "label:dog", "a/3.jpg": "drop"}),
-        ("Take the file's", 3, {"a/1.jpg": "keep", "a/2.jpg": "label:fox", "a/3.jpg": "drop"}),
+        ("Keep the decisions of this page", 1, {"a/1.jpg": "drop", "a/2.jpg": "label:dog", "a/3.jpg": "drop"}),
+        ("Use the decisions of the file", 3, {"a/1.jpg": "keep", "a/2.jpg": "label:fox", "a/3.jpg": "drop"}),
     ],
 )
 def test_contradictions_are_asked(
@@ -819,7 +827,10 @@ def test_contradictions_are_asked(
     file = write_table(
         tmp_path / "mail.csv", table(*([digest(path), word, label, path, ""] for path, word, label in rows))
     )
-    question = "mail.csv: 2 decisions differ from those on this page. Keep mine Take the file's"
+    question = (
+        "mail.csv: 2 decisions differ from the decisions on this page. Keep the decisions of this page Use the"
+        " decisions of the file"
+    )
     assert review.upload(file) == question
     assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "label:dog"}  # Until an answer, nothing changes.
     review.click(f"#loaded button:has-text({json.dumps(answer)})")

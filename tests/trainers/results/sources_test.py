@@ -157,9 +157,9 @@ def test_arrays_and_columns_of_paths_and_images_are_sequences(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros(3), "image 0: is float64[3], but pixels must be uint8"),
-        (np.array([["a.jpg", "b.jpg"]]), "image 0: is <U5[2], but pixels must be uint8"),
-        (b"\xff\xd8\xff", "image 0: is |S3[], but pixels must be uint8"),
+        (np.zeros(3), "image 0: is float64 of shape (3,), but pixels must be uint8"),
+        (np.array([["a.jpg", "b.jpg"]]), "image 0: is <U5 of shape (2,), but pixels must be uint8"),
+        (b"\xff\xd8\xff", "image 0: is |S3 of shape (), but pixels must be uint8"),
         (np.array([], object), "no images given."),
     ],
 )

@@ -86,15 +86,15 @@ def test_without_views_the_output_is_that_of_the_model(pixels: np.ndarray, model
     ("tta", "classes", "lines"),
     [
         ((), ("left", "right"), []),
-        (("mirror",), ("cats", "dogs"), ["tta: 2 views (mirror): each image is computed twice"]),
-        (("crops",), ("left", "right"), ["tta: 5 views (crops): each image is computed 5 times"]),
+        (("mirror",), ("cats", "dogs"), ["tta: 2 views (mirror): the model computes each image twice"]),
+        (("crops",), ("left", "right"), ["tta: 5 views (crops): the model computes each image 5 times"]),
         (
             ("mirror", "crops"),
             ("left", "right", "none"),
             [
-                "tta: 10 views (mirror, crops): each image is computed 10 times",
-                "note: --tta=mirror,crops mirrors images, but class names suggest that this changes the class: left,"
-                " right. If it does, leave out mirror",
+                "tta: 10 views (mirror, crops): the model computes each image 10 times",
+                "note: --tta=mirror,crops mirrors images, but the names of these classes suggest that a mirrored"
+                " image is of another class: left, right. If this is true, leave out mirror",
             ],
         ),
     ],

@@ -242,7 +242,7 @@
 
   const REFUSED =
     "This browser does not store decisions for this page, for example because it is shown inside a notebook. Decisions are" +
-    " lost when the page closes. Download `decisions.csv` before that.";
+    " lost when the page closes. Download `decisions.csv` before you close the page.";
   const FULL =
     "The storage of this browser is full, so new decisions are lost when the page closes. Download `decisions.csv` now. If" +
     " you open the page again, load this file.";
@@ -455,12 +455,12 @@
   const differs = (rows, key, entry) => rows.has(key) && !isSame(rows.get(key), entry);
 
   function ask(name, loaded, differing) {
-    const mine = element("button", { type: "button" }, "Keep mine");
-    const other = element("button", { type: "button" }, "Take the file's");
+    const mine = element("button", { type: "button" }, "Keep the decisions of this page");
+    const other = element("button", { type: "button" }, "Use the decisions of the file");
     onPress(mine, () => add(name, loaded, false));
     onPress(other, () => add(name, loaded, true));
     const count = `${counted(differing, "decision")} ${differing === 1 ? "differs" : "differ"}`;
-    announce([`${name}: ${count} from those on this page.`], false, mine, other);
+    announce([`${name}: ${count} from the decisions on this page.`], false, mine, other);
   }
 
   function add(name, { entries, refused }, replaces) {
@@ -657,7 +657,7 @@
     if (!isOneFile(item)) return kinds.get(item.kind).question;
     const differ = new Set(sidesOf(item).map((side) => side.label)).size > 1;
     return (
-      `A decision holds for ${item.twins.length === 1 ? "both" : "all"} files. To store one of them, ` +
+      `A decision applies to ${item.twins.length === 1 ? "both" : "all"} files. To store only one of the files, ` +
       (differ ? "set the right label here, " : "keep them here, ") +
       "and convert with `--duplicates=drop`."
     );
