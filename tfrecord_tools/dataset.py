@@ -38,7 +38,7 @@ _CHUNK = 64  # Largest number of images that one call of a Python function reads
 # A constant that is hashed into `Batch.keys`, so that the keys differ from the hashes that `order` uses for shuffling.
 _DRAWS = 6
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
-Fetch = Callable[[int], Any]
+Fetch = Callable[[np.ndarray], list[Any]]  # From record numbers i64[k] to images. None: the record is corrupt.
 
 
 class Batch(NamedTuple):
@@ -212,7 +212,7 @@ def serialized_batches(
         Batches (serialized examples string[b], record numbers i64[b]).
     """
     selection = _Selection(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
-    data = selection.batches(start_step, records.get_or_none, tf.string, ())
+    data = selection.batches(start_step, records.batch_or_none, tf.string, ())
     return data.map(graphs.plain(lambda batch: (batch.images, batch.numbers)))
 
 
@@ -232,9 +232,9 @@ class Cache:
     corrupt: frozenset[int]
     records: str = ""
 
-    def get(self, number: int) -> np.ndarray | None:
-        """Return the pixels of a record, u8[h w 3], or None if the record is corrupt."""
-        return None if number in self.corrupt else self.pixels[number]
+    def get(self, numbers: np.ndarray) -> list[np.ndarray | None]:
+        """Return the pixels of records i64[k], each u8[h w 3], or None if the record is corrupt."""
+        return [None if number in self.corrupt else self.pixels[number] for number in numbers.tolist()]
 
 
 def cache_pixels(
@@ -301,9 +301,9 @@ class _Selection:
 
         Args:
             start_step: Number of the first batch.
-            fetch: Function of a record number. It returns None if the record is corrupt.
-            dtype: Type of the results of `fetch`.
-            shape: Shape of the results of `fetch`.
+            fetch: Function that returns the images of record numbers.
+            dtype: Type of an image of `fetch`.
+            shape: Shape of an image of `fetch`.
             parallel: As in `train_batches`.
             steps: As in `train_stream`.
         """
@@ -315,7 +315,7 @@ class _Selection:
             slots = int(first) + np.arange(chunk)
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
             epochs, numbers = self._order.at(positions)
-            images = python_calls.each(fetch, numbers.tolist())
+            images = fetch(numbers)
             replaced = np.zeros_like(numbers)  # A record that replaces a corrupt one gets another key.
             for i, image in enumerate(images):
                 if image is None:
@@ -343,9 +343,10 @@ class _Selection:
     def _next_valid(self, position: int, fetch: Fetch) -> tuple[Any, int]:
         """Fetch the next valid record after a position, and return it with its number."""
         for start in range(position + 1, position + 1 + 2 * len(self._records), _LOOKUP):
-            for number in self._order[np.arange(start, start + _LOOKUP)].tolist():
-                if (image := fetch(number)) is not None:
-                    return image, number
+            for number in self._order[np.arange(start, start + _LOOKUP)]:
+                (image,) = fetch(number[None])
+                if image is not None:
+                    return image, int(number)
         raise UserError("all records are corrupt. Copy or convert the dataset again.")
 
 
@@ -372,13 +373,14 @@ def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
 
 
 def fetch_decoded(records: Records, geometry: Geometry) -> Fetch:
-    """Return a function from a record number to its pixels, u8[h w 3], or None if it is corrupt."""
+    """Return a function from record numbers i64[k] to pixels, u8[h w 3]. None: the record is corrupt."""
 
     def pixels(serialized: bytes) -> np.ndarray:
+        python_calls.check()
         encoded = schema.decode_example(serialized, records.keys)["image"]
         return decoder.decode(encoded, geometry, raw_size=records.raw_size)
 
-    return lambda number: records.get_or_none(number, pixels)
+    return lambda numbers: records.batch_or_none(numbers, pixels)
 
 
 def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> np.ndarray:
@@ -444,7 +446,7 @@ def eval_stream(
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        images = python_calls.each(fetch, numbers.tolist())
+        images = fetch(numbers)
         decoded = {number: image for number, image in zip(numbers.tolist(), images) if image is not None}
         valid = np.array(list(decoded), np.int64)
         return _stacked(list(decoded.values()), tf.uint8, shape), records.labels[valid], valid

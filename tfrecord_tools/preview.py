@@ -160,7 +160,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("split", default.split, "Split of the record to draw: train, validation or test.")
     flags.DEFINE_integer(
-        "record", default.record, "Index of the record to draw. The first record of --split has the index 0."
+        "record", default.record, "Number of the record to draw. The first record of --split has the number 0."
     )
     usage.define_path("image", None, "Image file to draw. Pass either --image or --tfrecords.")
     flags.DEFINE_string("augment", str(default.augment), f"Random changes of the image: {named.FORMS}.")

@@ -24,6 +24,7 @@ from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, on
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
 from tfrecord_tools.layout.schema import Example, Keys
+from tfrecord_tools.layout.shard_files import ShardFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,6 @@ _log = logging.getLogger(__name__)
 
 # `hold_out` and the automatic split of `convert` choose images by a hash. This number makes the choices independent.
 _HOLD_OUT = 2
-_MAX_OPEN_FILES = 128  # Each `Records` opens at most this many. The usual limit of a process is 1,024.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
 
@@ -89,7 +89,7 @@ class Dataset:
         records = Records(
             str(self.directory / index.FILE_NAME),
             splits,
-            [path for paths in shards for path in paths],
+            ShardFiles([path for paths in shards for path in paths]),
             columns,
             np.flatnonzero(columns["label"] != index.LEFT_OUT),
             self.raw_size,
@@ -180,7 +180,7 @@ class Records:
         self,
         index_path: str,
         splits: Sequence[str],
-        shards: Sequence[str],
+        shards: ShardFiles,
         columns: Mapping[str, np.ndarray],
         rows: np.ndarray,
         raw_size: int | None = None,
@@ -191,7 +191,7 @@ class Records:
         Args:
             index_path: Path of the index. Source paths are read from it when they are needed.
             splits: Names of the splits.
-            shards: Paths of the shards, one split after the other.
+            shards: The shards, one split after the other.
             columns: Columns shard, offset, length and label of *all* records of the splits, one split after the other.
                 Each has one value per record. If there are several splits, there is one more column, split: i8, the
                 index of the record's split in `splits`, in ascending order.
@@ -201,7 +201,7 @@ class Records:
         """
         self._index_path = index_path
         self._splits = tuple(splits)
-        self._shards = list(shards)
+        self._shards = shards
         self._all = columns
         self._rows = rows
         self.raw_size = raw_size
@@ -212,7 +212,6 @@ class Records:
         self.labels = columns["label"][rows].astype(np.int64)
         self.corrupt: dict[int, str] = {}
         self.failure = ""
-        self._open_files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -256,13 +255,32 @@ class Records:
             CorruptRecord: The stored bytes are damaged.
         """
         number = range(len(self))[number]
-        record = schema.decode_example(self.serialized(number), self.keys)
+        return self._example(number, self.serialized(number))
+
+    def __getitems__(self, numbers: Sequence[int] | np.ndarray) -> list[Example]:
+        """Return several records, faster than one by one. PyTorch's DataLoader calls this method."""
+        numbers = self._numbers(numbers)
+        return [self._example(number, data) for number, data in zip(numbers.tolist(), self.serialized_batch(numbers))]
+
+    _getitems = __getitems__  # Grain calls this name.
+
+    def _example(self, number: int, serialized: bytes) -> Example:
+        record = schema.decode_example(serialized, self.keys)
         # The label is taken from the index: a decision may have changed it there, and an adopted file still has the old
         # label.
         record["label"] = int(self.labels[number])
         if not record["path"]:
-            record["path"] = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
+            shard = os.path.basename(self._shards.paths[self._shard[number]])
+            record["path"] = index.place(shard, int(self._offset[number]))
         return record
+
+    def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return record numbers as i64[k] in 0..n-1. Negative numbers count from the end, as in a list."""
+        numbers, count = np.asarray(numbers, np.int64), len(self)
+        outside = numbers[(numbers < -count) | (numbers >= count)]
+        if len(outside):
+            raise IndexError(f"record {outside[0]:,} does not exist: there are {count:,} records")
+        return np.where(numbers < 0, numbers + count, numbers)
 
     def __repr__(self) -> str:
         """Return a text that identifies the records, also in other processes. Grain stores it in checkpoints."""
@@ -288,15 +306,30 @@ class Records:
         shard = self._shard[number]
         reason = "corrupt"
         try:
-            data = schema.unframe(self._read(int(shard), int(self._frame_bytes[number]), int(self._offset[number])))
+            framed = self._shards.read(int(shard), int(self._frame_bytes[number]), int(self._offset[number]))
+            data = schema.unframe(framed)
         except OSError as error:  # A bad sector, or a deleted file.
             data, reason = None, f"unreadable ({error.strerror})"
         if data is None:
             raise CorruptRecord(
-                f"{self._shards[shard]}: the record at byte {self._offset[number]:,} is {reason}:"
+                f"{self._shards.paths[shard]}: the record at byte {self._offset[number]:,} is {reason}:"
                 f" {self.describe(number)}. Copy the shard again from an undamaged copy, or convert again."
             )
         return data
+
+    def serialized_batch(self, numbers: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Return `serialized` of several records. Neighbors in a shard are read together, which is faster.
+
+        Args:
+            numbers: k record numbers, in any order. A number may occur more than once.
+
+        Raises:
+            CorruptRecord: The stored bytes of a record are damaged.
+            IndexError: A record does not exist.
+        """
+        numbers = self._numbers(numbers)
+        read = self._read_batch(numbers)
+        return [self.serialized(number) if data is None else data for number, data in zip(numbers.tolist(), read)]
 
     def get_or_none(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
         """Return `decode(serialized)` of a record, or None if the record is corrupt.
@@ -311,10 +344,34 @@ class Records:
         Raises:
             UserError: More than 10 records and more than 1 % of all records are corrupt.
         """
+        return self._decoded(number, None, decode)
+
+    def batch_or_none(self, numbers: np.ndarray, decode: Callable[[bytes], Any] = bytes) -> list[Any]:
+        """Return `get_or_none` of several records. Neighbors in a shard are read together, which is faster.
+
+        Args:
+            numbers: i64[k], record numbers, in any order.
+            decode: As in `get_or_none`.
+        """
+        return [
+            self._decoded(number, data, decode) for number, data in zip(numbers.tolist(), self._read_batch(numbers))
+        ]
+
+    def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
+        """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""
+        read: list[bytes | None] = [None] * len(numbers)
+        for i, framed in self._shards.read_many(
+            self._shard[numbers], self._frame_bytes[numbers], self._offset[numbers]
+        ):
+            read[i] = schema.unframe(framed)
+        return read
+
+    def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:
+        """Return the result of `get_or_none`. If `serialized` is None, the record is read."""
         if number in self.corrupt:
             return None
         try:
-            return decode(self.serialized(number))
+            return decode(self.serialized(number) if serialized is None else serialized)
         except CorruptRecord as error:
             message = str(error)
         except (UndecodableImage, KeyError, ValueError) as error:
@@ -401,9 +458,9 @@ class Records:
     def check_shards(self) -> None:
         """Raise UserError if a shard is missing or has the wrong length. File contents are not read."""
         ends = self._all["offset"] + self._all["length"] + schema.FRAME_BYTES
-        expected = np.zeros(len(self._shards), np.int64)
+        expected = np.zeros(len(self._shards.paths), np.int64)
         np.maximum.at(expected, self._all["shard"], ends)
-        for path, size in zip(self._shards, expected):
+        for path, size in zip(self._shards.paths, expected):
             actual = os.path.getsize(path) if os.path.exists(path) else None
             if actual is None and os.path.islink(path):
                 raise UserError(
@@ -413,39 +470,6 @@ class Records:
             if actual != size:
                 state = "does not exist" if actual is None else f"has {actual:,} bytes and should have {size:,}"
                 raise UserError(f"{path}: {state}. The dataset is incomplete. Copy or convert it again.")
-
-    def _read(self, shard: int, count: int, offset: int) -> bytes:
-        """Read `count` bytes at `offset`; an OSError names the shard."""
-        try:
-            return self._read_at(shard, count, offset)
-        except OSError as error:
-            raise files.named(error, self._shards[shard], "read") from error
-
-    def _read_at(self, shard: int, count: int, offset: int) -> bytes:
-        """Read from a file that this process has opened.
-
-        A process does not use files that its parent opened before a fork. On systems without `os.pread`, both processes
-        would share the position at which the next read starts, and would read wrong bytes.
-        """
-        key = (os.getpid(), shard)
-        descriptor = self._open_files.get(key)
-        if descriptor is not None:
-            return files.read_at(descriptor, count, offset)
-        descriptor = files.open_descriptor(self._shards[shard])
-        shared = len(self._open_files) < _MAX_OPEN_FILES and self._open_files.setdefault(key, descriptor) == descriptor
-        try:
-            return files.read_at(descriptor, count, offset)
-        finally:
-            if not shared:  # Too many files are open, or another thread opened the same file first.
-                os.close(descriptor)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open_files": {}}
-
-    def __del__(self) -> None:
-        for (process, _), descriptor in getattr(self, "_open_files", {}).items():
-            if process == os.getpid():
-                os.close(descriptor)
 
 
 def open_dataset(directory: str | os.PathLike[str]) -> Dataset:

@@ -145,7 +145,7 @@ _TRAINING = (
     Option(
         "records",
         "path",
-        "File (text or Parquet) with the indexes of the training records to use. The first record has the index 0."
+        "File (text or Parquet) with the numbers of the training records to use. The first record has the number 0."
         " With --fold, the file must be a table (CSV or Parquet) with the columns split, record and fold. Default: all"
         " training records.",
     ),

@@ -310,6 +310,7 @@ def test_read_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pread: bool) -
     """Several threads read with one descriptor."""
     if not pread:
         monkeypatch.delattr(os, "pread")
+        monkeypatch.delattr(os, "preadv")
     (tmp_path / "file").write_bytes(bytes(range(256)))
     wrong: list[int] = []
     descriptor = files.open_descriptor(tmp_path / "file")
@@ -327,6 +328,10 @@ def test_read_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pread: bool) -
     assert wrong == []
     assert files.read_at(descriptor, 10, 250) == bytes(range(250, 256))  # The end.
     assert files.read_at(descriptor, 10, 300) == b""
+    buffer = memoryview(bytearray(10))
+    for offset, count in ((3, 10), (250, 6), (300, 0)):
+        assert files.read_into(descriptor, buffer, offset) == count
+        assert buffer[:count] == bytes(range(256))[offset : offset + 10]
     os.close(descriptor)
 
 

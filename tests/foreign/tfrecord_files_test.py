@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import struct
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -297,7 +298,7 @@ def test_damaged_compressed_file(tmp_path: Path, kind: str, trailer: int) -> Non
 def test_length_larger_than_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", THREE)
     length = (1 << 62).to_bytes(8, "little")
-    path.write_bytes(path.read_bytes() + length + schema._masked_crc(length))
+    path.write_bytes(path.read_bytes() + length + struct.pack("<I", schema._masked_crc(length)))
     damage: list[str] = []
     assert list(read(path, "", damage.append)) == THREE
     (message,) = damage

@@ -977,7 +977,7 @@ TRAINING: dict[str, Check] = {
     "--seed=3": setting("flags.seed", 3),
     "--deterministic": setting("flags.deterministic", True),
     "--audit=audited": lambda e: len(e.json("run/settings.json", "flags", "issues_sha256")) == 64,
-    "--drop_issues=label": says("--drop_issues=label: 1 of 8 training records left out"),
+    "--drop_issues=label": says("--drop_issues=label: leaves out 1 of 8 training records"),
     "--checkpoint_every=1": setting("other.checkpoint_every", 1),
     "--precision=float32": setting("flags.precision", "float32"),
     "--strategy=none": says("device: "),  # The same as auto on CPUs.

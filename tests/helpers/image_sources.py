@@ -65,7 +65,7 @@ def rewrite(out: Path, number: int, change: Callable[[bytes], bytes]) -> None:
     example = records.serialized(number)
     changed = change(example)
     assert len(changed) == len(example)
-    with open(records._shards[records._shard[number]], "r+b") as file:
+    with open(records._shards.paths[records._shard[number]], "r+b") as file:
         file.seek(int(records._offset[number]))
         file.write(schema.frame(changed))
 

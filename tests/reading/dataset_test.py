@@ -64,7 +64,7 @@ def damaged_copy(out: Path, copy: Path, numbers: list[int]) -> Records:
     shutil.copytree(out, copy)
     records = dataset.open(copy).records("train")
     for number in numbers:
-        flip(Path(records._shards[records._shard[number]]), int(records._offset[number]) + 60)
+        flip(Path(records._shards.paths[records._shard[number]]), int(records._offset[number]) + 60)
     return dataset.open(copy).records("train")
 
 

@@ -9,7 +9,7 @@ import pickle
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from image_sources import contents, converted, draw, flip, tree, with_splits
 
-from tfrecord_tools import records as records_module
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
+from tfrecord_tools.layout import shard_files
 from tfrecord_tools.records import Records, open_dataset, read_numbers
 
 
@@ -44,7 +44,7 @@ def frames(out: Path, split: str) -> Iterator[tuple[Path, int, int]]:
     """Yield (shard path, offset of the frame, length of the frame) of each record."""
     records = open_dataset(out).records(split)
     for i in range(len(records)):
-        shard = Path(records._shards[records._shard[i]])
+        shard = Path(records._shards.paths[records._shard[i]])
         yield shard, int(records._offset[i]), int(records._frame_bytes[i])
 
 
@@ -187,9 +187,9 @@ def open_shards(directory: Path) -> int:
 
 
 def test_more_shards_than_open_files(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records_module, "_MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(shard_files, "_MAX_OPEN_FILES", 2)
     records = open_dataset(out).records("train")
-    assert len(records._shards) > 2
+    assert len(records._shards.paths) > 2
     for _ in range(2):
         assert {records[i]["path"] for i in range(10)} == set(records.paths)
         assert open_shards(out) == 2
@@ -245,7 +245,7 @@ def test_in_several_processes(valid: Path, method: str) -> None:
 
 
 def test_in_threads(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records_module, "_MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(shard_files, "_MAX_OPEN_FILES", 3)
     records = open_dataset(out).records("train")
     expected = [records.serialized(i) for i in range(10)]
     wrong: list[int] = []
@@ -262,6 +262,83 @@ def test_in_threads(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         thread.join()
     assert wrong == []
     assert open_shards(out) == 3
+
+
+# --- Batches --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ([], "nothing"),
+        ([4], "one record"),
+        (range(10), "all shards, each with neighbors"),
+        ([9, 0, 5, 1, 8], "any order"),
+        ([3, 3, 2, 3], "a number twice"),
+        ([-1, 0, -10], "from the end"),
+        (np.array([7, 2], np.uint8), "any type"),
+    ],
+)
+def test_a_batch_equals_its_records(out: Path, numbers: Sequence[int], reason: str) -> None:
+    records = open_dataset(out).records("train")
+    single = [records[int(number)] for number in numbers]
+    assert records.__getitems__(numbers) == single, reason
+    expected = [records.serialized(int(number) % 10) for number in numbers]
+    assert records.serialized_batch(numbers) == expected
+    assert records.batch_or_none(np.asarray(numbers, np.int64) % 10) == expected
+    chosen = records.select(np.arange(10)[::-1])
+    assert chosen.serialized_batch(9 - np.arange(10)) == records.serialized_batch(range(10))
+
+
+def test_neighbors_are_read_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = open_dataset(out).records("train")
+    reads: list[int] = []
+    read_into = shard_files.files.read_into
+
+    def counted(file: int, buffer: memoryview, offset: int) -> int:
+        reads.append(read_into(file, buffer, offset))
+        return reads[-1]
+
+    monkeypatch.setattr(shard_files.files, "read_into", counted)
+    expected = records.serialized_batch(range(10))
+    assert len(reads) == len(records._shards.paths)
+    assert sum(reads) == sum(os.path.getsize(path) for path in records._shards.paths)
+    reads.clear()
+    monkeypatch.setattr(shard_files, "_MAX_READ", 1)
+    assert records.serialized_batch(range(10)) == expected
+    assert len(reads) == 10
+
+
+@pytest.mark.parametrize("number", [10, -11])
+def test_a_batch_with_a_number_out_of_range(out: Path, number: int) -> None:
+    with pytest.raises(IndexError, match=f"^record {number} does not exist: there are 10 records$"):
+        open_dataset(out).records("train").__getitems__([0, number])
+
+
+@pytest.mark.parametrize("at", [0, 3, 9, 12, 40])
+def test_a_corrupt_record_costs_only_itself_in_a_batch(out: Path, at: int) -> None:
+    expected = open_dataset(out).records("train").serialized_batch(range(10))
+    damage(out, "train", 4, at)
+    records = open_dataset(out).records("train")
+    read = records.batch_or_none(np.arange(10))
+    assert read == [*expected[:4], None, *expected[5:]]
+    assert list(records.corrupt) == [4]
+    with pytest.raises(CorruptRecord, match=r"is corrupt: train record 4, "):
+        records.serialized_batch(range(10))
+
+
+def test_a_shard_that_is_cut_or_deleted_costs_only_its_end(out: Path) -> None:
+    expected = open_dataset(out).records("train").serialized_batch(range(10))
+    records = open_dataset(out).records("train")
+    shards = list(frames(out, "train"))
+    last, offset, _ = shards[-1]
+    os.truncate(last, offset + 5)  # Within the header of the frame.
+    shards[0][0].unlink()
+    gone = [number for number, (path, _, _) in enumerate(shards) if path == shards[0][0]]
+    read = records.batch_or_none(np.arange(10))
+    assert [number for number in range(10) if read[number] is None] == [*gone, 9] == list(records.corrupt)
+    assert [data for data in read if data] == [data for number, data in enumerate(expected) if read[number]]
+    assert "unreadable (No such file or directory)" in records.corrupt[0]
 
 
 # --- Damage --------------------------------------------------------------------------------------------------------

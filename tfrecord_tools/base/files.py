@@ -207,6 +207,15 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
         return os.read(descriptor, size)
 
 
+def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Read like `read_at`, but into a buffer. Return the number of bytes: fewer at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    data = read_at(descriptor, len(buffer), offset)
+    buffer[: len(data)] = data
+    return len(data)
+
+
 def allocate(file: IO[bytes], size: int) -> None:
     """Fill a new file with `size` zero bytes, so that it can be memory-mapped safely.
 

@@ -14,12 +14,11 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.004
@@ -128,13 +127,9 @@ def without_autotune(data: tf.data.Dataset) -> tf.data.Dataset:
     return data.with_options(options)
 
 
-def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Apply a function to each item of a chunk. If the process exits, it waits only for the current item."""
-    results = []
-    for item in items:
-        _calls.check()
-        results.append(function(item))
-    return results
+def check() -> None:
+    """Raise ProcessEnds if the process is exiting. A function of many images calls this before each image."""
+    _calls.check()
 
 
 @functools.cache

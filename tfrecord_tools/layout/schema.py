@@ -23,6 +23,7 @@ from tfrecord_tools.layout import wire
 
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
+_HEADER, _CRC = struct.Struct("<QI"), struct.Struct("<I")
 _BYTES_LIST, _INT64_LIST = 1, 3  # Fields of tf.train.Feature.
 
 
@@ -101,27 +102,32 @@ def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: n
 def frame(data: bytes) -> bytes:
     """Return the TFRecord frame of a record's data, which is `FRAME_BYTES` longer."""
     length = struct.pack("<Q", len(data))
-    return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
+    return b"".join((_HEADER.pack(len(data), _masked_crc(length)), data, _CRC.pack(_masked_crc(data))))
 
 
-def unframe(framed: bytes) -> bytes | None:
+def unframe(framed: bytes | memoryview) -> bytes | None:
     """Return the data of one complete frame, or None if a checksum or the length is wrong."""
-    data = framed[HEADER_BYTES:-4]
-    length = struct.pack("<Q", len(data))
-    valid = framed[:HEADER_BYTES] == length + _masked_crc(length) and framed[-4:] == _masked_crc(data)
+    if len(framed) < FRAME_BYTES:
+        return None
+    data = bytes(framed[HEADER_BYTES:-4])
+    length, length_crc = _HEADER.unpack_from(framed)
+    (crc,) = _CRC.unpack_from(framed, len(framed) - 4)
+    valid = length == len(data) and length_crc == _masked_crc(bytes(framed[:8])) and crc == _masked_crc(data)
     return data if valid else None
 
 
 def data_bytes(header: bytes) -> int | None:
     """Return the length of the data from a frame's first `HEADER_BYTES`; None if their checksum is wrong."""
-    valid = len(header) == HEADER_BYTES and _masked_crc(header[:8]) == header[8:]
-    return int.from_bytes(header[:8], "little") if valid else None
+    if len(header) != HEADER_BYTES:
+        return None
+    length, crc = _HEADER.unpack(header)
+    return int(length) if crc == _masked_crc(header[:8]) else None
 
 
-def _masked_crc(data: bytes) -> bytes:
+def _masked_crc(data: bytes) -> int:
     """Return the CRC-32C, masked as in TensorFlow's crc32c.h: rotated, plus a constant."""
     crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _before(key: bytes, kind: int, value_bytes: int) -> bytes:

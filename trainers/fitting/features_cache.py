@@ -223,7 +223,8 @@ def _open(records: Records, width: int, folder: Path, geometry: Geometry, log: C
     log(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {folder}")
     fetch = dataset.fetch_decoded(records, geometry)
     # Reading a record that is still corrupt reports it again.
-    repaired = [number for number in known if fetch(number) is not None]
+    again = fetch(np.array(known, np.int64))
+    repaired = [number for number, image in zip(known, again) if image is not None]
     if repaired:
         raise UserError(
             f"{folder}: these features were computed when {records.describe(repaired[0])} was corrupt. Now this"

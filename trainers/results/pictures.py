@@ -28,7 +28,8 @@ def of_records(info: ModelInfo, records: Records, predicted: Predictions) -> Pic
         splits, own = records.places
         position_of = {place: position for position, place in enumerate(zip(splits, own.tolist()))}
         names = [records.split if predicted.splits is None else predicted.splits[number] for number in numbers]
-        return [fetch(position_of[place]) for place in zip(names, rows[list(numbers)].tolist())]
+        places = zip(names, rows[list(numbers)].tolist())
+        return fetch(np.array([position_of[place] for place in places], np.int64))
 
     return pictures
 

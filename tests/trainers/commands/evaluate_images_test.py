@@ -111,7 +111,7 @@ def test_images_that_cannot_be_read_are_listed(workspace: Path, tmp_path: Path) 
     ]
     lines = done.stdout.splitlines()
     assert lines[:3] == [
-        "images: read as by python -m tfrecord_tools.convert --src=new",
+        "images: read with the rules of python -m tfrecord_tools.convert --src=new",
         "  note: 1 file is left out: text files and tables in the same directories as the images of a class",
         "tta: 2 views (mirror): the model computes each image twice",
     ]

@@ -1,0 +1,110 @@
+"""Read parts of shards at random, from several threads and processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tfrecord_tools.base import files
+
+_MAX_OPEN_FILES = 128  # The usual limit of a process is 1,024.
+_MAX_READ = 1 << 18  # Neighbors are read together up to about this number of bytes. More would not fit into the cache.
+_local = threading.local()
+Result = TypeVar("Result")
+
+
+class ShardFiles:
+    """The shards of a dataset. They are opened when they are first read.
+
+    It can be pickled, and used after a fork and in several threads.
+
+    Attributes:
+        paths: Paths of the shards.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self.paths = list(paths)
+        self._open: dict[tuple[int, int], int] = {}
+
+    def read(self, shard: int, size: int, offset: int) -> bytes:
+        """Read `size` bytes at `offset` of a shard; fewer if the file is too short.
+
+        Raises:
+            OSError: The shard cannot be read. The error names the shard.
+        """
+        try:
+            return self._with_file(shard, lambda file: files.read_at(file, size, offset))
+        except OSError as error:
+            raise files.named(error, self.paths[shard], "read") from error
+
+    def read_many(self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray) -> Iterator[tuple[int, memoryview]]:
+        """Read several parts. Parts that follow each other in a shard are read together.
+
+        Args:
+            shards: i64[n], the shard of each part.
+            sizes: i64[n], the number of bytes of each part.
+            offsets: i64[n], the byte at which each part starts.
+
+        Yields:
+            Index and bytes of each part, in the order of the files. The bytes are only valid until the next part. If a
+            shard is too short, there are fewer bytes. A part in a shard that cannot be read is left out.
+        """
+        order = np.lexsort((offsets, shards))
+        shards, sizes, starts = shards[order], sizes[order], offsets[order]
+        ends = starts + sizes
+        blocks = np.cumsum(sizes) // _MAX_READ
+        follows = (shards[1:] == shards[:-1]) & (starts[1:] == ends[:-1]) & (blocks[1:] == blocks[:-1])
+        stops = np.append(np.flatnonzero(~follows) + 1, len(order))[: len(order)]
+        indexes, starts, ends = order.tolist(), starts.tolist(), ends.tolist()
+        first = 0
+        for shard, stop in zip(shards[stops - 1].tolist(), stops.tolist()):
+            start = starts[first]
+            view = self._view(shard, ends[stop - 1] - start, start)
+            if view is not None:
+                for i in range(first, stop):
+                    yield indexes[i], view[starts[i] - start : ends[i] - start]
+            first = stop
+
+    def _view(self, shard: int, size: int, offset: int) -> memoryview | None:
+        """Read into the buffer of this thread; return None if the shard cannot be read.
+
+        A buffer that is used again is faster than new memory: the system does not have to provide and clear it.
+        """
+        buffer = getattr(_local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = _local.buffer = memoryview(bytearray(max(size, 2 * _MAX_READ)))
+        try:
+            count = self._with_file(shard, lambda file: files.read_into(file, buffer[:size], offset))
+        except OSError:
+            return None
+        return buffer[:count]
+
+    def _with_file(self, shard: int, read: Callable[[int], Result]) -> Result:
+        """Call a function with the descriptor of a shard that this process has opened.
+
+        A process does not use files that its parent opened before a fork. On systems without `os.pread`, both processes
+        would share the position at which the next read starts, and would read wrong bytes.
+        """
+        key = (os.getpid(), shard)
+        descriptor = self._open.get(key)
+        if descriptor is not None:
+            return read(descriptor)
+        descriptor = files.open_descriptor(self.paths[shard])
+        shared = len(self._open) < _MAX_OPEN_FILES and self._open.setdefault(key, descriptor) == descriptor
+        try:
+            return read(descriptor)
+        finally:
+            if not shared:  # Too many files are open, or another thread opened the same file first.
+                os.close(descriptor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+    def __del__(self) -> None:
+        for (process, _), descriptor in getattr(self, "_open", {}).items():
+            if process == os.getpid():
+                os.close(descriptor)
