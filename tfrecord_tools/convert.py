@@ -203,8 +203,8 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
             return _convert_in(workspace, config, log)
     except OSError as error:
         raise UserError(
-            f"{refusal(error)}. The finished part is kept in {dataset_files.partial_of(out)}/."
-            " Fix the cause and run the same command again: it continues."
+            f"{refusal(error)}. The finished part is kept in {dataset_files.partial_of(out)}/. Fix the cause and run"
+            " the same command again to continue."
         ) from error
 
 
@@ -248,7 +248,10 @@ def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str]
     except UserError as error:
         if not workspace.survey.exists():
             raise
-        remedy = f"The finished part is kept in {workspace.root}/ for the next run. To give up, delete that directory."
+        remedy = (
+            f"The finished part is kept in {workspace.root}/ for the next run. To discard the finished part, delete"
+            " that directory."
+        )
         raise UserError(f"{error}\n{remedy}") from error
 
 
@@ -272,9 +275,9 @@ class _Conversion:
         self._base = update.read(out) if config.update else None
         if self._base is not None and self._base.relabeled and not config.relabel:
             raise UserError(
-                f"--update: an earlier release converted {out} with a file of new labels (--relabel). Without the same"
-                " file, these labels would be lost. Pass --relabel with this file once, or convert again with"
-                " --overwrite."
+                f"--update: an earlier version of the tool converted {out} with a file of new labels (--relabel)."
+                " Without this file, the new labels would be lost. Pass this file as --relabel in this command (not in"
+                " later ones), or convert again with --overwrite."
             )
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
@@ -358,7 +361,10 @@ class _Conversion:
         """Advice for messages: how a user adds a class. An update cannot change --classes."""
         if self._base is None:
             return Decisions.new_class
-        return "add an image to a directory of this name, or convert again with --overwrite and --classes"
+        return (
+            "put an image of the class into a directory with the name of the class, or convert again with --overwrite"
+            " and --classes"
+        )
 
     def _decisions(self, rows: Sequence[NewLabel], sources: Sources, facts: Facts) -> Decisions:
         """Return the decisions of the existing dataset, of --relabel and of --decisions."""
@@ -376,7 +382,9 @@ class _Conversion:
             return
         bad = [*sources.rejected, *rejected_files(sources, reasons)]
         if config.on_bad_image == "fail":
-            raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
+            raise UserError(
+                f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove the file, or pass --on_bad_image=skip."
+            )
         check_rejected(bad, total, config.max_bad)
 
     def _write(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> Generator[Path, None, None]:
@@ -465,8 +473,9 @@ def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace) -> No
     free = shutil.disk_usage(workspace.root).free
     if needed > free:
         raise UserError(
-            f"{workspace.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
-            " Free some space and run the same command again, or choose an --out on another disk."
+            f"{workspace.root}: {words.size(needed, 'MB')} of disk space are needed, and {words.size(free, 'MB')} are"
+            " free. Delete files that you do not need and run the same command again, or choose an --out on another"
+            " disk."
         )
 
 
@@ -477,10 +486,10 @@ def _summary(plan: Plan, facts: Facts, out: Path, seconds: float) -> str:
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][plan.rows.numbers])
     return (
-        f"{out}/: {words.number(len(plan.rows), 'record')} in"
-        f" {words.number(len(plan.shards), 'shard')}{unchanged}, {words.size(plan.bytes, 'MB')},"
-        f" digest {plan.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
-        f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
+        f"{out}/: {words.number(len(plan.rows), 'record')} in {words.number(len(plan.shards), 'shard')}{unchanged},"
+        f" {words.size(plan.bytes, 'MB')}, digest (checksum of the dataset) {plan.digest[:12]};"
+        f" {rejected or '0 skipped'} (rejected.csv), {changed:,} changed ({metadata.CHANGED}); card.html; {seconds:.1f}"
+        " s"
     )
 
 

@@ -219,7 +219,7 @@ def test_without_flock_a_file_replaces_the_lock(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(UserError) as caught, files.lock(path, "in use: wait."):
             pass
     message = str(caught.value)
-    assert message.startswith(f"in use: wait. It is process {os.getpid()} on ")
+    assert message.startswith(f"in use: wait. The directory is in use by process {os.getpid()} on ")
     assert message.endswith(f". If that process does not run any more, delete {path}.owner.")
     assert set(contents(tmp_path)) == {"lock"}
     with files.lock(path, "in use", keep=lambda: False):
@@ -254,7 +254,10 @@ def test_without_flock_an_owner_on_another_machine_is_named(tmp_path: Path) -> N
     owner = tmp_path / "lock.owner"
     owner.write_text("4711\nnode17\n")
     os.utime(owner, (0, 0))
-    message = rf"^in use\. It is process 4711 on node17\. If that process does not run any more, delete {owner}\.$"
+    message = (
+        r"^in use\. The directory is in use by process 4711 on node17\. If that process does not run any more, delete"
+        rf" {owner}\.$"
+    )
     with pytest.raises(UserError, match=message), files.lock(tmp_path / "lock", "in use."):
         pass
     owner.unlink()

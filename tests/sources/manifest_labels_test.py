@@ -266,7 +266,9 @@ def test_several_1s_per_row_are_reported(tmp_path: Path, columns: dict[str, Any]
     with pytest.raises(UserError) as caught:
         manifest.read(path, str(tmp_path))
     assert f"2 columns contain only 0 and 1, but {counts} Every image must have exactly one label." in str(caught.value)
-    assert "as in --label_columns=a,b. Otherwise name the column of labels with --label_column." in str(caught.value)
+    assert "for example --label_columns=a,b. Otherwise name the column of labels with --label_column." in str(
+        caught.value
+    )
 
 
 def test_printed_flag_is_quoted_for_the_shell(tmp_path: Path) -> None:

@@ -409,7 +409,10 @@ def owner(path: Path) -> str:
         process, host = marker.read_text().splitlines()[:2]
     except (OSError, ValueError):
         return f" If that process does not run any more, delete {marker}." if marker.exists() else ""
-    return f" It is process {process} on {host}. If that process does not run any more, delete {marker}."
+    return (
+        f" The directory is in use by process {process} on {host}. If that process does not run any more, delete"
+        f" {marker}."
+    )
 
 
 def _hold_in_new_directory(path: Path) -> Held | None:

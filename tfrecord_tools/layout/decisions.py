@@ -619,8 +619,8 @@ def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Dec
         if first.contradicts(decision):
             same = first.image if first.image == decision.image else f"{first.image} and {decision.image}"
             raise UserError(
-                f"{where}: rows {row_of[first.key]:,} ({first}) and {row:,} ({decision}) are different decisions"
-                f" about the same image, {same}. There must be one decision about an image. Delete one of the rows."
+                f"{where}: rows {row_of[first.key]:,} ({first}) and {row:,} ({decision}) are different decisions about"
+                f" the same image, {same}. There can be only one decision about an image. Delete one of the rows."
             )
     if not decisions:
         raise UserError(

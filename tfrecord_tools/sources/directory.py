@@ -143,6 +143,7 @@ def entries(root: str, directory: str) -> list[os.DirEntry[str]]:
             visible = [entry for entry in children if not is_litter(entry.name)]
     except OSError as error:
         raise UserError(
-            f"{printable(path)}: cannot be listed: {error.strerror}. Make it readable, or move it out of the source."
+            f"{printable(path)}: the files in this directory cannot be listed: {error.strerror}. Make the directory"
+            " readable, or move it out of --src."
         ) from error
     return sorted(visible, key=lambda entry: entry.name)

@@ -113,9 +113,9 @@ def advice(table: pa.Table, columns: Sequence[str]) -> str:
     several = sum(count > 1 for count in counts)
     return (
         f"{len(columns)} columns contain only 0 and 1, but {several:,} of {len(counts):,} rows have several 1s and"
-        f" {len(bad) - several:,} have none, for example row {bad[0] + 1:,}. {ONE_LABEL} If some of the columns are the"
-        f" classes, and exactly one of them is 1 in each row, name only those, as in {flag}. Otherwise name the column"
-        " of labels with --label_column."
+        f" {len(bad) - several:,} have none, for example row {bad[0] + 1:,}. {ONE_LABEL} If some of these columns are"
+        f" the classes, and exactly one class is 1 in each row, pass only these columns, for example {flag}. Otherwise"
+        " name the column of labels with --label_column."
     )
 
 

@@ -243,7 +243,7 @@ def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Pat
     assert list(answers.unreadable) == [f"{tmp_path}/cut.png", "image 2"]
     assert lines == [
         f"note: 2 images cannot be read, for example {tmp_path}/cut.png: {answers.unreadable[f'{tmp_path}/cut.png']}."
-        " All are in `unreadable` of the result",
+        " The result lists all of them in `unreadable`",
         f"note: skipped 1 file that is not an image, for example {tmp_path}/notes.txt",
     ]
     of_records = trained.predict(tfrecords=workspace / "out", split="validation", log=lines.append)
