@@ -122,7 +122,11 @@ def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _unknown(name: str, count: int) -> Any:
-    """Return unknown values of a column of `LOOK`, for `pa.table`: `pa.array` would import pandas."""
+    """Return unknown values of a column of `LOOK`.
+
+    The result is a list or a NumPy array, which `pa.table` accepts. To create a `pa.array`, pyarrow would import
+    pandas.
+    """
     if name == "gray":
         return [None] * count
     return np.zeros(count, np.uint64) if name == "phash" else np.full(count, np.nan, np.float32)
