@@ -125,7 +125,7 @@ def test_a_pattern_and_another_feature(workspace: Path, tmp_path: Path) -> None:
         trainers.predict(**given)
     assert str(error.value) == (
         f"{tmp_path}/a.tfrec, first 2 records: several features hold an encoded image. Pass the right feature as"
-        " --image_key. The features: first (1 bytes, JPEG), second (1 bytes, JPEG)."
+        " --image_key. The features (fields) of the records: first (1 bytes, JPEG), second (1 bytes, JPEG)."
     )
     with pytest.raises(UserError) as error:
         trainers.predict(**given, image_key="third")
