@@ -640,13 +640,13 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "image_key",
         None,
-        "Name of the feature (field) of each record with the image, for example image/encoded. Default: the command"
-        " finds the feature by its name and its values.",
+        "Name of the feature (field) that holds the image in each record, for example image/encoded. Default: the"
+        " command finds the feature by its name and its values.",
     )
     flags.DEFINE_string(
         "label_key",
         None,
-        "Name of the feature (field) of each record with the label, for example image/class/label. Default: the"
+        "Name of the feature (field) that holds the label in each record, for example image/class/label. Default: the"
         " command finds the feature by its name and its values.",
     )
     flags.DEFINE_integer(
@@ -674,9 +674,9 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "rewrite",
         default["rewrite"],
-        "Write new TFRecord files instead of links to the old files. The old files may then be compressed, and their"
-        " labels may be text, one-hot or floats. Raw pixels become PNG images. All other images are stored in the same"
-        " way as by tfrecord_tools.convert.",
+        "Write new TFRecord files instead of links to the old files. With this flag, the old files may be compressed,"
+        " and their labels may be text, one-hot or floats. Raw pixels become PNG images. All other images are stored"
+        " in the same way as by tfrecord_tools.convert.",
     )
     flags.DEFINE_enum(
         "verify",

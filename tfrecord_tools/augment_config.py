@@ -20,7 +20,8 @@ class AugmentConfig:
     """Random changes of training images, each drawn uniformly and independently. Default: no changes.
 
     The arguments of an `ImageDataGenerator` can be copied: `AugmentConfig(rotation_range=90, width_shift_range=0.2)`.
-    Where Keras's preprocessing layers give an argument another meaning, the meaning of `ImageDataGenerator` is used.
+    Some arguments have another meaning in Keras's preprocessing layers. Here, they mean the same as in
+    `ImageDataGenerator`.
 
     Attributes:
         rotation_range: Largest rotation to either side in degrees, 0..180.
@@ -36,8 +37,10 @@ class AugmentConfig:
         cval: Gray level, 0..255, of the area that "constant" fills and of erased rectangles.
         channel_shift_range: Largest number of levels, 0..255, that is added to or subtracted from all channels.
         brightness_range: (lowest, highest) factor, 0..5, of all values.
-        contrast_range: (lowest, highest) factor, 0..5, of the distance of all values from the mean of the image.
-        saturation_range: (lowest, highest) factor, 0..5, of the distance of each pixel from its gray level.
+        contrast_range: (lowest, highest) factor, 0..5. The difference between each value and the mean of the image is
+            multiplied by it.
+        saturation_range: (lowest, highest) factor, 0..5. The difference between each pixel and its gray level is
+            multiplied by it.
         erasing: Probability that a rectangle is filled with `cval` (Zhong et al. 2017, "Random erasing").
         erasing_area: (smallest, largest) area of the rectangle, as a share of the image.
     """
@@ -114,7 +117,7 @@ class AugmentConfig:
 
 _MOST_PIXELS = 8192
 _OPTIONAL = ("brightness_range", "contrast_range", "saturation_range")  # None: no change.
-# Pair of numbers -> the highest value that is allowed. `zoom_range` may also be a single number.
+# Attribute that is a pair of numbers -> the highest number that is allowed. `zoom_range` may also be a single number.
 _MOST = {"zoom_range": 100, **dict.fromkeys(_OPTIONAL, 5), "erasing_area": 1}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.base import files, html_frame, words
+from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
@@ -64,6 +64,8 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         """Show the report card in a notebook: the class table, samples and notes."""
+        from tfrecord_tools.base import html_frame  # Imported here, because most readers do not need it.
+
         counts = ", ".join(f"{words.number(count, 'record')} in {split}" for split, count in self.splits.items())
         title = f"{self.directory}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
         return html_frame.of_file(self.directory / dataset_files.CARD, html.escape(title))

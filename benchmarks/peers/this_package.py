@@ -53,15 +53,15 @@ def from_memory(job: Job, **settings: Any) -> Figures:
 
 
 def at_random(job: Job) -> Figures:
-    from tfrecord_tools import dataset
-
-    return peer.steady(dataset.serialized_batches(records_of(job), batch_size=job.batch, seed=0), job)
+    records = records_of(job)
+    numbers = peer.numbers_at_random(len(records), job)
+    return peer.steady((records.serialized_batch(batch) for batch in numbers), job)
 
 
 def in_sequence(job: Job) -> Figures:
     records = records_of(job)
     numbers = peer.numbers_in_sequence(len(records), job)
-    return peer.steady(([records.serialized(number) for number in batch] for batch in numbers), job)
+    return peer.steady((records.serialized_batch(batch) for batch in numbers), job)
 
 
 def features(job: Job) -> Figures:

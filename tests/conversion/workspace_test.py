@@ -261,14 +261,14 @@ def test_the_same_plan_continues(tmp_path: Path) -> None:
         (
             "other",
             {"seed": 1},
-            "seed was 0 and is 1. Run the old command again to finish that conversion, or pass --restart to discard"
-            " the finished part.",
+            "another command: seed was 0 and is 1. Run the old command again to finish that conversion, or pass"
+            " --restart to discard the finished part.",
         ),
-        ("other", {"seed": 0, "shards": 3}, "shards was None and is 3. Run the old command again"),
+        ("other", {"seed": 0, "shards": 3}, "another command: shards was None and is 3. Run the old"),
         (
             "other",
             {"seed": 0},
-            "files in --src have changed since then. Pass --restart to start again.",
+            "other files: files in --src have changed since it started. Pass --restart to start again.",
         ),
     ],
 )
@@ -276,7 +276,7 @@ def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, 
     workspace = complete(tmp_path / "out")
     with pytest.raises(UserError) as caught:
         workspace.start_writing(digest, config)
-    assert f"{workspace.root} holds an unfinished conversion of another command: {message}" in str(caught.value)
+    assert f"{workspace.root} holds an unfinished conversion of {message}" in str(caught.value)
     assert contents(workspace.data) == NEW
 
 

@@ -284,8 +284,8 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         ([*classes("trainval"), *classes("test")], "test is named like a split, but trainval is not"),
         (
             [*classes("train_1"), *classes("train_2")],
-            "train_1 and train_2 mean the same split, train. Pass"
-            " --split=train=train_1 --split=train=train_2 to use all of them, or keep one with --exclude=train_2.",
+            "train_1 and train_2 mean the same split, train. Pass --split=train=train_1 --split=train=train_2 to use"
+            " all of them, or pass --exclude=train_2 to use only train_1.",
         ),
         (
             [*classes("site_a"), *classes("site_b")],

@@ -89,10 +89,7 @@ class Workspace:
         if self.plan.exists():
             saved = json.loads(self.plan.read_text())
             if saved["digest"] != digest:
-                raise UserError(
-                    f"{self.root} holds an unfinished conversion of another command:"
-                    f" {_difference(saved['config'], config)}"
-                )
+                raise UserError(f"{self.root} holds an unfinished conversion of {_difference(saved['config'], config)}")
         else:
             with files.atomic(self.plan) as file:
                 file.write(json.dumps({"digest": digest, "config": config}).encode())
@@ -280,9 +277,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Return the part of a message that names what differs (settings or files) and what to do."""
     differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
     if not differing:
-        return "files in --src have changed since then. Pass --restart to start again."
+        return "other files: files in --src have changed since it started. Pass --restart to start again."
     changes = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)
     return (
-        f"{changes}. Run the old command again to finish that conversion, or pass --restart to discard the finished"
-        " part."
+        f"another command: {changes}. Run the old command again to finish that conversion, or pass --restart to"
+        " discard the finished part."
     )

@@ -35,16 +35,16 @@ class Directory:
         descriptor = files.open_descriptor(os.path.join(self.root, path))
         try:
             status = os.fstat(descriptor)
-            data = _read_up_to(descriptor, min(status.st_size, MAX_FILE_BYTES) + 1)
+            data = _read(descriptor, min(status.st_size, MAX_FILE_BYTES))
         finally:
             os.close(descriptor)
         return Content(data, status.st_size, status.st_mtime_ns)
 
 
-def _read_up_to(descriptor: int, limit: int) -> bytes:
-    """Read up to `limit` bytes of a file, usually with a single system call."""
-    data = os.read(descriptor, limit)
-    while len(data) < limit and (more := os.read(descriptor, limit - len(data))):
+def _read(descriptor: int, size: int) -> bytes:
+    """Read a file of `size` bytes, and one more byte if the file grew. Usually, one system call is enough."""
+    data = os.read(descriptor, size + 1)
+    while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
         data += more
     return data
 

@@ -283,8 +283,8 @@ class _Reader:
             if len(same) > 1:
                 raise UserError(
                     f"{self._src}: {_and([c.name for c in same])} mean the same split, {split}. Pass"
-                    f" {_split_flags(list(node.children.values()))} to use all of them, or keep one with"
-                    f" {_exclude_flags(same[1:])}."
+                    f" {_split_flags(list(node.children.values()))} to use all of them, or pass"
+                    f" {_exclude_flags(same[1:])} to use only {same[0].name}."
                 )
 
     def _split_roots(self, split_dirs: Sequence[tuple[str, Node]]) -> dict[str, Root]:

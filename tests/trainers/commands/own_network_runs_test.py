@@ -157,8 +157,9 @@ def test_another_program_needs_the_code_of_the_layers(transformer: Run, workspac
     assert without.returncode == 1
     assert without.stderr.splitlines()[-1] == (
         f"error: {transformer.path}/model.keras: has custom layers or functions (own_nets>Block, own_nets>Positions)."
-        " For safety, code that a model file names is not run automatically. Pass --custom_objects=own_nets, the"
-        " code that registers these layers or functions. In Python, import this code first."
+        " A model file has the names of Python modules. For safety, these modules are not imported automatically. Pass"
+        " --custom_objects=own_nets, the code that registers these layers or functions. In Python, import this code"
+        " first."
     )
     done = run("trainers.predict", *flags, f"--custom_objects={NETS}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -169,7 +169,8 @@ def test_a_model_of_adopted_records_gets_records_unchanged(workspace: Path, tmp_
     [
         (
             ("--tfrecords=out", "src"),
-            "--tfrecords=out: images are given, too. Remove the images, or remove --tfrecords.",
+            "--tfrecords=out: images are given, too. Remove the paths of the images from the command, or remove"
+            " --tfrecords.",
         ),
         (("src", "--split=test"), "--split=test: only --tfrecords uses it. Add --tfrecords, or remove --split."),
         (("src", "--image_key=a"), "--image_key=a: only --tfrecords uses it. Add --tfrecords, or remove --image_key."),
