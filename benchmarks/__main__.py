@@ -5,6 +5,7 @@ from tfrecord_tools.base import command
 COMMANDS = {
     "audit": "wrong labels that the audit finds, compared with cleanlab (extra `peers`); strangers, near-duplicates",
     "convert": "conversion speed compared with a TFDS builder and with the JPEG decoder alone (extra `peers`)",
+    "ends": "time of a training from the command to the first step, and from the last step to the exit",
     "engines": "conversion by two local processes compared with two processes of Beam (extra `beam`)",
     "features": "feature extraction and training compared with the code of the reference recipe",
     "finetune": "accuracy and time of fine-tuning for several seeds; equal weights after kills in each phase",

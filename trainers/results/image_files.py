@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from trainers.results.sources import Source
 from trainers.results.views import Predictor
 
 _AHEAD = 2 * predictions.BATCH_SIZE  # Files that are read and decoded ahead, while the model computes.
-_AT_ONCE = 2  # Batches that are computed at once, so that small layers of one run beside large layers of the other.
 _MOST_FILES = 1024  # At most this many files per batch, so that progress in a directory without images is visible.
 _NO_IMAGE = ("not an image", "empty file")  # Reasons of `preparation.BadImage` begin so for other files.
 # fmt: off
@@ -85,32 +84,27 @@ def judge(predictor: Predictor, info: ModelInfo, sources: Iterable[Source]) -> I
         info: The description of the model, as `model_file.load` returns it.
         sources: The files. They are read in this order. Some are read ahead, while the model computes.
     """
-    batches = _batches(sources, info)
-    return workers.in_threads(lambda batch: _judged(predictor, info, batch), batches, _AT_ONCE, _AT_ONCE)
-
-
-def _judged(predictor: Predictor, info: ModelInfo, batch: Sequence[_Read]) -> Judged:
-    """Predict the classes of some files."""
-    results = [one.result for one in batch]
-    images = [one for one in batch if not isinstance(one.result, Unreadable)]
-    failures = [(one.source, one.result) for one in batch if isinstance(one.result, Unreadable)]
-    skipped = {source.path: failure.reason for source, failure in failures if _is_other(source, failure)}
-    probabilities = np.zeros((0, len(info.classes)), np.float32)
-    if images:
-        probabilities = predictor(np.stack([pixels for pixels in results if not isinstance(pixels, Unreadable)]))
-    return Judged(
-        predictions=Predictions(
-            classes=info.classes,
-            probabilities=probabilities,
-            predicted=predictions.decide(probabilities, info.threshold),
-            paths=[one.source.path for one in images],
-            sha256=np.frombuffer(b"".join(one.sha256 for one in images), np.uint8).reshape(-1, 32),
-            tta=predictor.tta,
-        ),
-        numbers=np.array([one.number for one in images], np.int64),
-        unreadable={source.path: f.reason for source, f in failures if source.path not in skipped},
-        skipped=skipped,
-    )
+    for batch in _batches(sources, info):
+        results = [one.result for one in batch]
+        images = [one for one in batch if not isinstance(one.result, Unreadable)]
+        failures = [(one.source, one.result) for one in batch if isinstance(one.result, Unreadable)]
+        skipped = {source.path: failure.reason for source, failure in failures if _is_other(source, failure)}
+        probabilities = np.zeros((0, len(info.classes)), np.float32)
+        if images:
+            probabilities = predictor(np.stack([pixels for pixels in results if not isinstance(pixels, Unreadable)]))
+        yield Judged(
+            predictions=Predictions(
+                classes=info.classes,
+                probabilities=probabilities,
+                predicted=predictions.decide(probabilities, info.threshold),
+                paths=[one.source.path for one in images],
+                sha256=np.frombuffer(b"".join(one.sha256 for one in images), np.uint8).reshape(-1, 32),
+                tta=predictor.tta,
+            ),
+            numbers=np.array([one.number for one in images], np.int64),
+            unreadable={source.path: f.reason for source, f in failures if source.path not in skipped},
+            skipped=skipped,
+        )
 
 
 def decode_file(data: bytes, info: ModelInfo) -> Pixels | Unreadable:
