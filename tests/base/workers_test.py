@@ -1,4 +1,4 @@
-"""Tests of threads and of the process pool: results in order, a limited queue, and no process after the end."""
+"""Tests of threads and of the process pool: ordered results, a short queue, no process after the end."""
 
 from __future__ import annotations
 
