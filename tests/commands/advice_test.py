@@ -84,6 +84,7 @@ NARROWED = {
     "trainers.fitting.notes.lines": OF_IMAGES,  # features does not augment.
     "trainers.fitting.notes.may_be_mirrored": OF_IMAGES,  # Reports show the flag in the command of a trainer.
     "tfrecord_tools.bench.BenchConfig.__post_init__": ("tfrecord_tools.bench",),  # Trainers pass checked values.
+    "trainers.fit.describe": ("trainers.finetune",),  # Other commands leave `unfreeze` at None.
     "trainers.fitting.csv_dataset.as_dataset": ("trainers.scratch",),  # Other trainers have no option csv.
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.

@@ -337,7 +337,7 @@ def test_cut_archive_is_refused(tmp_path: Path, name: str, share: float, message
     error = refusal(tmp_path / name)
     assert error.startswith(f"--src={tmp_path / name}: {message}")
     assert error.endswith(
-        "Download the archive again. Or unpack the part that can be read, and pass that directory as --src."
+        "Download the archive again. Or unpack the part that can be read, and pass that directory instead."
     )
 
 
@@ -384,7 +384,7 @@ def test_damaged_directory_of_a_zip_is_refused(tmp_path: Path, at: int, bits: in
     assert "a.zip: the zip archive is damaged: " in error
     assert any(part in error for part in message.split("|"))
     assert error.endswith(
-        "Download the archive again. Or unpack the part that can be read, and pass that directory as --src."
+        "Download the archive again. Or unpack the part that can be read, and pass that directory instead."
     )
 
 

@@ -32,7 +32,7 @@ from tfrecord_tools.sources.base import (
 )
 
 ZIP_SIGNATURE = b"PK\x03\x04"
-REMEDY = "Download the archive again. Or unpack the part that can be read, and pass that directory as --src."
+REMEDY = "Download the archive again. Or unpack the part that can be read, and pass that directory instead."
 _ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7. The file name and the extra field follow.
 _UTF8 = 0x800  # Flag of a member: its name is in UTF-8.
 _ENCRYPTED = 1  # Flag of a member: it is encrypted.

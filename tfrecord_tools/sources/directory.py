@@ -144,6 +144,6 @@ def entries(root: str, directory: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise UserError(
             f"{printable(path)}: the files in this directory cannot be listed: {error.strerror}. Make the directory"
-            " readable, or move it out of --src."
+            " readable, or move it to another place."
         ) from error
     return sorted(visible, key=lambda entry: entry.name)

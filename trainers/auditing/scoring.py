@@ -157,8 +157,9 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
     assigned = folding.assign(units, inputs.labels, count, seed)
     if assigned.max() == 0:
         raise UserError(
-            f"{inputs.dataset}: all records belong to one group. An audit compares each group with other groups, so"
-            " at least two groups are needed. Convert the images again with smaller groups (--group_regex)."
+            f"{inputs.dataset}: all records belong to one group. An audit compares each group with other groups, so at"
+            " least two groups are needed. Convert the images again with smaller groups: python -m"
+            " tfrecord_tools.convert --group_regex=PATTERN."
         )
     classes = len(inputs.class_names)
     if len(np.unique(inputs.labels[labels.judged(inputs.labels, assigned, classes)])) < 2:

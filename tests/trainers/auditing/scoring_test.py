@@ -411,7 +411,8 @@ def test_many_classes():
             slice(0, 50),
             {"units": np.zeros(50, np.uint64)},
             "all records belong to one group. An audit compares each group with other groups, so at least two groups"
-            " are needed. Convert the images again with smaller groups (--group_regex).",
+            " are needed. Convert the images again with smaller groups: python -m tfrecord_tools.convert"
+            " --group_regex=PATTERN.",
         ),
         (
             slice(0, 20),
