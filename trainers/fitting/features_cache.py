@@ -164,7 +164,7 @@ def _rows(whole: Sequence[tuple[Records, Features]], records: Records) -> np.nda
 
 def load_or_extract(
     records: Records,
-    extractor: Callable[[tf.Tensor], tf.Tensor],
+    extractor: Callable[[tf.Tensor], Any],
     *,
     width: int,
     key: Mapping[str, Any],
@@ -240,7 +240,7 @@ def _open(records: Records, width: int, folder: Path, geometry: Geometry, log: C
 
 def _extract(
     records: Records,
-    extractor: Callable[[tf.Tensor], tf.Tensor],
+    extractor: Callable[[tf.Tensor], Any],
     width: int,
     key: Mapping[str, Any],
     folder: Path,
@@ -280,14 +280,14 @@ def _extract(
 
 
 def _compute(
-    extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset, batch_size: int
+    extractor: Callable[[tf.Tensor], Any], batches: tf.data.Dataset, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (record numbers i64[b], features f32[b c]) of batches. Some batches are computed at once.
 
     Smaller batches are filled up to the full size, because oneDNN, cuDNN or XLA would compile each new size, which
     takes a second or more.
     """
-    waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
+    waiting: collections.deque[tuple[np.ndarray, Future[Any]]] = collections.deque()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for batch in batches:
             missing = batch_size - len(batch.numbers)
@@ -295,9 +295,9 @@ def _compute(
             waiting.append((batch.numbers.numpy(), pool.submit(extractor, full)))
             if len(waiting) > _AT_ONCE:
                 done, rows = waiting.popleft()
-                yield done, rows.result().numpy()[: len(done)]
+                yield done, np.asarray(rows.result())[: len(done)]
         for done, rows in waiting:
-            yield done, rows.result().numpy()[: len(done)]
+            yield done, np.asarray(rows.result())[: len(done)]
 
 
 def _read_progress(folder: Path) -> tuple[int, dict[int, str], float]:
