@@ -255,14 +255,8 @@ def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Pat
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (
-            np.zeros((4, 4, 3), np.float32),
-            "image 0: is float32 of shape (4, 4, 3), but pixels must be uint8 of shape (height, width, 3), with values from 0",
-        ),
-        (
-            [np.zeros((4, 4, 4), np.uint8)],
-            "image 0: is uint8 of shape (4, 4, 4), but pixels must be uint8 of shape (height, width, 3)",
-        ),
+        (np.zeros((4, 4, 3), np.float32), "image 0: is float32 of shape (4, 4, 3), but pixels must be uint8 of shape (height, width, 3), with values from 0"),
+        ([np.zeros((4, 4, 4), np.uint8)], "image 0: is uint8 of shape (4, 4, 4), but pixels must be uint8 of shape (height, width, 3)"),
         ([], "no images given. Pass paths of images, uint8 arrays of shape (height, width, 3), or images of Pillow."),
         ("nowhere.jpg", "nowhere.jpg: does not exist. Pass images, or directories of images."),
     ],
