@@ -8,6 +8,11 @@ WEIGHTS ?= none
 VENV := .venv
 # A second environment, because PyTorch takes gigabytes and Apache Beam needs older Pillow, protobuf and pyarrow.
 INTEROP := .venv-interop
+# Other projects that `python -m benchmarks.table` measures. Two of them cannot be installed beside the others: MosaicML
+# Streaming needs an older NumPy, and FFCV is compiled. Their environments have Python 3.10 to 3.13, but not this project.
+PEERS := .venv-peers
+STREAMING := .venv-streaming
+FFCV := .venv-ffcv
 RUN := $(VENV)/bin/python
 # Each source and kind of weights has its own directories, so that a second call finds the work of the first.
 NAME := $(subst /,_,$(SRC))
@@ -19,15 +24,24 @@ UNIT := tests/layout tests/images tests/sources tests/conversion tests/card test
 # Training from random weights on drawings: small images without a crop, because the drawings have no margin.
 TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0 --epochs=30,--image_size=160)
 
-.PHONY: demo test test-unit test-slow test-interop coverage clean
+.PHONY: demo test test-unit test-slow test-interop coverage bench-check clean
 .PHONY: architecture release-check docs pictures
 
 $(VENV)/installed: EXTRAS := dev
 $(INTEROP)/installed: EXTRAS := dev,interop
-$(VENV)/installed $(INTEROP)/installed: setup.cfg pyproject.toml
+$(PEERS)/installed: EXTRAS := peers
+$(VENV)/installed $(INTEROP)/installed $(PEERS)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "Python 3.10 to 3.13 is needed (TensorFlow 2.21 has no other): make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv $(@D) || { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(STREAMING)/installed: PACKAGES := 'mosaicml-streaming>=0.13'
+# FFCV is compiled with OpenCV and libjpeg-turbo: apt install libopencv-dev libturbojpeg0-dev pkg-config g++
+$(FFCV)/installed: PACKAGES := 'ffcv>=1.0.2' setuptools torch torchvision
+$(STREAMING)/installed $(FFCV)/installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
 demo: $(VENV)/installed
@@ -60,6 +74,10 @@ test-slow: $(VENV)/docs-installed
 test-interop: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m pytest -m interop
 
+# Whether hot functions became slower than benchmarks/expected.json says. Valgrind counts their instructions.
+bench-check: $(VENV)/installed
+	@$(RUN) -m benchmarks.check
+
 # What builds the documentation. It is not needed for anything else.
 $(VENV)/docs-installed: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
@@ -85,4 +103,4 @@ release-check: $(VENV)/installed
 	@$(RUN) -m tools.release_check
 
 clean:
-	rm -rf $(VENV) $(INTEROP) demo build site *.egg-info .coverage*
+	rm -rf $(VENV) $(INTEROP) $(PEERS) $(STREAMING) $(FFCV) demo build site *.egg-info .coverage*

@@ -6,12 +6,12 @@ import dataclasses
 import io
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,6 +49,18 @@ def make_images(directory: Path, count: int, size: int = 32) -> None:
         (folder / f"{number:08d}.jpg").write_bytes(start + comment + rest)
 
 
+def copy_photos(photos: Path, directory: Path, times: int) -> int:
+    """Copy each image of split/class/image `times` times; return the number of files."""
+    count = 0
+    for path in sorted(photos.rglob("*.jpg")):
+        folder = directory / path.parent.relative_to(photos)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(times):
+            shutil.copy(path, folder / f"{number:02d}_{path.name}")
+            count += 1
+    return count
+
+
 def run(command: Sequence[str], quiet: bool = True) -> Finished:
     """Run a command and wait until it ends."""
     start = time.perf_counter()
@@ -73,20 +85,23 @@ def convert(*options: str) -> None:
         raise UserError(f"convert {' '.join(options)} failed with exit code {finished.exit_code}")
 
 
+def output(module: str, *arguments: str) -> str:
+    """Run a module as a command; return what it prints.
+
+    Raises:
+        UserError: The command failed.
+    """
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    words = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{module} failed: {done.stderr}")
+    return done.stdout
+
+
 def peak_bytes() -> int:
     """Return the peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def images_per_second(batches: Iterable[Any], batch_size: int, count: int) -> float:
-    """Return the images/s for `count` images, after a warm-up with count / 10 images, but at least 1,000."""
-    iterator = iter(batches)
-    for _ in range(max(count // 10, 1000) // batch_size):
-        next(iterator)
-    start = time.perf_counter()
-    for _ in range(count // batch_size):
-        next(iterator)
-    return count // batch_size * batch_size / (time.perf_counter() - start)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

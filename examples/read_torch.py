@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tfrecord_tools.layout.schema import Example
 from tfrecord_tools.records import Records, open_dataset
 
 
@@ -25,7 +26,13 @@ class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return len(self.records)
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        record = self.records[number]
+        return self._decoded(self.records[number])
+
+    def __getitems__(self, numbers: list[int]) -> list[tuple[torch.Tensor, int]]:
+        """Return the images of a batch. The DataLoader calls this, because reading a batch at once is faster."""
+        return [self._decoded(record) for record in self.records.__getitems__(numbers)]
+
+    def _decoded(self, record: Example) -> tuple[torch.Tensor, int]:
         with Image.open(io.BytesIO(record["image"])) as image:
             pixels = np.array(image.convert("RGB").resize((self.size, self.size)))
         return torch.from_numpy(pixels).permute(2, 0, 1), record["label"]

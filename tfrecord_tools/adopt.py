@@ -97,7 +97,7 @@ class AdoptConfig:
     def __post_init__(self) -> None:
         if not self.records and not self.split:
             raise UserError(
-                "no records were named. Use --records=DIRECTORY_OR_PATTERN, or --split=train=PATTERN"
+                "no records were given. Use --records=DIRECTORY_OR_PATTERN, or --split=train=PATTERN"
                 " --split=validation=PATTERN."
             )
         if self.records and self.split:
@@ -119,7 +119,7 @@ class AdoptConfig:
                 " latin-1, cp1252, gbk, shift_jis."
             ) from error
         if not 0 <= self.max_bad <= 1:
-            raise UserError(f"--max_bad={self.max_bad}: must be a share between 0 and 1.")
+            raise UserError(f"--max_bad={self.max_bad}: must be a fraction from 0 to 1.")
         workers.check_count(self.workers)
 
 
@@ -266,8 +266,8 @@ def _labeled(adoption: _Adoption, scanned: Adopted) -> Adopted:
         read = words.number(len(scanned), "file")
         reason = f"{'. '.join(adoption.notes)}." if adoption.notes else "The files are empty."
         raise UserError(
-            f"{adoption.shards[0].path}: no record in {read} can be used. {reason} Name the feature of the label with"
-            " --label_key, or choose other files."
+            f"{adoption.shards[0].path}: no record in {read} can be used. {reason} Pass the feature (field) that holds"
+            " the label as --label_key, or choose other files."
         )
     return labeled
 
@@ -353,12 +353,16 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
     resolved = Counter(path.resolve() for paths in by_split.values() for path in paths)
     repeated = next((path for path, count in resolved.items() if count > 1), None)
     if repeated is not None:
-        raise UserError(f"{repeated}: is matched twice. Each file must be in one split and match one pattern.")
+        raise UserError(
+            f"{repeated}: two patterns match this file. Each file must be in one split and match only one pattern."
+        )
     for paths in by_split.values():
         for group in tfrecord_files.grouped(paths, refuse):
             if group.missing > 0:
                 missing = words.number(group.missing, "file is", "files are")
-                notes.append(f"{group.name}: {missing} missing, according to the numbers in the names of the others")
+                notes.append(
+                    f"{group.name}: {missing} missing, according to the numbers in the names of the other files"
+                )
     return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
@@ -430,7 +434,7 @@ def _pixel_note(pixels: forms.Pixels) -> str:
         sides = map(repr, filter(None, (pixels.height, pixels.width, pixels.channels)))
         size = f"Their size is in {', '.join(sides)}."
     else:
-        size = "No size is stored, so they are read as squares."
+        size = "No size is stored, so the pixels are read as square images."
     order = "channels, height, width" if pixels.planes else "height, width, channels"
     scale = f". Values of 0..1 are multiplied by {pixels.scale}" if pixels.scale != 1 else ""
     return f"raw pixels become PNG images. {size} Their order is {order} (change it with --pixel_order){scale}"
@@ -440,8 +444,8 @@ def _classes(adopted: Adopted, adoption: _Adoption) -> classes.Classes:
     counts = sum((facts.labels for _, facts in adopted), Counter[forms.Label]())
     if not counts:
         raise UserError(
-            f"{adoption.shards[0].path}: no record in any of the files can be used. Choose other files, or name"
-            " other features with --image_key and --label_key."
+            f"{adoption.shards[0].path}: no record in any of the files can be used. Choose other files, or pass other"
+            " features (fields of the records) as --image_key and --label_key."
         )
     texts: dict[forms.Label, str] = {}
     for _, facts in adopted:
@@ -465,8 +469,8 @@ def _given_names(adoption: _Adoption) -> tuple[str, ...] | None:
         path = Path(files.expand_user(names[0], "--classes="))
         if not path.is_file():
             raise UserError(
-                f"--classes={path}: the file does not exist. Must be class names, separated by commas, or a text file"
-                " with one name per line."
+                f"--classes={path}: the file does not exist. --classes must be class names, separated by commas, or a"
+                " text file with one name per line."
             )
         return _lines(path)
     return tuple(names)
@@ -477,7 +481,7 @@ def _lines(path: Path) -> tuple[str, ...]:
         return tuple(path.read_text("utf-8-sig").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: is not UTF-8 text: {error}. Must be a UTF-8 text file with one class name per line."
+            f"{path}: is not UTF-8 text: {error}. --classes must be a UTF-8 text file with one class name per line."
         ) from error
 
 
@@ -535,9 +539,9 @@ def _check_rejected(adopted: Adopted, config: AdoptConfig) -> None:
         negative = any(r.reason == forms.NO_LABEL for r in rejected)
         advice = f" If {forms.UNLABELED} is a class, add --label_offset={forms.UNLABELED} --rewrite." * negative
         raise UserError(
-            f"{len(rejected):,} of {total:,} records cannot be used, more than --max_bad={config.max_bad:g} allows:"
-            f"{shown}\nCheck --image_key and --label_key. Choose files without these records with --records or"
-            f" --split, or use a larger --max_bad.{advice}"
+            f"{len(rejected):,} of {total:,} records cannot be used. This is more than --max_bad={config.max_bad:g}"
+            f" allows:{shown}\nCheck --image_key and --label_key. Or choose files without these records with --records"
+            f" or --split. Or pass a larger --max_bad.{advice}"
         )
 
 
@@ -578,8 +582,8 @@ def _notes_on_labels(effect: Effect, config: AdoptConfig) -> Iterator[str]:
     if effect.relabeled and not config.rewrite:
         records = words.number(sum(effect.relabeled.values()), "record has", "records have")
         yield (
-            f"{records} a new label in the index, but still the old label in the files, where other readers find it."
-            " --rewrite writes files with the new labels"
+            f"{records} a new label in the index, but still the old label in the files. Other programs read the old"
+            " label. --rewrite writes files with the new labels"
         )
 
 
@@ -587,7 +591,7 @@ def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> 
     if described.rejected and not config.rewrite:
         yield (
             f"{words.number(len(described.rejected), 'record is', 'records are')} left out of the index, but still in"
-            " the files, where other readers find them. --rewrite writes files without them"
+            " the files. Other programs read these records too. --rewrite writes files without them"
         )
 
 
@@ -599,7 +603,10 @@ def _report(described: metadata.Description, notes: Sequence[str], out: Path) ->
     yield from listed(described.rejected)
     total, left_out = sum(int(counts.sum()) for counts in described.counts.values()), len(described.rejected)
     records = words.number(total, "record")
-    yield f"{out}/: {records}, {left_out:,} left out (rejected.csv), digest {described.digest[:12]}"
+    yield (
+        f"{out}/: {records}, {left_out:,} left out (rejected.csv), digest (checksum of the dataset)"
+        f" {described.digest[:12]}"
+    )
 
 
 def _class_table(described: metadata.Description) -> Iterator[str]:
@@ -633,13 +640,13 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "image_key",
         None,
-        "Name of the feature (field) of each record with the image, for example image/encoded. Default: the command"
-        " finds the feature by its name and its values.",
+        "Name of the feature (field) that holds the image in each record, for example image/encoded. Default: the"
+        " command finds the feature by its name and its values.",
     )
     flags.DEFINE_string(
         "label_key",
         None,
-        "Name of the feature (field) of each record with the label, for example image/class/label. Default: the"
+        "Name of the feature (field) that holds the label in each record, for example image/class/label. Default: the"
         " command finds the feature by its name and its values.",
     )
     flags.DEFINE_integer(
@@ -667,9 +674,9 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "rewrite",
         default["rewrite"],
-        "Write new TFRecord files instead of links to the old files. The old files may then be compressed, and their"
-        " labels may be text, one-hot or floats. Raw pixels become PNG images. All other images are stored in the same"
-        " way as by tfrecord_tools.convert.",
+        "Write new TFRecord files instead of links to the old files. With this flag, the old files may be compressed,"
+        " and their labels may be text, one-hot or floats. Raw pixels become PNG images. All other images are stored"
+        " in the same way as by tfrecord_tools.convert.",
     )
     flags.DEFINE_enum(
         "verify",

@@ -20,7 +20,8 @@ class AugmentConfig:
     """Random changes of training images, each drawn uniformly and independently. Default: no changes.
 
     The arguments of an `ImageDataGenerator` can be copied: `AugmentConfig(rotation_range=90, width_shift_range=0.2)`.
-    Where Keras's preprocessing layers give an argument another meaning, the meaning of `ImageDataGenerator` is used.
+    Some arguments have another meaning in Keras's preprocessing layers. Here, they mean the same as in
+    `ImageDataGenerator`.
 
     Attributes:
         rotation_range: Largest rotation to either side in degrees, 0..180.
@@ -36,8 +37,10 @@ class AugmentConfig:
         cval: Gray level, 0..255, of the area that "constant" fills and of erased rectangles.
         channel_shift_range: Largest number of levels, 0..255, that is added to or subtracted from all channels.
         brightness_range: (lowest, highest) factor, 0..5, of all values.
-        contrast_range: (lowest, highest) factor, 0..5, of the distance of all values from the mean of the image.
-        saturation_range: (lowest, highest) factor, 0..5, of the distance of each pixel from its gray level.
+        contrast_range: (lowest, highest) factor, 0..5. The difference between each value and the mean of the image is
+            multiplied by it.
+        saturation_range: (lowest, highest) factor, 0..5. The difference between each pixel and its gray level is
+            multiplied by it.
         erasing: Probability that a rectangle is filled with `cval` (Zhong et al. 2017, "Random erasing").
         erasing_area: (smallest, largest) area of the rectangle, as a share of the image.
     """
@@ -61,8 +64,12 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _check_within("rotation_range", self.rotation_range, 0, 180, "degrees")
         _check_within("shear_range", self.shear_range, 0, 89, "degrees")
-        _check_within("width_shift_range", self.width_shift_range, 0, _MOST_PIXELS, "a share below 1, or pixels")
-        _check_within("height_shift_range", self.height_shift_range, 0, _MOST_PIXELS, "a share below 1, or pixels")
+        _check_within(
+            "width_shift_range", self.width_shift_range, 0, _MOST_PIXELS, "a fraction below 1, or a number of pixels,"
+        )
+        _check_within(
+            "height_shift_range", self.height_shift_range, 0, _MOST_PIXELS, "a fraction below 1, or a number of pixels,"
+        )
         _check_within("channel_shift_range", self.channel_shift_range, 0, 255, "gray levels")
         _check_within("cval", self.cval, 0, 255, "a gray level")
         _check_within("erasing", self.erasing, 0, 1, "a probability")
@@ -72,14 +79,14 @@ class AugmentConfig:
         if self.fill_mode not in FILL_MODES:
             raise UserError(f"fill_mode={self.fill_mode!r}: must be one of {', '.join(FILL_MODES)}.")
         if not isinstance(self.zoom_range, (tuple, list)):
-            _check_within("zoom_range", self.zoom_range, 0, 0.99, "a share")
+            _check_within("zoom_range", self.zoom_range, 0, 0.99, "a fraction")
         for name, most in _MOST.items():
             value = getattr(self, name)
             single = isinstance(value, (int, float)) if name == "zoom_range" else value is None and name in _OPTIONAL
             if not single:
                 object.__setattr__(self, name, _checked_range(name, value, most))  # JSON gives lists.
         if self.zoom_factors[0] <= 0:
-            raise UserError(f"zoom_range={self.zoom_range}: both factors must be above 0.")
+            raise UserError(f"zoom_range={self.zoom_range}: both zoom factors must be above 0.")
 
     def __bool__(self) -> bool:
         """Whether any change is possible."""
@@ -110,20 +117,23 @@ class AugmentConfig:
 
 _MOST_PIXELS = 8192
 _OPTIONAL = ("brightness_range", "contrast_range", "saturation_range")  # None: no change.
-# Pair of numbers -> the highest value that is allowed. `zoom_range` may also be a single number.
+# Attribute that is a pair of numbers -> the highest number that is allowed. `zoom_range` may also be a single number.
 _MOST = {"zoom_range": 100, **dict.fromkeys(_OPTIONAL, 5), "erasing_area": 1}
 
 
 def _check_within(name: str, value: Any, low: float, high: float, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise UserError(f"{name}={value}: must be {what} within {low}..{high}.")
+        raise UserError(f"{name}={value}: must be {what} from {low} to {high}.")
 
 
 def _checked_range(name: str, value: Any, most: float) -> Range:
     ends = list(value) if isinstance(value, (tuple, list)) else []
     valid = len(ends) == 2 and all(isinstance(end, numbers.Real) for end in ends)
     if not valid or not 0 <= ends[0] <= ends[1] <= most:
-        raise UserError(f"{name}={value}: must be two numbers within 0..{most}, the lower one first.")
+        raise UserError(
+            f"{name}={value}: must be two numbers from 0 to {most}. The first number must not be larger than the"
+            " second."
+        )
     return float(ends[0]), float(ends[1])
 
 

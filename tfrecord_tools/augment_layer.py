@@ -56,7 +56,7 @@ class RandomAugment(keras.layers.Layer):
             raise UserError(f"RandomAugment: use either config or {', '.join(settings)}, not both.")
         self.config = config or AugmentConfig(**settings)
         if not scale > 0:
-            raise UserError(f"scale={scale}: must be above 0. It is the value of white in float images.")
+            raise UserError(f"scale={scale}: must be above 0. scale is the value of white in float images.")
         self.scale = float(scale)
         self.seed = seed
         self._generator = keras.random.SeedGenerator(seed)

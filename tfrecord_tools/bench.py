@@ -130,13 +130,15 @@ def verdict(
     if model_rate is not None and supply >= model_rate * _NEAR:
         input_rate = f"{supply / model_rate:.1f} times as fast" if supply > model_rate else "about as fast"
         return (
-            f"bottleneck: the model, with {model_rate:,.0f} images/s; the input is {input_rate}. Use a faster device or"
+            f"bottleneck: the model, with {model_rate:,.0f} images/s. The input is {input_rate}. Use a faster device or"
             " a smaller model."
         )
     times = [1 / stages[0].rate, *(1 / b.rate - 1 / a.rate for a, b in itertools.pairwise(stages))]
     share, bottleneck = max(zip((t * supply for t in times), stages), key=lambda pair: pair[0])
     of_model = f", {supply / model_rate:.0%} of the model's own speed" if model_rate else ""
-    problem = f"bottleneck: {bottleneck.name}, {share:.0%} of the time at {supply:,.0f} images/s{of_model}"
+    problem = (
+        f"bottleneck: {bottleneck.name} takes {share:.0%} of the time. The input gives {supply:,.0f} images/s{of_model}"
+    )
     return f"{problem}. {_remedy(bottleneck, records, geometry, in_memory)}"
 
 
@@ -150,7 +152,8 @@ def _remedy(bottleneck: Stage, records: int, geometry: Geometry, in_memory: str)
         return "; or ".join(filter(None, (cache, resize))) + "."
     if bottleneck.name == "augmenting":
         return (
-            "Use fewer kinds of augmentation (color changes cost as much as all geometric changes), or more processors."
+            "Use fewer kinds of augmentation (color changes cost as much as all geometric changes), or use more"
+            " processors."
         )
     if bottleneck.name == "reading":
         return "Use a faster disk, or order.Blocks in your own code, which reads neighboring records one after another."

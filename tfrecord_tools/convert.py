@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +77,8 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             decision: the image gets the label.
         decisions: A file of decisions about single images, or a directory of a dataset that has decisions (see
             `layout.decisions`). With `update` or `overwrite`, they are added to the decisions of the dataset at `out`.
-        explicit: With `update`, the names of the settings that the caller passed, even with their default values.
-            They must have the same values as in the existing dataset.
+        explicit: Used only with `update`: the names of all settings that the caller passed, also those with their
+            default values. These settings must have the same values as in the existing dataset.
     """
 
     out: str = "out"
@@ -145,7 +145,8 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     def request(self) -> dict[str, Any]:
         """Return the settings that identify this command in a later run.
 
-        If they are equal and only the last step of the earlier run is missing, the later run does only this step.
+        If a later run has the same settings, and only the last step of the earlier run is missing, it does only this
+        step.
         """
         return self.output_settings() | {
             "src": _canonical(self.src),
@@ -203,8 +204,8 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
             return _convert_in(workspace, config, log)
     except OSError as error:
         raise UserError(
-            f"{refusal(error)}. The finished part is kept in {dataset_files.partial_of(out)}/."
-            " Fix the cause and run the same command again: it continues."
+            f"{refusal(error)}. The finished part is kept in {dataset_files.partial_of(out)}/. Fix the cause and run"
+            " the same command again to continue."
         ) from error
 
 
@@ -248,7 +249,10 @@ def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str]
     except UserError as error:
         if not workspace.survey.exists():
             raise
-        remedy = f"The finished part is kept in {workspace.root}/ for the next run. To give up, delete that directory."
+        remedy = (
+            f"The finished part is kept in {workspace.root}/ for the next run. To discard the finished part, delete"
+            " that directory."
+        )
         raise UserError(f"{error}\n{remedy}") from error
 
 
@@ -272,9 +276,9 @@ class _Conversion:
         self._base = update.read(out) if config.update else None
         if self._base is not None and self._base.relabeled and not config.relabel:
             raise UserError(
-                f"--update: an earlier release converted {out} with a file of new labels (--relabel). Without the same"
-                " file, these labels would be lost. Pass --relabel with this file once, or convert again with"
-                " --overwrite."
+                f"--update: an earlier version of the tool converted {out} with a file of new labels (--relabel)."
+                " Without this file, the new labels would be lost. Pass this file as --relabel in this command (not in"
+                " later ones), or convert again with --overwrite."
             )
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
@@ -296,7 +300,8 @@ class _Conversion:
             self._log(f"{workspace.out}/: up to date. No image was added, changed or removed.")
             return dataset_files.read(workspace.out)
         workspace.start_writing(plan.digest, {"src": _canonical(self._config.src)} | plan.config)
-        index.join_parts(self._write(plan, sources, facts, workspace), workspace.data / index.FILE_NAME)
+        with contextlib.closing(self._write(plan, sources, facts, workspace)) as parts:
+            index.join_parts(parts, workspace.data / index.FILE_NAME)
         self._describe(plan, sources, facts, workspace.data)
         if copied := sum(_is_copy(shard, workspace.data, plan.name) for shard in plan.shards):
             shards = words.number(copied, "unchanged shard was", "unchanged shards were")
@@ -337,7 +342,7 @@ class _Conversion:
         return plan, sources, facts
 
     def _new_classes(self) -> set[str]:
-        """Return the class names in all decisions. If --classes lists such a class, it needs no file."""
+        """Return the class names in all decisions. Such a class may be in --classes without an image."""
         config = self._config
         names = {one.label for one in (*self._stored.values(), *self._given.values())} - {""}
         if config.relabel is None or config.wanted is None:
@@ -357,7 +362,10 @@ class _Conversion:
         """Advice for messages: how a user adds a class. An update cannot change --classes."""
         if self._base is None:
             return Decisions.new_class
-        return "add an image to a directory of this name, or convert again with --overwrite and --classes"
+        return (
+            "put an image of the class into a directory with the name of the class, or convert again with --overwrite"
+            " and --classes"
+        )
 
     def _decisions(self, rows: Sequence[NewLabel], sources: Sources, facts: Facts) -> Decisions:
         """Return the decisions of the existing dataset, of --relabel and of --decisions."""
@@ -375,11 +383,16 @@ class _Conversion:
             return
         bad = [*sources.rejected, *rejected_files(sources, reasons)]
         if config.on_bad_image == "fail":
-            raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
+            raise UserError(
+                f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove the file, or pass --on_bad_image=skip."
+            )
         check_rejected(bad, total, config.max_bad)
 
-    def _write(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> list[Path]:
-        """Write the shards that are not complete yet, and return the index parts of all shards, in order."""
+    def _write(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> Generator[Path, None, None]:
+        """Write the shards that are not complete yet, and yield the index part of each shard, in order.
+
+        The index is joined from the parts while later shards are written.
+        """
         parts = [workspace.index / f"{number:07d}.parquet" for number in range(len(plan.shards))]
         missing = [number for number, part in enumerate(parts) if not part.exists()]
         _check_space(plan, missing, workspace)
@@ -400,9 +413,12 @@ class _Conversion:
         done = len(plan.rows) - sum(plan.shards[n].stop - plan.shards[n].start for n in missing)
         with Progress("write", len(plan.rows)) as progress:
             progress.skip(done)
-            for count in self._pool.map(write_shard, jobs):
+            yielded = 0
+            for count, number in zip(self._pool.map(write_shard, jobs), missing):
                 progress(count)
-        return parts
+                yield from parts[yielded : number + 1]
+                yielded = number + 1
+            yield from parts[yielded:]
 
     def _describe(self, plan: Plan, sources: Sources, facts: Facts, data: Path) -> None:
         """Write the metadata and the report card."""
@@ -458,8 +474,9 @@ def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace) -> No
     free = shutil.disk_usage(workspace.root).free
     if needed > free:
         raise UserError(
-            f"{workspace.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
-            " Free some space and run the same command again, or choose an --out on another disk."
+            f"{workspace.root}: {words.size(needed, 'MB')} of disk space are needed, and {words.size(free, 'MB')} are"
+            " free. Delete files that you do not need and run the same command again, or choose an --out on another"
+            " disk."
         )
 
 
@@ -470,10 +487,10 @@ def _summary(plan: Plan, facts: Facts, out: Path, seconds: float) -> str:
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][plan.rows.numbers])
     return (
-        f"{out}/: {words.number(len(plan.rows), 'record')} in"
-        f" {words.number(len(plan.shards), 'shard')}{unchanged}, {words.size(plan.bytes, 'MB')},"
-        f" digest {plan.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
-        f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
+        f"{out}/: {words.number(len(plan.rows), 'record')} in {words.number(len(plan.shards), 'shard')}{unchanged},"
+        f" {words.size(plan.bytes, 'MB')}, digest (checksum of the dataset) {plan.digest[:12]};"
+        f" {rejected or '0 skipped'} (rejected.csv), {changed:,} changed ({metadata.CHANGED}); card.html; {seconds:.1f}"
+        " s"
     )
 
 
@@ -576,8 +593,8 @@ def define_flags() -> None:
         None,
         "For PNG and TIFF images with more than 8 bits per value. LO,HI: the pixel value LO becomes black, and the"
         " pixel value HI becomes white. auto: the lowest value of each image becomes black, and its highest value"
-        " becomes white. Default: 16-bit images keep their upper 8 bits, and signed, 32-bit and floating-point images"
-        " are rejected.",
+        " becomes white. Default: 16-bit images keep their upper 8 bits. Images with signed, 32-bit or floating-point"
+        " values are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",
@@ -590,8 +607,8 @@ def define_flags() -> None:
         default["duplicates"],
         DUPLICATES,
         "How to treat copies (files with the same bytes). keep: store all copies; drop: store one copy, or no copy if"
-        " the labels of the copies differ; fail: stop. drop prefers a copy of the test split, then a copy of the"
-        " validation split. With --update, drop first prefers a copy that the dataset already contains.",
+        " the labels of the copies differ; fail: stop. drop keeps a copy of the test split if there is one, else a"
+        " copy of the validation split. With --update, drop keeps a copy that the dataset already contains.",
     )
     flags.DEFINE_enum(
         "near_duplicates",
@@ -599,15 +616,15 @@ def define_flags() -> None:
         NEAR_DUPLICATES,
         "How to treat images that look alike but have different bytes, such as smaller copies. keep: store all images"
         " and report the similar ones; group: like keep, but an automatic split puts similar images into the same"
-        " split; drop: store one of the similar images. drop prefers an image of the test split, then of the"
-        " validation split, then the largest image. With --update, drop first prefers an image that the dataset"
-        " already contains.",
+        " split; drop: store one of the similar images. drop keeps an image of the test split if there is one,"
+        " else an image of the validation split, else the largest image. With --update, drop keeps an image that the"
+        " dataset already contains.",
     )
     flags.DEFINE_integer(
         "near_distance",
         default["near_distance"],
-        "Number of bits from 0 to 16. convert computes 64 bits from the look of each image (a perceptual hash). Two"
-        " images are near-duplicates if at most this number of bits differs. A larger number also finds copies with"
+        "Number from 0 to 16: how many bits may differ between the perceptual hashes of two near-duplicates. The"
+        " perceptual hash of an image is 64 bits, computed from its look. A larger number also finds copies with"
         " stronger changes, but it finds more images that only look similar.",
     )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")

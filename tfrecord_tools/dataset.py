@@ -281,8 +281,8 @@ class _Selection:
             )
         if order.count != len(records):
             raise UserError(
-                f"order: is for {words.number(order.count, 'record')}, but there are {len(records):,} records. Make the"
-                " order for these records: Shuffled(len(records), seed) or Balanced(records.labels, seed)."
+                f"order: was made for {words.number(order.count, 'record')}, but there are {len(records):,} records."
+                " Make the order for these records: Shuffled(len(records), seed) or Balanced(records.labels, seed)."
             )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
@@ -505,9 +505,9 @@ def _check_cache(cache: Cache, records: Records, geometry: Geometry) -> None:
     count = len(cache.pixels)
     if count != len(records) or cache.geometry != geometry:
         raise UserError(
-            f"cache: does not fit the records. It has {words.number(count, 'image')} of {cache.geometry}. It must have"
-            f" {words.number(len(records), 'image')} of {geometry}. Call cache_pixels with the same records,"
-            " image_size, crop and fit."
+            f"cache: does not fit the records. The cache has {words.number(count, 'image')} of {cache.geometry}. The"
+            f" cache must have {words.number(len(records), 'image')} of {geometry}. Call cache_pixels with the same"
+            " records, image_size, crop and fit."
         )
     if cache.records and cache.records != records.identity:
         raise UserError(

@@ -55,12 +55,12 @@ def cutmix(
 def _share(images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, first: int, probability: float) -> tf.Tensor:
     """Draw the share of each image that stays, f64[b] in 0..1. 1: the image is not mixed."""
     if not 0 <= probability <= 1:
-        raise UserError(f"probability={probability}: must be within 0..1.")
+        raise UserError(f"probability={probability}: must be from 0 to 1.")
     if images.dtype != tf.uint8 or len(targets.shape) != 2:
         raise UserError(
             f"images of {images.dtype!r}, targets of shape {targets.shape}: images must be uint8, and targets must have"
-            " two axes: [batch size, number of classes]. Make targets from labels with"
-            " tf.one_hot(labels, number of classes), or labels[:, None] for two classes."
+            " the shape (batch size, number of classes). Make targets from labels with tf.one_hot(labels, number of"
+            " classes), or labels[:, None] for two classes."
         )
     draw = Draws(state_of(keys, images))
     return tf.where(draw(first) < probability, draw(first + 1), tf.constant(1.0, tf.float64))

@@ -37,7 +37,8 @@ def mix(*values: int | np.ndarray) -> np.ndarray:
 def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.ndarray:
     """Map positions through a pseudorandom permutation of 0..count-1, without storing the permutation.
 
-    It is a Feistel network over the smallest even number of bits that holds `count`. A result that is too large is
+    It is a Feistel network: a method of cryptography that permutes all numbers of a given number of bits. The number of
+    bits is the smallest even number that is enough for `count`. A result that is too large is
     permuted again until it fits ("cycle walking", Black and Rogaway 2002), fewer than 4 times on average.
 
     Args:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.base import files, html_frame, words
+from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
@@ -64,6 +64,8 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         """Show the report card in a notebook: the class table, samples and notes."""
+        from tfrecord_tools.base import html_frame  # Imported here, because most readers do not need it.
+
         counts = ", ".join(f"{words.number(count, 'record')} in {split}" for split, count in self.splits.items())
         title = f"{self.directory}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
         return html_frame.of_file(self.directory / dataset_files.CARD, html.escape(title))
@@ -139,18 +141,21 @@ def read_numbers(path: str, count: int) -> np.ndarray:
             values = np.loadtxt(path, ndmin=1, dtype=np.int64)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors.
         raise UserError(
-            f"{path}: not a list of record numbers: {one_line(error)}. It must be a text file with one number per line,"
-            " or a Parquet file with the numbers in its first column."
+            f"{path}: not a list of record numbers: {one_line(error)}. The file must be a text file with one number per"
+            " line, or a Parquet file with the numbers in its first column."
         ) from error
     if values.dtype.kind not in "iu" or not values.size or values.ndim > 1:
         shape = " x ".join(map(str, values.shape))
-        raise UserError(f"{path}: has {shape} values of type {values.dtype}. It must have record numbers, one per row.")
+        raise UserError(
+            f"{path}: has {shape} values of type {values.dtype}. The file must have record numbers (whole numbers),"
+            " one per row."
+        )
     outside = values[(values < 0) | (values >= count)]
     if len(outside):
         raise UserError(f"{path}: record {outside[0]:,} does not exist. Record numbers must be 0 to {count - 1:,}.")
     numbers = values.astype(np.int64)
     if len(np.unique(numbers)) < len(numbers):
-        raise UserError(f"{path}: a record number occurs twice. Each number may occur once.")
+        raise UserError(f"{path}: a record number occurs twice. Each number may occur only once.")
     return numbers
 
 
@@ -378,9 +383,9 @@ class Records:
         count, share = _MAX_CORRUPT
         if len(self.corrupt) > max(count, share * len(self)):
             self.failure = (
-                f"{len(self.corrupt):,} of {len(self):,} records are corrupt, the last one: {self.corrupt[number]}"
-                " Was the dataset replaced while it was read? Run the verify command to see all damage:"
-                f" python -m tfrecord_tools.verify {os.path.dirname(self._index_path)}"
+                f"{len(self.corrupt):,} of {len(self):,} records are corrupt. The last one is {self.corrupt[number]}"
+                " Was the dataset replaced while it was read? Run the verify command to see all damage: python -m"
+                f" tfrecord_tools.verify {os.path.dirname(self._index_path)}"
             )
             raise UserError(self.failure)
         return None
@@ -495,7 +500,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             problem = "is not a dataset (it has no convert.json)"
         out = "OUT" if directory.exists() else directory
         raise UserError(
-            f"{directory}: {problem}. Must be a directory written by"
+            f"{directory}: {problem}. Pass a directory that was written by"
             f" python -m tfrecord_tools.convert --src=IMAGES --out={out}"
         )
     try:

@@ -155,7 +155,8 @@ def _check_apart(config: CsvConfig) -> None:
     out, source = Path(config.out).resolve(), Path(config.src).resolve()
     if source in (out, *out.parents, *(out / f"{split}.csv" for split in SPLITS)):
         raise UserError(
-            f"--out={config.out}: the CSV files would be inside --src={config.src} or replace it. Choose another --out."
+            f"--out={config.out}: the CSV files would be inside --src={config.src} or would replace the images. Choose"
+            " another --out."
         )
 
 
@@ -165,11 +166,11 @@ def _free_paths(sources: Sources, config: CsvConfig) -> dict[str, Path]:
     written = _splits(sources, config)
     for split, path in paths.items():
         if path.exists() and not config.overwrite:
-            raise UserError(f"{path}: exists. Add --overwrite to replace it, or choose another --out.")
+            raise UserError(f"{path}: exists. Add --overwrite to replace the file, or choose another --out.")
         if path.exists() and split not in written:  # The old and the new files would be read as one dataset.
             raise UserError(
-                f"{path}: exists, but this source has no {split} split to replace it. Remove the file, or choose"
-                " another --out."
+                f"{path}: exists, but the images of --src have no {split} split that could replace this file. Remove"
+                " the file, or choose another --out."
             )
     return {split: paths[split] for split in written}
 

@@ -187,7 +187,7 @@ def transfer(config: TransferConfig, log: Callable[[str], object] = print) -> Tr
     try:
         transferred = _transfer(source, destination)
     except OSError as error:
-        raise UserError(f"{refusal(error)}. Fix the cause and run the same command again: it continues.") from error
+        raise UserError(f"{refusal(error)}. Fix the cause and run the same command again to continue.") from error
     by_size = f" ({transferred.by_size:,} of them compared by size only)" if transferred.by_size else ""
     existing = transferred.verified + transferred.by_size
     log(
@@ -205,8 +205,8 @@ def _transfer(source: _Directory, destination: _Directory) -> Transferred:
     sizes = {name: size for name, size in source.sizes().items() if "/" not in name}
     if CONVERT_JSON not in sizes:
         raise UserError(
-            f"{source.shown}: is not a dataset (it has no {CONVERT_JSON}). Must be a directory written by convert or"
-            " adopt."
+            f"{source.shown}: is not a dataset (it has no {CONVERT_JSON}). Pass a directory that convert or adopt has"
+            " written."
         )
     existing = destination.sizes()
     _check_destination(source, destination, sizes, existing)
@@ -249,8 +249,8 @@ def _check_destination(
         if existing[name] != sizes[name]:
             raise UserError(
                 f"{destination.shown}: {name} has {existing[name]:,} bytes there and {sizes[name]:,} in {source.shown}."
-                " Perhaps it belongs to another dataset. Nothing was changed. Remove the file, or choose another"
-                " destination."
+                f" Perhaps the file in {destination.shown} belongs to another dataset. Nothing was changed. Remove this"
+                " file, or choose another destination."
             )
 
 

@@ -138,8 +138,8 @@ def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[s
     expected = {dataset_files.shard_name(data.name, s, i, n) for s, n in data.shards.items() for i in range(n)}
     for name in sorted(set(filter(_SHARD_NAME.search, os.listdir(data.directory))) - expected):
         yield (
-            f"{name}: a shard that does not belong to this dataset. A program that reads all shards by a pattern would"
-            " read it. Delete it"
+            f"{name}: a shard that does not belong to this dataset. A program that reads all files with such names"
+            " would read this shard too. Delete the shard"
         )
 
 
@@ -188,7 +188,10 @@ def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
 
 def _check_digest(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
     if _digest(data, facts, table) != data.digest:
-        yield "convert.json: the digest does not match records.parquet, rejected.csv and the settings"
+        yield (
+            "convert.json: the digest (checksum of the dataset) does not match records.parquet, rejected.csv and the"
+            " settings"
+        )
 
 
 def _check_changed(data: Dataset) -> Iterator[str]:

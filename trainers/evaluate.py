@@ -137,7 +137,7 @@ class EvaluateConfig:
         if self.tfrecords and self.images:
             raise UserError(
                 f"--tfrecords={self.tfrecords} and --images={self.images}: only one of these flags is allowed. Remove"
-                " the other flag."
+                " one of them."
             )
         if self.images and self.audit:
             raise UserError(f"--audit={self.audit}: an audit belongs to a dataset, not to --images. Remove --audit.")

@@ -133,7 +133,10 @@ def _check_run(run: str) -> None:
 def _check_images(has_images: bool, tfrecords: str | None, split: str | None, image_key: str | None) -> None:
     """Check that either images or records are given, and options of records only with records."""
     if tfrecords and has_images:
-        raise UserError(f"--tfrecords={tfrecords}: images are given, too. Remove the images, or remove --tfrecords.")
+        raise UserError(
+            f"--tfrecords={tfrecords}: images are given, too. Remove the paths of the images from the command, or"
+            " remove --tfrecords."
+        )
     if tfrecords:
         return
     for flag, value in (("split", split), ("image_key", image_key)):

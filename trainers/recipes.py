@@ -86,8 +86,8 @@ class ModelConfig:
     def _check_weights(self) -> None:
         if self.weights == backbones.OWN and self.is_known:
             raise UserError(
-                f"--weights=own: {self.backbone} has no weights of its own. Pass --weights=imagenet, --weights=none, or"
-                " the path of a weights file."
+                f"--weights=own: is only for your own network with weights. {self.backbone} is created without"
+                " weights. Pass --weights=imagenet, --weights=none, or the path of a weights file."
             )
         if self.model is not None:
             self._check_model_weights()

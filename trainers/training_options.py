@@ -133,8 +133,8 @@ _TRAINING = (
     Option(
         "init_from",
         "path",
-        "Run directory or .keras file of an earlier training. The new training uses the network of that training and"
-        " starts with the trained weights, instead of --weights. If the classes differ, the classification layers"
+        "Run directory or .keras file of an earlier training. The new training uses the same network and"
+        " starts with its trained weights. Do not pass --weights. If the classes differ, the classification layers"
         " start with random weights.",
     ),
     Option(
@@ -148,8 +148,8 @@ _TRAINING = (
         "records",
         "path",
         "File (text or Parquet) with the numbers of the training records to use. The first record has the number 0."
-        " With --fold, the file must be a table (CSV or Parquet) with the columns split, record and fold. Default: all"
-        " training records.",
+        " With --fold, the file must be a table (CSV or Parquet) with the columns 'split', 'record' and 'fold'."
+        " Default: all training records.",
     ),
     Option(
         "fold",
@@ -286,9 +286,9 @@ _TRAINING = (
     Option(
         "class_weights",
         "weights",
-        "Weight of each class in the loss: one number for every class, as in cats:1,dogs:3; balanced: classes with"
-        " fewer images get larger weights (the inverse of their frequency); none: all classes have the same weight."
-        " Default: none.",
+        "Weight of each class in the loss. Pairs as in cats:1,dogs:3 give each class its own weight. balanced: classes"
+        " with fewer images get larger weights (the inverse of their frequency). none: all classes have the same"
+        " weight. Default: none.",
         choices=recipes.CLASS_WEIGHTS,
         example="cats:1,dogs:3",
     ),
@@ -330,7 +330,7 @@ _IMAGES = (
     Option(
         "probe",
         "switch",
-        "Before training, measure the speed of the input and the speed of the model, and print which of the two is"
+        "Before training, measure how fast images are read and how fast the model trains, and print which of the two is"
         " slower.",
         default=TrainConfig.probe,
     ),
@@ -369,8 +369,8 @@ SCALING = Option(
     "text",
     "How pixel values from 0 to 255 are scaled for the network. own: they are not scaled, because the network itself"
     " scales them; unit: scaled to 0..1; tf: scaled to -1..1; torch: scaled with the mean and the standard deviation"
-    " of ImageNet; caffe: changed to BGR, then minus the mean of ImageNet. Default: the scaling that the network needs"
-    " if it is a network of Keras, else own.",
+    " of ImageNet; caffe: changed to BGR, then minus the mean of ImageNet. Default: for a network of Keras, the"
+    " scaling that it needs; for your own network, own.",
     choices=backbones.SCALINGS,
 )
 _WEIGHTS = (

@@ -54,6 +54,35 @@ def test_atomic_file_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch:
     assert steps == ["fsync", "rename", "fsync"]  # The content, the name, the directory.
 
 
+@pytest.mark.parametrize("answer", ["started", "an error", "no function", "no library"])
+def test_a_large_file_is_written_to_disk_from_the_first_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    started: list[int] = []
+
+    class Library:
+        def __init__(self, *_: object, **__: object):
+            if answer == "no library":
+                raise TypeError("Windows needs a name")
+            if answer != "no function":
+                self.sync_file_range = self.start
+
+        def start(self, descriptor: int, *_: object) -> int:
+            started.append(os.fstat(descriptor).st_size)
+            return -1 if answer == "an error" else 0
+
+    monkeypatch.setattr(files.ctypes, "CDLL", Library)
+    pieces = [bytes([number]) * 300_000 for number in range(10)]
+    with files.atomic(tmp_path / "file") as file:
+        file.writelines(pieces)
+        before = list(started)
+    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
+    if answer in ("started", "an error"):
+        assert before[0] < started[-1] == 3_000_000
+    else:
+        assert not started
+
+
 def test_exchange_swaps(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -190,7 +219,7 @@ def test_without_flock_a_file_replaces_the_lock(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(UserError) as caught, files.lock(path, "in use: wait."):
             pass
     message = str(caught.value)
-    assert message.startswith(f"in use: wait. It is process {os.getpid()} on ")
+    assert message.startswith(f"in use: wait. The directory is in use by process {os.getpid()} on ")
     assert message.endswith(f". If that process does not run any more, delete {path}.owner.")
     assert set(contents(tmp_path)) == {"lock"}
     with files.lock(path, "in use", keep=lambda: False):
@@ -225,7 +254,10 @@ def test_without_flock_an_owner_on_another_machine_is_named(tmp_path: Path) -> N
     owner = tmp_path / "lock.owner"
     owner.write_text("4711\nnode17\n")
     os.utime(owner, (0, 0))
-    message = rf"^in use\. It is process 4711 on node17\. If that process does not run any more, delete {owner}\.$"
+    message = (
+        r"^in use\. The directory is in use by process 4711 on node17\. If that process does not run any more, delete"
+        rf" {owner}\.$"
+    )
     with pytest.raises(UserError, match=message), files.lock(tmp_path / "lock", "in use."):
         pass
     owner.unlink()

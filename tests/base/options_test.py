@@ -110,7 +110,7 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         (
             "mapping",
             "Cat",
-            "--class_map=Cat: must be NAME=NAME pairs, separated by commas, each left name only once, as in"
+            "--class_map=Cat: must be NAME=NAME pairs with different names before the =, separated by commas, as in"
             " Cat=cats,Dog=dogs.",
         ),
         ("mapping", "a=b,a=c", "--class_map=a=b,a=c: must be NAME=NAME pairs"),  # The same name twice.
@@ -120,8 +120,8 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         (
             "weights",
             "balance",
-            "--class_weights=balance: must be none, balanced, or NAME:NUMBER pairs, separated by commas, each"
-            " name only once, as in cats:1,dogs:3.",
+            "--class_weights=balance: must be none, balanced, or NAME:NUMBER pairs with different names, separated by"
+            " commas, as in cats:1,dogs:3.",
         ),
         ("weights", "cats:much", "--class_weights=cats:much: must be none, balanced, or NAME:NUMBER pairs"),
         ("weights", {"cats": "x"}, "--class_weights=cats:x: must be none, balanced, or NAME:NUMBER pairs"),

@@ -64,12 +64,13 @@ def test_manifest_encoding(tmp_path: Path, encoding: str, label: str) -> None:
         (
             b"PK\x03\x04xl",
             {},
-            "is an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8.",
+            "is an Excel or OpenDocument workbook, or a zip archive. Save the sheet with the table as a CSV file in"
+            " UTF-8.",
         ),
         (
             "sep=é\npathélabel\n".encode(),
             {},
-            "the first line names 'é' as the separator. It must be an ASCII character, for example",
+            "the first line names 'é' as the separator. A separator must be an ASCII character, for example",
         ),
         (b'sep="\npath,label\n', {}, "the first line names '\"' as the separator."),
         (b"PAR1xx", {}, "is a Parquet file, but its name does not end with .parquet. Rename it."),

@@ -376,7 +376,7 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         (
             "tfrecord_tools.verify",
             ["--input=out"],
-            "Give DIRECTORY without a flag: python -m tfrecord_tools.verify out",
+            "Write DIRECTORY without a flag: python -m tfrecord_tools.verify out",
         ),
         ("trainers.predict", ["--images=x"], "without a flag: python -m trainers.predict x"),
         ("trainers.predict", ["--model=x"], "Use --run=x."),

@@ -103,7 +103,7 @@ def test_objects_and_results_have_the_hash_of_the_module_that_names_them(place: 
     assert user_code.sha256_of_function("naming_net:other", "--backbone=") == expected
 
 
-CHANGED = "--backbone={}: {}/plain_net.py has changed since it was imported, so its new code is not in use."
+CHANGED = "--backbone={}: {}/plain_net.py has changed since it was imported, so the old code is still in use."
 
 
 @pytest.mark.parametrize("is_seen", [True, False])
@@ -158,11 +158,17 @@ def test_functions_have_a_name() -> None:
         ),
         ("nets.no:build", "there is no module 'nets.no', neither in PLACE nor among"),
         ("plain_net:builds", "plain_net has no function 'builds'. Did you mean build?"),
-        ("plain_net:x", "plain_net has no function 'x'. Its functions are build."),
+        ("plain_net:x", "plain_net has no function 'x'. The functions of the module are build."),
         ("nets/my net.py:number", "is not a function. Pass MODULE:FUNCTION or FILE.py:FUNCTION."),
         ("broken_net.py:build", "broken_net.py fails: ModuleNotFoundError: No module named 'no_such_package' (line 2)"),
-        ("broken_net:build", "broken_net fails: ModuleNotFoundError: No module named 'no_such_package'. Correct it."),
-        ("failing_net.py:build", "failing_net.py fails: ZeroDivisionError: division by zero (line 2). Correct it."),
+        (
+            "broken_net:build",
+            "broken_net fails: ModuleNotFoundError: No module named 'no_such_package'. Correct the code.",
+        ),
+        (
+            "failing_net.py:build",
+            "failing_net.py fails: ZeroDivisionError: division by zero (line 2). Correct the code.",
+        ),
     ],
 )
 def test_mistakes_are_reported(text: str, message: str, place: Path) -> None:

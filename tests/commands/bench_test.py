@@ -30,27 +30,27 @@ READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage
         (
             [READ, DECODE, AUGMENT],
             None,
-            "bottleneck: decoding, 68% of the time at 1,500 images/s. --cache=memory of trainers.finetune,"
-            " trainers.frozen and trainers.scratch keeps all decoded images in 77 MB; or python -m"
+            "bottleneck: decoding takes 68% of the time. The input gives 1,500 images/s. --cache=memory of"
+            " trainers.finetune, trainers.frozen and trainers.scratch keeps all decoded images in 77 MB; or python -m"
             " tfrecord_tools.convert --resize=183 --resize_mode=center_crop makes records that decode faster.",
         ),
         (
             [Stage("reading", 20_000), Stage("augmenting", 4000)],
             None,
-            "bottleneck: augmenting, 80% of the time at 4,000 images/s.",
+            "bottleneck: augmenting takes 80% of the time. The input gives 4,000 images/s.",
         ),
         (
             [Stage("reading", 900), Stage("decoding", 800)],
             None,
-            "bottleneck: reading, 89% of the time at 800 images/s. Use a faster",
+            "bottleneck: reading takes 89% of the time. The input gives 800 images/s. Use a faster",
         ),
         (
             [READ, DECODE],
             4000.0,
-            "bottleneck: decoding, 90% of the time at 2,000 images/s, 50% of the model's own speed.",
+            "bottleneck: decoding takes 90% of the time. The input gives 2,000 images/s, 50% of the model's own speed.",
         ),
-        ([READ, DECODE], 200.0, "bottleneck: the model, with 200 images/s; the input is 10.0 times as fast."),
-        ([READ, DECODE], 2100.0, "bottleneck: the model, with 2,100 images/s; the input is about as fast."),
+        ([READ, DECODE], 200.0, "bottleneck: the model, with 200 images/s. The input is 10.0 times as fast."),
+        ([READ, DECODE], 2100.0, "bottleneck: the model, with 2,100 images/s. The input is about as fast."),
     ],
 )
 def test_verdict(stages: list[Stage], model_rate: float | None, expected: str) -> None:

@@ -91,7 +91,10 @@ def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
         ["all", "10", "6"],
         ["shards", "1", "1"],
     ]
-    assert f"{tmp_path}/out/: 16 records in 2 shards, 0.0 MB, digest {facts['digest'][:12]}; 0 skipped" in lines[-1]
+    assert (
+        f"{tmp_path}/out/: 16 records in 2 shards, 0.0 MB, digest (checksum of the dataset) {facts['digest'][:12]}; 0"
+        " skipped" in lines[-1]
+    )
 
 
 def test_class_layout_end_to_end(class_source: Path, tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/dogs/moving.jpg", "skipped"),
     ]
     assert rows[2]["reason"] == "a TGA image, not a supported format: export it as PNG or JPEG"
-    assert "  note: 1 file is left out, not in a class directory: readme.txt" in lines
+    assert "  note: 1 file is left out, because they are not in a class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
 
@@ -230,7 +233,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ),
         ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
         ({"out": "pets"}, r"--out=pets: is inside --src=pets"),
-        ({"out": "."}, r"--out=.*: contains --src=.* and would be replaced\. Choose another --out\."),
+        ({"out": "."}, r"--out=.*: contains --src=.* so the images would be replaced too\. Choose another --out\."),
         ({"out": "notes.txt"}, r"--out=notes\.txt: is a file\. Choose a directory that does not exist yet\."),
         ({"out": "one"}, r"--out=one: exists and is not a dataset of this tool\. Nothing was changed\."),
         ({"out": "one", "overwrite": True}, r"--out=one: exists and is not a dataset of this tool"),
@@ -239,7 +242,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
             {"classes": ["cat", "dogs"]},
             r"--classes: pets has no files of the class 'cat'\. Classes with files are, for example, cats\.",
         ),
-        ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
+        ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has its own splits"),
         ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: must be one of skip, repair, fail\."),
         ({"workers": 0}, r"--workers=0: must be at least 1\."),
     ],
@@ -282,8 +285,8 @@ def test_on_bad_image_fail(src: Path, tmp_path: Path) -> None:
         converted(src, tmp_path / "out", on_bad_image="fail")
     assert str(caught.value) == (
         f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); an HTML page: download the file again."
-        " Remove it, or pass --on_bad_image=skip."
-        f"\nThe finished part is kept in {tmp_path}/out.partial/ for the next run. To give up, delete that directory."
+        f" Remove the file, or pass --on_bad_image=skip.\nThe finished part is kept in {tmp_path}/out.partial/ for the"
+        " next run. To discard the finished part, delete that directory."
     )
     assert not (tmp_path / "out").exists()
 
@@ -291,7 +294,9 @@ def test_on_bad_image_fail(src: Path, tmp_path: Path) -> None:
 def test_max_bad(src: Path, tmp_path: Path) -> None:
     for number in range(3):
         (src / f"train/cats/bad{number}.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"3 of 19 files cannot be records, more than --max_bad=0\.05 allows"):
+    with pytest.raises(
+        UserError, match=r"3 of 19 files cannot be converted\. This is more than --max_bad=0\.05 allows"
+    ):
         converted(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert converted(src, tmp_path / "out", max_bad=0.2)["rejected"] == 3  # The same command with a higher limit.
@@ -313,7 +318,10 @@ def test_no_space(split_source: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda path: usage._replace(free=3_000_000_000))
     monkeypatch.setattr(schema, "FRAME_BYTES", 1_000_000_000)
-    message = r"16\.0 GB are needed and 3\.0 GB are free\. Free some space and run the same command again, or choose"
+    message = (
+        r"16\.0 GB of disk space are needed, and 3\.0 GB are free\. Delete files that you do not need and run the same"
+        " command again, or choose"
+    )
     with pytest.raises(UserError, match=message):
         converted(split_source, tmp_path / "out")
 
@@ -436,7 +444,10 @@ def test_unfinished_conversion_with_other_settings_needs_restart(
     with pytest.raises(UserError) as caught:
         converted(class_source, tmp_path / "out", **flags)
     assert f"out.partial holds an unfinished conversion of another command: {difference}." in str(caught.value)
-    assert "Run the old command again to finish it, or pass --restart to discard it." in str(caught.value)
+    assert (
+        "Run the old command again to finish that conversion, or pass --restart to discard"
+        " the finished part." in str(caught.value)
+    )
     converted(class_source, tmp_path / "out", restart=True, **flags)
     converted(class_source, tmp_path / "fresh", **flags)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
@@ -448,7 +459,9 @@ def test_unfinished_conversion_of_another_source_is_an_error(src: Path, class_so
         stop_writing_after(patch, 1)
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
-    with pytest.raises(UserError, match=r"src was '.*pets' and is '.*'.* or pass --restart to discard it"):
+    with pytest.raises(
+        UserError, match=r"src was '.*pets' and is '.*'.* or pass --restart to discard the finished part"
+    ):
         converted(class_source, tmp_path / "out")
 
 
@@ -607,7 +620,7 @@ def test_full_disk(tmp_path: Path) -> None:
         "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). The finished part is"
         " kept in out.partial/."
     )
-    assert done.stderr.endswith("Fix the cause and run the same command again: it continues.\n")
+    assert done.stderr.endswith("Fix the cause and run the same command again to continue.\n")
     assert sorted(os.listdir(tmp_path)) == ["out.partial", "pets"]
     assert not list(tmp_path.rglob("*.tmp"))
     converted(tmp_path / "pets", tmp_path / "out")

@@ -554,7 +554,7 @@ def test_damage_is_reported_after_the_valid_records(tmp_path: Path) -> None:
         show(ShowConfig(path=str(tmp_path)), lines.append)
     first, *damage, last = str(caught.value).splitlines()
     assert first == f"{tmp_path} is damaged:"
-    assert damage[0].startswith(f"  {tmp_path}/a-00002-of-00003: is not a TFRecord file: it is a JPEG image. ")
+    assert damage[0].startswith(f"  {tmp_path}/a-00002-of-00003: is not a TFRecord file: the file is a JPEG image. ")
     assert damage[1:] == [
         f"  {tmp_path}/a-00000-of-00003: record 1 (counted from 0) at byte {offset}: the checksum of its data is"
         " wrong; the record is left out",
@@ -612,7 +612,10 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
             "error: above: no TFRecord file directly in this directory. Pass a directory that contains TFRecord files:"
             " above/train.",
         ),
-        (["image.jpg"], "error: image.jpg: is not a TFRecord file: it is a JPEG image. Expected a TFRecord file, "),
+        (
+            ["image.jpg"],
+            "error: image.jpg: is not a TFRecord file: the file is a JPEG image. Expected a TFRecord file, ",
+        ),
         (["cut.tfrecord", "--records=5"], "error: cut.tfrecord is damaged:\n  cut.tfrecord: record 0 "),
     ],
 )

@@ -199,7 +199,7 @@ def test_report(split_source: Path, tmp_path: Path) -> None:
     assert lines[:3] == [
         f"{tmp_path}/csv/train.csv: 10 images of 4 x 4 pixels, rgb",
         f"{tmp_path}/csv/validation.csv: 6 images of 4 x 4 pixels, rgb",
-        "  note: 1 file is left out, not in a class directory: readme.txt",
+        "  note: 1 file is left out, because they are not in a class directory: readme.txt",
     ]
     assert len([line for line in lines if line.endswith(".jpg: empty file")]) == 5
     assert lines[-1] == "  and 1 more such file"
@@ -230,11 +230,14 @@ def test_notes_are_printed(tmp_path: Path) -> None:
             r"--validation_fraction=2\.0: must be a fraction",
         ),  # Checked first.
         ({"max_bad": -1.0}, r"--max_bad=-1\.0: must be a fraction from 0 to 1"),
-        ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
+        ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has its own splits"),
         ({"src": ""}, r"--src is missing"),
         ({"src": "gone"}, r"--src=gone: does not exist\."),
         ({"classes": ["cats", "cows"]}, r"pets has no files of the class 'cows'"),
-        ({"out": "pets/csv"}, r"--out=pets/csv: the CSV files would be inside --src=pets or replace it\. Choose an"),
+        (
+            {"out": "pets/csv"},
+            r"--out=pets/csv: the CSV files would be inside --src=pets or would replace the images\. Choose an",
+        ),
         ({"out": "pets"}, r"--out=pets: the CSV files would"),
         ({"out": "notes.txt"}, r"notes\.txt: File exists\. Nothing was written\."),
         ({"out": "notes.txt/csv"}, r"notes\.txt/csv: Not a directory\. Nothing was written\."),
@@ -259,7 +262,7 @@ def test_existing_csv_is_kept_until_overwrite(split_source: Path, tmp_path: Path
     with pytest.raises(UserError) as caught:
         written(split_source, tmp_path / "csv")
     path = f"{tmp_path}/csv/validation.csv"
-    assert str(caught.value) == f"{path}: exists. Add --overwrite to replace it, or choose another --out."
+    assert str(caught.value) == f"{path}: exists. Add --overwrite to replace the file, or choose another --out."
     assert contents(tmp_path) == {"csv/validation.csv": b"precious"}
     written(split_source, tmp_path / "csv", overwrite=True)
     assert len(rows(tmp_path / "csv/validation.csv")) == 6
@@ -268,7 +271,10 @@ def test_existing_csv_is_kept_until_overwrite(split_source: Path, tmp_path: Path
 def test_old_file_of_another_split_is_an_error(class_source: Path, tmp_path: Path) -> None:
     written(class_source, tmp_path / "csv", test_fraction=0.2)
     before = contents(tmp_path)
-    message = r"test\.csv: exists, but this source has no test split to replace it\. Remove the file, or choose"
+    message = (
+        r"test\.csv: exists, but the images of --src have no test split that could replace this file\. Remove the file,"
+        " or choose"
+    )
     with pytest.raises(UserError, match=message):
         written(class_source, tmp_path / "csv", overwrite=True)
     assert contents(tmp_path) == before
@@ -278,7 +284,7 @@ def test_a_csv_does_not_replace_its_source(split_source: Path, tmp_path: Path) -
     written(split_source, tmp_path / "csv")
     before = contents(tmp_path)
     for src in ("csv", "csv/train.csv"):
-        with pytest.raises(UserError, match=rf"would be inside --src={tmp_path}/{src} or replace it"):
+        with pytest.raises(UserError, match=rf"would be inside --src={tmp_path}/{src} or would replace the images"):
             written(tmp_path / src, tmp_path / "csv", overwrite=True, validation_fraction=0)
     assert contents(tmp_path) == before
 
@@ -288,7 +294,9 @@ def test_too_many_bad_images(class_source: Path, tmp_path: Path, group_regex: st
     source = Path(shutil.copytree(class_source, tmp_path / "pets"))
     for number in range(4):
         (source / f"cats/{number:03d}.{'png' if number % 3 == 2 else 'jpg'}").write_bytes(b"")
-    with pytest.raises(UserError, match=r"4 of 60 files cannot be records, more than --max_bad=0\.05 allows:\n"):
+    with pytest.raises(
+        UserError, match=r"4 of 60 files cannot be converted\. This is more than --max_bad=0\.05 allows:\n"
+    ):
         written(source, tmp_path / "csv", group_regex=group_regex)
     assert list((tmp_path / "csv").iterdir()) == []
 
@@ -300,7 +308,7 @@ def test_too_many_loose_files_stop_before_any_work(
     for number in range(10):
         (source / f"{number}.jpg").write_text("")
     monkeypatch.setattr(to_csv_module, "survey", lambda *_, **__: pytest.fail("the images were read"))
-    with pytest.raises(UserError, match=r"10 of 70 files cannot be records, more than --max_bad"):
+    with pytest.raises(UserError, match=r"10 of 70 files cannot be converted\. This is more than --max_bad"):
         written(source, tmp_path / "csv", group_regex=r"/(\d)")
 
 
@@ -390,7 +398,9 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "csv")) == ["train.csv", "validation.csv"]
     again = run(MODULE, *flags, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "error: csv/train.csv: exists. Add --overwrite to replace it, or choose another --out.\n"
+    assert (
+        again.stderr == "error: csv/train.csv: exists. Add --overwrite to replace the file, or choose another --out.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,8 @@ def test_other_files_are_not_changed(dataset: Path, destination: Destination, tm
     destination.remove("thesis.txt")
     destination.put("records.parquet", b"of something else")
     with pytest.raises(
-        UserError, match=r"records\.parquet has 17 bytes there and .* Perhaps it belongs to another dataset\."
+        UserError,
+        match=r"records\.parquet has 17 bytes there and .* Perhaps the file in .* belongs to another dataset\.",
     ):
         copy(dataset, destination.name)
     destination.put("records.parquet", (dataset / "records.parquet").read_bytes())
@@ -277,7 +278,8 @@ def test_changes_during_the_copy_are_found(
     [
         (
             "none",
-            r"none/: is not a dataset \(it has no convert\.json\)\. Must be a directory written by convert or adopt\.",
+            r"none/: is not a dataset \(it has no convert\.json\)\. Pass a directory that convert or adopt has"
+            r" written\.",
         ),
         ("file", "is a file, not"),
     ],

@@ -173,8 +173,8 @@ def rejected(out: Path) -> None:
         (
             stray,
             [
-                "a shard that does not belong to this dataset. A program that reads all shards by a pattern would"
-                " read it. Delete it"
+                "a shard that does not belong to this dataset. A program that reads all files with such names would"
+                " read this shard too. Delete the shard"
             ],
         ),
         (other_label, ["but the index has"]),
@@ -185,8 +185,17 @@ def rejected(out: Path) -> None:
             ["the checksum is right, but the content is not a tf.train.Example with the features in convert.json"],
         ),
         (class_names, ["label.labels.txt: the class names differ from those in convert.json"]),
-        (rejected, ["convert.json: the digest does not match records.parquet, rejected.csv and the settings"]),
-        (edit_json("convert.json", lambda f: f["config"].update(seed=1)), ["the digest does not match"]),
+        (
+            rejected,
+            [
+                "convert.json: the digest (checksum of the dataset) does not match records.parquet, rejected.csv and"
+                " the settings"
+            ],
+        ),
+        (
+            edit_json("convert.json", lambda f: f["config"].update(seed=1)),
+            ["the digest (checksum of the dataset) does not match"],
+        ),
         (
             edit_json("convert.json", lambda f: f["classes"][0].update(train=1)),
             ["of train in class 'cats', but convert.json has 1"],
@@ -288,7 +297,7 @@ def test_command(out: Path) -> None:
             " tfrecord_tools.verify out/",
         ),
         (["a", "b"], "error: 2 arguments were given. Pass the directory of one dataset"),
-        (["gone"], "error: gone: does not exist. Must be a directory written by"),
+        (["gone"], "error: gone: does not exist. Pass a directory that was written by"),
         (["--workers=0", "."], "error: --workers=0: must be at least 1."),
     ],
 )

@@ -129,7 +129,10 @@ def test_jobs_of_an_earlier_run_do_not_start(job_directory: Path, tmp_path: Path
 
 def test_running_job_of_an_earlier_run_is_awaited(job_directory: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    waiting = "a worker of Beam is still running this job of an earlier run. Waiting up to ten minutes."
+    waiting = (
+        "a worker of Beam is still running this job of an earlier run. This command waits up to ten minutes until that"
+        " worker ends."
+    )
     with open(job_directory / "0000000.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         ending = threading.Thread(target=beam_engine.end_earlier, args=(tmp_path / "beam", lines.append))
@@ -151,7 +154,7 @@ def test_error_names_a_job_that_does_not_end(
     with open(job_directory / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         with pytest.raises(
-            UserError, match=r"0000001\.job: a worker of Beam is still running this job\. Wait until it ends"
+            UserError, match=r"0000001\.job: a worker of Beam is still running this job\. Wait until the worker ends"
         ):
             beam_engine.end_earlier(tmp_path / "beam", print)
 
@@ -236,7 +239,10 @@ def test_error_if_workers_see_another_directory(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(beam_engine, "work", lambda job_directory, number: None)  # As if the path did not exist there.
     monkeypatch.setattr(beam_engine, "_LATE_SECONDS", 0.2)
     with (
-        pytest.raises(UserError, match=r"left no results in .*must be shared by the workers and this machine"),
+        pytest.raises(
+            UserError,
+            match=r"left no results in .*All workers and this machine must be able to use the directory of --out",
+        ),
         beam_engine.pool("", tmp_path / "beam") as pool,
     ):
         list(pool.map(abs, [1]))

@@ -67,13 +67,17 @@ def test_nothing_is_written_if_no_scheduler_answers(split_source: Path, tmp_path
 @pytest.mark.parametrize(
     ("threads", "line"),
     [
-        ({}, "Dask at x:1: no workers. The work waits for a worker. To start one: dask worker x:1 --nthreads=1"),
+        (
+            {},
+            "Dask at x:1: there are no workers. The conversion waits for a worker. To start a worker, run: dask worker"
+            " x:1 --nthreads=1",
+        ),
         ({"a": 1}, "Dask at x:1: 1 worker"),
         ({"a": 1, "b": 1}, "Dask at x:1: 2 workers"),
         (
             {"a": 4, "b": 4},
-            "Dask at x:1: 2 workers with 8 threads. A worker uses one of its threads: start workers with"
-            " --nthreads=1, and --nworkers=N for N processors.",
+            "Dask at x:1: 2 workers with 8 threads. The conversion uses only one thread of each worker. Start the"
+            " workers with --nthreads=1, and with --nworkers=N on a machine with N processors.",
         ),
     ],
 )
@@ -189,7 +193,7 @@ def test_conversion_without_workers_waits_for_one(many: Path, tmp_path: Path, fr
         until(lambda: in_survey(tmp_path / "out.partial"))
         for worker in frail.workers:
             worker.kill()
-        warning = ": no workers. The work waits for a worker. To start one: dask"
+        warning = ": there are no workers. The conversion waits for a worker. To start a worker, run: dask"
         until(lambda: warning in (tmp_path / "log").read_text(), 60)
         assert process.poll() is None
         frail.grow(3)

@@ -295,8 +295,8 @@ def test_labels_of_absent_images_need_no_class(src: Path, tmp_path: Path) -> Non
     assert str(caught.value).startswith(
         "the decisions of the dataset at --out: the label 'zebras' of 'other/x/000.jpg' is not a class. Classes are"
         " cats, dogs. To replace this decision, pass --decisions=FILE with another decision about this image. The"
-        " decision 'none' takes it back. If it is a new class, add an image to a directory of this name, or convert"
-        " again with --overwrite and --classes."
+        " decision 'none' takes it back. If it is a new class, put an image of the class into a directory with"
+        " the name of the class, or convert again with --overwrite and --classes."
     )
     converted(src, out, update=True, decisions=table(tmp_path / "e.csv", tmp_path, {"other/x/000.jpg": "none"}))
     assert placed(out)["cats/zebra.jpg"][1] == "cats"
@@ -387,7 +387,8 @@ def test_a_new_class_is_made_if_classes_lists_it(src: Path, tmp_path: Path) -> N
         (
             {"cats/000.jpg": "birds"},
             {"update": True},
-            "If it is a new class, add an image to a directory of this name, or convert again with --overwrite",
+            "If it is a new class, put an image of the class into a directory with the name of the class, or convert"
+            " again",
         ),
         (
             {f"{c}/{n:03d}.{'png' if n % 3 == 2 else 'jpg'}": "drop" for c in ("cats", "dogs") for n in range(30)},

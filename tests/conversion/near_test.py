@@ -120,7 +120,8 @@ def test_keep_reports_them(tmp_path: Path) -> None:
         f"  check: 40 images look like another image ({40 - 2 * split} within a split, {2 * split} in several splits),"
     )
     assert line.endswith(
-        "--near_duplicates=group keeps similar images in one split, --near_duplicates=drop keeps the largest one"
+        "--near_duplicates=group puts similar images into the same split. --near_duplicates=drop stores only the"
+        " largest of them"
     )
 
 
@@ -221,7 +222,7 @@ def test_drop_never_drops_an_image_that_a_decision_keeps(tmp_path: Path) -> None
     assert reasons["cats/000.png"].startswith("looks like cats/small000.png (near-duplicate, ")
     assert stored == {p.relative_to(src).as_posix() for p in src.rglob("*.png")} - reasons.keys()
     assert "  note: 3 images kept by decisions" in lines
-    note = "  note: 2 images look alike and stay in spite of --near_duplicates=drop, because decisions keep them"
+    note = "  note: 2 images look alike. --near_duplicates=drop does not drop these images, because decisions keep them"
     assert note in lines
     assert is_valid(tmp_path / "out")
     lines = said(src, tmp_path / "all", decisions=made)
@@ -243,7 +244,7 @@ def test_drop_keeps_both_of_a_pair(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "out/convert.json").read_text())
     assert facts["decided"] == {"relabeled": 0, "dropped": 1, "kept": 0, "unchanged": 0, "absent": 1, "pairs": 3}
     assert "  note: 3 pairs of images that look alike kept by decisions" in lines
-    note = "  note: 2 images look alike and stay in spite of --near_duplicates=drop, because decisions keep them"
+    note = "  note: 2 images look alike. --near_duplicates=drop does not drop these images, because decisions keep them"
     assert note in lines
     assert is_valid(tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -300,8 +301,8 @@ def test_drop_of_copies_and_kept_images(tmp_path: Path) -> None:
         converted(src, tmp_path / "conflict", **settings)
     assert str(caught.value).startswith(
         "--duplicates=drop: cats/000.png and dogs/copy.png have the same bytes and different labels. The decision"
-        " 'keep' does not say which label is right. In the file of --decisions, write 'label' and the right class for"
-        " this image, or pass --duplicates=keep."
+        " 'keep' does not say which label is right. In the file of --decisions, write the decision 'label' and the"
+        " right class for this image, or pass --duplicates=keep."
     )
     facts = converted(src, tmp_path / "keep", **settings | {"duplicates": "keep"})
     assert rejected(tmp_path / "keep").keys() == {"cats/small.png"}
@@ -352,8 +353,8 @@ def test_a_class_that_drop_empties_is_named_with_the_flag(tmp_path: Path) -> Non
         converted(src, tmp_path / "out", near_duplicates="drop", decisions=made)
     assert str(caught.value).startswith(
         f"--decisions={made}: {problem}decisions leave out 1 of its images, and --near_duplicates=drop leaves out 1 of"
-        " its images. Correct these decisions, take them back with the decision 'none', or list the other classes in"
-        " --classes. Pass --near_duplicates=keep."
+        " its images. Correct these decisions, take them back with the decision 'none', or list the other"
+        " classes in --classes. Pass --near_duplicates=keep."
     )
     (src / "train/cats/1.png").unlink()
     with pytest.raises(UserError) as caught:
@@ -377,7 +378,8 @@ def test_a_class_that_an_update_empties_is_named_with_the_flag(tmp_path: Path) -
         converted(src, tmp_path / "out", update=True)
     assert str(caught.value).startswith(
         "--near_duplicates=drop: the class 'cats' has no valid image in the train split (0 in all splits), because"
-        " --near_duplicates=drop leaves out 1 of its images. Convert again with --overwrite --near_duplicates=keep."
+        " --near_duplicates=drop leaves out 1 of its images. Convert again with --overwrite"
+        " --near_duplicates=keep."
     )
 
 
@@ -405,7 +407,10 @@ def test_drop_keeps_both_ends_of_a_chain(tmp_path: Path) -> None:
     save(images[1].resize((128, 128), Image.Resampling.NEAREST), src / "dogs/large.png")
     (src / "cats/chain1.png").unlink()
     lines = said(src, tmp_path / "first", near_distance=distance)
-    chain_text = "1 group is a chain (A looks like B, B like C, but A not like C), the longest with 3 images"
+    chain_text = (
+        "1 group is a chain: A looks like B, and B looks like C, but A does not look like C. The longest chain has 3"
+        " images"
+    )
     assert any(chain_text in line for line in lines)
     converted(src, tmp_path / "second", near_distance=distance, near_duplicates="drop")
     assert {path for path in rows(tmp_path / "second") if "chain" in path or "large" in path} == {"dogs/large.png"}
@@ -452,8 +457,8 @@ def test_splits_of_the_source_are_kept_and_reported(tmp_path: Path) -> None:
     (line,) = (line for line in lines if "look like another image" in line)
     assert line.startswith("  check: 8 images look like another image (8 in several splits), such as ")
     assert line.endswith(
-        "Remove the copies from one split of --src, or pass --near_duplicates=drop. It keeps one of them:"
-        " an image of test, else of validation, else of train"
+        "Remove the copies from one split of --src, or pass --near_duplicates=drop. The flag keeps one image of"
+        " each group: an image of test if the group has one, and if not, an image of validation"
     )
     assert 'id="finding-near_leaks"' in (tmp_path / "out/card.html").read_text("utf-8")
 

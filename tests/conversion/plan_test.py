@@ -208,7 +208,7 @@ def test_splits_of_the_source_are_kept() -> None:
 @pytest.mark.parametrize("flag", ["validation_fraction", "test_fraction"])
 def test_fractions_for_a_source_with_splits_are_refused(flag: str) -> None:
     settings: dict[str, Any] = {flag: 0.2}
-    with pytest.raises(UserError, match=rf"--{flag}=0\.2: src has splits of its own, .* Remove the flag\."):
+    with pytest.raises(UserError, match=rf"--{flag}=0\.2: src has its own splits, which are kept\. Remove --{flag}\."):
         decide(many(3, "train/"), PlanConfig(**settings))
 
 
@@ -218,7 +218,7 @@ def test_fraction_divides_a_source_with_train_only() -> None:
     config = PlanConfig(validation_fraction=0.2)
     plan = make_plan(divided(sources, config), facts, config, "pets", config.plan_settings())
     assert {split: row.tolist() for split, row in plan.counts().items()} == {"train": [8, 8], "validation": [2, 2]}
-    with pytest.raises(UserError, match=r"--validation_fraction=0\.2: src has splits of its own"):
+    with pytest.raises(UserError, match=r"--validation_fraction=0\.2: src has its own splits"):
         divided(simulated([*many(3, "train/"), *many(3, "test/")])[0], config)
 
 
@@ -310,10 +310,12 @@ def test_max_bad(bad: int, total: int, max_bad: float, fine: bool) -> None:
     with pytest.raises(UserError) as caught:
         check_rejected(rejected, total, max_bad)
     message = str(caught.value)
-    assert message.startswith(f"{bad} of {total} files cannot be records, more than --max_bad={max_bad:g} allows:\n")
+    assert message.startswith(
+        f"{bad} of {total} files cannot be converted. This is more than --max_bad={max_bad:g} allows:\n"
+    )
     assert message.count("empty file") == min(3, bad)
     assert "Is --src right?" in message
-    assert message.endswith("Repair or remove the files, or allow more with --max_bad.")
+    assert message.endswith("Repair or remove the files, or pass a larger --max_bad.")
 
 
 def test_loose_files_count_as_bad() -> None:
@@ -425,8 +427,8 @@ def test_shards_do_not_outnumber_records() -> None:
 @pytest.mark.parametrize(
     ("shards", "message"),
     [
-        (1, r"--shards=1: there are 2 splits, and each needs a shard\. Pass at least 2\."),
-        (30, r"--shards=30: there are only 20 records\. Pass a smaller number\."),
+        (1, r"--shards=1: there are 2 splits, and each split needs a shard\. Pass at least 2\."),
+        (30, r"--shards=30: there are only 20 records\. Pass a smaller number of shards\."),
     ],
 )
 def test_impossible_numbers_of_shards_are_refused(shards: int, message: str) -> None:
@@ -502,7 +504,7 @@ def test_digest_does_not_depend_on_other_settings() -> None:
         ({"duplicates": "merge"}, r"--duplicates=merge: must be one of keep, drop, fail\."),
         (
             {"shards": 2, "shard_bytes": 2000},
-            r"--shards and --shard_bytes exclude each other\. Pass only one of them\.",
+            r"--shards and --shard_bytes cannot be combined\. Pass only one of them\.",
         ),
         ({"shards": 0}, r"--shards=0: must be at least 1\."),
         (

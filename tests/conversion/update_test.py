@@ -210,8 +210,7 @@ def test_repaired_images_stay_listed(src: Path, tmp_path: Path) -> None:
     [
         (
             {"resize": 8},
-            r"--update: --resize was None for .* and is 8"
-            r" now\. Remove the flag, or convert again",
+            r"--update: --resize was None for .* and is 8 now\. Remove --resize, or convert again",
         ),
         ({"seed": 3}, r"--seed was 0 .* and is 3 now"),
         ({"overwrite": True}, r"--update and --overwrite cannot be combined"),
@@ -225,7 +224,7 @@ def test_other_settings_are_refused(src: Path, out: Path, settings: dict[str, An
 
 
 def test_no_dataset_to_update(src: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--update: there is no dataset in .*/nowhere to update\. Remove the flag"):
+    with pytest.raises(UserError, match=r"--update: there is no dataset in .*/nowhere to update\. Remove --update"):
         converted(src, tmp_path / "nowhere", update=True)
     assert not (tmp_path / "nowhere.partial").exists()
 

@@ -185,7 +185,9 @@ def test_new_directory_at_out_is_not_changed(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "finish_commit", lambda self: write(self.out, {"precious.txt": b"mine"}))
         workspace.commit_data(REQUEST)
-    with pytest.raises(UserError, match=r"out was created while the conversion was running\. Move it away"):
+    with pytest.raises(
+        UserError, match=r"out was created while the conversion was running\. Move this directory to another place"
+    ):
         finish(tmp_path / "out")
     assert (tmp_path / "out/precious.txt").read_bytes() == b"mine"
     os.rename(tmp_path / "out", tmp_path / "elsewhere")
@@ -230,7 +232,7 @@ def test_directory_with_other_files_is_refused(tmp_path: Path, names: list[str])
     foreign = "data" if names == ["data"] else r"holiday\.jpg"
     message = (
         rf"out\.partial: .* it contains {foreign}, which this tool did not write\."
-        rf" Move it away, or choose another --out"
+        rf" Move this file to another place, or choose another --out"
     )
     with pytest.raises(UserError, match=message), open_workspace(tmp_path / "out"):
         pass
@@ -259,13 +261,14 @@ def test_the_same_plan_continues(tmp_path: Path) -> None:
         (
             "other",
             {"seed": 1},
-            "seed was 0 and is 1. Run the old command again to finish it, or pass --restart to discard it.",
+            "another command: seed was 0 and is 1. Run the old command again to finish that conversion, or pass"
+            " --restart to discard the finished part.",
         ),
-        ("other", {"seed": 0, "shards": 3}, "shards was None and is 3. Run the old command again"),
+        ("other", {"seed": 0, "shards": 3}, "another command: shards was None and is 3. Run the old"),
         (
             "other",
             {"seed": 0},
-            "files in --src have changed since then. Pass --restart to start again.",
+            "other files: files in --src have changed since it started. Pass --restart to start again.",
         ),
     ],
 )
@@ -273,7 +276,7 @@ def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, 
     workspace = complete(tmp_path / "out")
     with pytest.raises(UserError) as caught:
         workspace.start_writing(digest, config)
-    assert f"{workspace.root} holds an unfinished conversion of another command: {message}" in str(caught.value)
+    assert f"{workspace.root} holds an unfinished conversion of {message}" in str(caught.value)
     assert contents(workspace.data) == NEW
 
 
@@ -291,7 +294,7 @@ def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, 
         ("images/a/b/out", "images", r": is inside --src"),
         ("images", "images", r": is inside --src"),  # The same directory.
         ("link/out", "images", r": is inside --src"),  # Through a link.
-        ("data", "data/images", r"--out=.*data: contains --src=.*data/images and would be replaced"),
+        ("data", "data/images", r"--out=.*data: contains --src=.*data/images, so the images would be replaced too"),
         ("images/../images/out", "images", r": is inside --src"),
     ],
 )
@@ -397,7 +400,8 @@ def test_fresh_output_is_refused_during_a_conversion(tmp_path: Path) -> None:
         workspace.survey.mkdir()
         (workspace.survey / "0.npz").write_bytes(b"hours of work")
     with pytest.raises(
-        UserError, match=r"out\.partial holds an unfinished conversion\. Run its command again to finish it"
+        UserError,
+        match=r"out\.partial holds an unfinished conversion\. Run the command of that conversion again to finish it",
     ):
         fresh(tmp_path / "out", lambda: None).__enter__()
     assert (tmp_path / "out.partial/survey/0.npz").exists()

@@ -103,7 +103,7 @@ def test_labels_drops_and_keeps(theirs: Path, tmp_path: Path, rewrite: bool) -> 
     assert len(decisions.of_dataset(out)) == 4
     for note in ("2 images relabeled: 2 from cats to dogs", "1 image left out by decisions", "1 image kept"):
         assert f"  note: {note}" in lines
-    old_labels = "  note: 2 records have a new label in the index, but still the old label in the files, where other"
+    old_labels = "  note: 2 records have a new label in the index, but still the old label in the files. Other"
     assert (old_labels in lines) == (not rewrite)
 
 

@@ -201,7 +201,10 @@ def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) 
     assert len(rejected) == 2
     assert rejected[1].endswith(",it has no label (-1),skipped")
     assert "         all       16           8" in output
-    assert "  note: 1 record is left out of the index, but still in the files, where other readers find them." in output
+    assert (
+        "  note: 1 record is left out of the index, but still in the files. Other programs read"
+        " these records too." in output
+    )
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
     builder = tfds.builder_from_directory(
         tmp_path / "out"
@@ -253,7 +256,7 @@ def test_all_settings(model_garden: Path, tmp_path: Path) -> None:
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
     assert "note: " in output
-    assert "1 file is missing, according to the numbers in the names of the others" in output
+    assert "1 file is missing, according to the numbers in the names of the other files" in output
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:
@@ -276,7 +279,7 @@ def test_bad_images_are_left_out(tmp_path: Path) -> None:
     assert sum(len(part) for part in records.hold_out(0.5)) == 37
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
     with pytest.raises(
-        UserError, match=r"3 of 40 records cannot be used, more than --max_bad=0\.05 allows:\n  photo 3"
+        UserError, match=r"3 of 40 records cannot be used\. This is more than --max_bad=0\.05 allows:\n  photo 3"
     ):
         quietly(tmp_path / "d", tmp_path / "other")
     assert sorted(os.listdir(tmp_path)) == ["d", "out"]
@@ -386,7 +389,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             {n: {"class": -1} for n in range(6)},
             {"max_bad": 1.0},
             r"no record in 2 files can be used\. train is left out: none of its 6 records in 2 files has a label"
-            r" \(it has no label \(-1\)\)\. Name the feature of the label with --label_key",
+            r" \(it has no label \(-1\)\)\. Pass the feature \(field\) that holds the label as --label_key",
         ),
     ],
 )
@@ -403,18 +406,25 @@ def test_unusable_records_are_refused(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"^no records were named\. Use --records=DIRECTORY_OR_PATTERN, or --split=train=PATTERN --split="),
+        ({}, r"^no records were given\. Use --records=DIRECTORY_OR_PATTERN, or --split=train=PATTERN --split="),
         ({"records": "d", "split": ["train=d"]}, r"^both --records and --split were given\. Use one of them\.$"),
-        ({"records": "d/none*"}, r"--records=d/none\*: no file matches\. Must be a directory, or a pattern in quotes"),
-        ({"records": "d/names.txt"}, r"d/names\.txt: is not a TFRecord file: it starts with b'cats\\ndogs"),
+        (
+            {"records": "d/none*"},
+            r"--records=d/none\*: no file matches\. Pass a directory, or a pattern in quotes, for example"
+            r" 'data/train-\*'",
+        ),
+        ({"records": "d/names.txt"}, r"d/names\.txt: is not a TFRecord file: the file starts with b'cats\\ndogs"),
         ({"split": ["all=d"]}, r"--split=all=d: must be NAME=PATTERN, with NAME one of train, validation, test\."),
         ({"split": ["train"]}, r"--split=train: must be NAME=PATTERN"),
-        ({"split": ["train=d", "test=d"]}, r"a\.tfrecord: is matched twice\. Each file must be in one split"),
+        (
+            {"split": ["train=d", "test=d"]},
+            r"a\.tfrecord: two patterns match this file\. Each file must be in one split",
+        ),
         (
             {"records": "d", "label_offset": -1},
             r"--label_offset=-1: a negative number needs --rewrite\. Add --rewrite, or give a number of at least 0\.$",
         ),
-        ({"records": "d", "max_bad": 2}, r"--max_bad=2: must be a share between 0 and 1"),
+        ({"records": "d", "max_bad": 2}, r"--max_bad=2: must be a fraction from 0 to 1\."),
         ({"records": "d", "verify": "no"}, r"--verify=no: must be one of full, header"),
         ({"records": "d", "out": "d"}, r"--out=d: exists and is not a dataset of this tool\. Nothing was changed\."),
         ({"records": "other"}, r"other/a: the records are not of type tf\.train\.Example\. To see their contents, run"),

@@ -69,8 +69,8 @@ def test_given_keys() -> None:
         (
             {"pixels": [1.0, 2.0], "label": 1},
             (None, None),
-            r"^a: no feature holds an encoded image or raw pixels\. Pass the right feature with --image_key\."
-            r" The features: label \(1 int64\), pixels \(2 float\)\.$",
+            r"^a: no feature holds an encoded image or raw pixels\. Pass the right feature as --image_key\."
+            r" The features \(fields\) of the records: label \(1 int64\), pixels \(2 float\)\.$",
         ),
         (
             {"left": JPEG, "right": JPEG, "label": 1},
@@ -80,7 +80,7 @@ def test_given_keys() -> None:
         (
             {"image": JPEG, "a": 1, "b": 2},
             (None, None),
-            r"^a: several features hold a label: one whole number, .*\. Pass the right feature with --label_key",
+            r"^a: several features hold a label: one whole number, .*\. Pass the right feature as --label_key",
         ),
         (
             {"image": JPEG, "label": [1, 2]},
@@ -280,11 +280,19 @@ def test_keys_of_images_without_labels(values: dict[str, Any], expected: Keys) -
         (
             {"pixels": [1.0, 2.0]},
             None,
-            "a: no feature holds an encoded image. Pass the right feature with --image_key.",
+            "a: no feature holds an encoded image. Pass the right feature as --image_key.",
         ),
-        ({"a": JPEG, "b": JPEG}, None, "a: several features hold an encoded image. Pass the right feature with"),
-        ({"a": JPEG, "b": 1}, "b", "--image_key=b: this feature does not hold an encoded image in a. The features: a"),
-        ({"a": JPEG, "b": 1}, "c", "--image_key=c: there is no such feature in a. The features: a (1 bytes, JPEG), b"),
+        ({"a": JPEG, "b": JPEG}, None, "a: several features hold an encoded image. Pass the right feature as"),
+        (
+            {"a": JPEG, "b": 1},
+            "b",
+            "--image_key=b: this feature does not hold an encoded image in a. The features (fields)",
+        ),
+        (
+            {"a": JPEG, "b": 1},
+            "c",
+            "--image_key=c: there is no such feature in a. The features (fields) of the records: a (1 bytes, JPEG), b",
+        ),
     ],
 )
 def test_images_that_cannot_be_found(values: dict[str, Any], given: str | None, message: str) -> None:

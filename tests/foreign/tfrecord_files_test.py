@@ -141,7 +141,9 @@ def test_other_file_with_a_tfrecord_name_is_reported(tmp_path: Path) -> None:
     damage: list[str] = []
     assert names(find(tmp_path, damage.append)) == {"a-00000-of-00002": ["a-00000-of-00002"]}
     (message,) = damage
-    assert message.startswith(f"{tmp_path}/a-00001-of-00002: is not a TFRecord file: it is a JPEG image. Expected ")
+    assert message.startswith(
+        f"{tmp_path}/a-00001-of-00002: is not a TFRecord file: the file is a JPEG image. Expected "
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,18 +152,22 @@ def test_other_file_with_a_tfrecord_name_is_reported(tmp_path: Path) -> None:
         (
             "a.jpg",
             image("any"),
-            r"a\.jpg: is not a TFRecord file: it is a JPEG image\. Expected a TFRecord file, plain or",
+            r"a\.jpg: is not a TFRecord file: the file is a JPEG image\. Expected a TFRecord file, plain or",
         ),
-        ("a.tfrecord", image("any", "PNG"), r"a\.tfrecord: is not a TFRecord file: it is a PNG image"),
-        ("a.tfrecord", b"a text of some length", r"is not a TFRecord file: it starts with b'a text of so'\. Expected"),
-        ("a", b"", r"a: is not a TFRecord file: it is empty"),
+        ("a.tfrecord", image("any", "PNG"), r"a\.tfrecord: is not a TFRecord file: the file is a PNG image"),
+        (
+            "a.tfrecord",
+            b"a text of some length",
+            r"is not a TFRecord file: the file starts with b'a text of so'\. Expected",
+        ),
+        ("a", b"", r"a: is not a TFRecord file: the file is empty"),
         (
             "a.gz",
             gzip.compress(b"a text of some length", mtime=0),
-            r"is not a TFRecord file: it starts with b'\\x1f\\x8b",
+            r"is not a TFRecord file: the file starts with b'\\x1f\\x8b",
         ),
-        ("a.bin", bytes(100), r"is not a TFRecord file: it starts with b'\\x00\\x00"),
-        ("a.bin", zlib.compress(b""), r"is not a TFRecord file: it starts with b'x\\x9c"),
+        ("a.bin", bytes(100), r"is not a TFRecord file: the file starts with b'\\x00\\x00"),
+        ("a.bin", zlib.compress(b""), r"is not a TFRecord file: the file starts with b'x\\x9c"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

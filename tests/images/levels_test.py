@@ -237,8 +237,8 @@ def test_updates_and_models_use_the_recorded_range(tmp_path: Path) -> None:
         assert added["config"] == first["config"]
     assert [note["text"] for note in added["notes"]] == [
         "2 images look like another image (2 in several splits), such as cats/1.tif, cats/2.tif",  # Ramps of gray.
-        "11 images have levels of more than 8 bits, -1,000 to 2,001, mapped to 8 bits by --depth_range=-1000,2000;"
-        " 5 of them have levels outside this range, which become black or white",
+        "11 images have levels of more than 8 bits (-1,000 to 2,001), which --depth_range=-1000,2000 maps to 8 bits; 5"
+        " of these images have levels outside this range. Such levels become black or white",
     ]
     with pytest.raises(UserError, match=r"--update: --depth_range was '-1000,2000' for .* and is 'auto' now"):
         converted(src, tmp_path / "out", update=True, depth_range="auto")

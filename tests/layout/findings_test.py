@@ -159,12 +159,12 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
         ),
         (
             "narrow", "check", 2,
-            "2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
-            " black",
+            "2 images have 16-bit gray levels but use only the levels 0 to 4,095 (6% of all levels), so the records"
+            " look nearly black",
         ),
         (
             "bands", "check", 1,
-            "1 image has more bands than red, green and blue, or than gray; the other bands are dropped",
+            "1 image has more bands (channels) than an RGB or gray image; the additional bands are left out",
         ),
         ("pages", "note", 2, "2 images have several pages or frames; only the first one is used"),
         ("transparent", "check", 1, "1 image has transparent pixels (alpha), which are placed on a white background"),
@@ -182,8 +182,8 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     assert lines[first - 2].split()[0] == "shards"  # Notes follow the class table.
     assert lines[first - 1].startswith("  check: 4 images look like another image (4 with different labels), such as ")
     assert lines[first] == (
-        "  note: 2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
-        " black. Pass --depth_range=0,4095 or --depth_range=auto"
+        "  note: 2 images have 16-bit gray levels but use only the levels 0 to 4,095 (6% of all levels), so the records"
+        " look nearly black. Pass --depth_range=0,4095 or --depth_range=auto"
     )
     assert sum(line.startswith("  note: ") for line in lines) == len(notes) - 1
     assert "0 skipped (rejected.csv), 7 changed (changed.csv); card.html" in lines[-1]
@@ -198,7 +198,7 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
 def test_levels_that_use_the_whole_range_are_only_a_note(tmp_path: Path) -> None:
     facts = converted(source(tmp_path / "src", {"cats/deep.png": deep(60_000)}), tmp_path / "out")
     assert [(note["kind"], note["level"], note["text"]) for note in facts["notes"]] == [
-        ("deep", "note", "1 image has 16-bit levels, and only the high byte of each is kept")
+        ("deep", "note", "1 image has 16-bit levels, and only the upper 8 bits of each level are kept")
     ]
 
 
@@ -243,7 +243,9 @@ def test_conflicts_are_shown_side_by_side_even_if_they_are_dropped(tmp_path: Pat
         "The network is trained on contradictory labels. --duplicates=drop keeps one of the equal files, or none if"
         " their labels differ"
     )
-    drop = "--duplicates=drop left out all equal files with different labels: delete those in the wrong class"
+    drop = (
+        "--duplicates=drop left out all equal files with different labels. Delete the files that are in the wrong class"
+    )
     for duplicates, where, advice in (("keep", ("train", "validation"), keep), ("drop", ("left out",), drop)):
         out = tmp_path / duplicates
         facts = converted(src, out, duplicates=duplicates)

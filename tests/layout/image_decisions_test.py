@@ -77,7 +77,7 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         (
             f"{HEADER}\n{A},label,dogs,1.jpg,\n{B},drop,,,\n{A},drop,,2.jpg,\n",
             "rows 1 (label 'dogs') and 3 (drop) are different decisions about the same image, 1.jpg and 2.jpg. There"
-            " must be one decision about an image. Delete one of the rows.",
+            " can be only one decision about an image. Delete one of the rows.",
         ),
         (
             f"{HEADER}\n{A},label,dogs,1.jpg,\n{A},label,cats,1.jpg,\n",
@@ -131,8 +131,15 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
             f"kind,rank,score,path,sha256,given_label,proposed_label\nlabel,1,1,a.jpg,{A},cats,dogs\n",
             "It looks like the list of issues of an audit, and there is no column 'decision'. Add the column",
         ),
-        (f"{HEADER},decision\n{A},drop,,,,keep\n", "several columns are named 'decision'. Keep one of them."),
-        (b"PK\x03\x04xl", "is an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8."),
+        (
+            f"{HEADER},decision\n{A},drop,,,,keep\n",
+            "several columns are named 'decision'. Keep one of them.",
+        ),
+        (
+            b"PK\x03\x04xl",
+            "is an Excel or OpenDocument workbook, or a zip archive. Save the sheet with the table as a CSV file in"
+            " UTF-8.",
+        ),
         (f"{HEADER}\n{A},label,caf\u00e9,,\n".encode("cp1252"), "are not valid. Save the table as UTF-8."),
     ],
 )

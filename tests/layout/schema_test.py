@@ -72,6 +72,14 @@ def test_example_bytes_is_the_length() -> None:
     assert lengths.tolist() == [len(schema.encode_example(b"x" * i, "p" * p, label)) for i, p, label in table]
 
 
+@pytest.mark.parametrize(("image", "path", "label"), EXAMPLES.values(), ids=EXAMPLES)
+def test_parts_are_the_frame_of_the_example_without_a_copy_of_the_image(image: bytes, path: str, label: int) -> None:
+    example = schema.example_parts(image, path, label)
+    framed = schema.frame_parts(example)
+    assert framed[2] is example[1] is image
+    assert b"".join(framed) == schema.frame(schema.encode_example(image, path, label))
+
+
 def test_same_values_give_the_same_bytes() -> None:
     assert schema.encode_example(b"image", "a.jpg", 3) == schema.encode_example(b"image", "a.jpg", 3)
 

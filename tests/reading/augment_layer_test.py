@@ -112,6 +112,6 @@ def test_errors() -> None:
     message = r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): must be one key per image"
     with pytest.raises(UserError, match=message):
         layer(IMAGES, KEYS[:1], training=True)
-    with pytest.raises(UserError, match=r"scale=0: must be above 0\. It is the value of white in float images\."):
+    with pytest.raises(UserError, match=r"scale=0: must be above 0\. scale is the value of white in float images\."):
         RandomAugment(scale=0)
     np.testing.assert_array_equal(layer(IMAGES, KEYS.astype(np.int32), training=True), EXPECTED)

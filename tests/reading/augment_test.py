@@ -365,21 +365,21 @@ def test_batches_of_any_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rotation_range": -1}, r"rotation_range=-1: must be degrees within 0\.\.180\."),
+        ({"rotation_range": -1}, r"rotation_range=-1: must be degrees from 0 to 180\."),
         ({"rotation_range": 181}, r"rotation_range=181: must be degrees"),
         ({"fill_mode": "mirror"}, r"fill_mode='mirror': must be one of nearest, constant, reflect, wrap\."),
         (
             {"zoom_range": (1.2, 0.8)},
-            r"zoom_range=\(1\.2, 0\.8\): must be two numbers within 0\.\.100, the lower one",
+            r"zoom_range=\(1\.2, 0\.8\): must be two numbers from 0 to 100\. The first number must not be larger",
         ),
-        ({"zoom_range": (0, 1)}, r"zoom_range=\(0\.0, 1\.0\): both factors must be above 0\."),
+        ({"zoom_range": (0, 1)}, r"zoom_range=\(0\.0, 1\.0\): both zoom factors must be above 0\."),
         ({"brightness_range": (0.5,)}, r"brightness_range=\(0\.5,\): must be two numbers"),
-        ({"erasing": 25}, r"erasing=25: must be a probability within 0\.\.1\."),
-        ({"cval": 300}, r"cval=300: must be a gray level within 0\.\.255\."),
+        ({"erasing": 25}, r"erasing=25: must be a probability from 0 to 1\."),
+        ({"cval": 300}, r"cval=300: must be a gray level from 0 to 255\."),
         ({"rotation_range": (1, 2)}, r"rotation_range=\(1, 2\): must be degrees"),
-        ({"height_shift_range": -0.1}, r"height_shift_range=-0\.1: must be a share"),
-        ({"zoom_range": 20}, r"zoom_range=20: must be a share"),  # The user meant percent.
-        ({"zoom_range": float("nan")}, r"zoom_range=nan: must be a share"),
+        ({"height_shift_range": -0.1}, r"height_shift_range=-0\.1: must be a fraction"),
+        ({"zoom_range": 20}, r"zoom_range=20: must be a fraction"),  # The user meant percent.
+        ({"zoom_range": float("nan")}, r"zoom_range=nan: must be a fraction"),
     ],
 )
 def test_errors_name_the_setting(settings: dict[str, Any], message: str) -> None:

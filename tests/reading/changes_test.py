@@ -121,7 +121,10 @@ def draws_inside(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(lambda image: tf.image.random_flip_left_right(image), images)
 
 
-WITH_STATE = r"so its random numbers do not depend on the keys alone, and an interrupted training could not be"
+WITH_STATE = (
+    r"so the random numbers of the function do not depend only on the keys \(one whole number per image\)\. An"
+    " interrupted training could then not be"
+)
 
 
 @pytest.mark.parametrize(
@@ -133,17 +136,31 @@ WITH_STATE = r"so its random numbers do not depend on the keys alone, and an int
         (draws_inside, f"draws_inside: uses the operation RandomUniform, {WITH_STATE}"),
         (
             lambda images, keys: tf.cast(images, tf.float32) / 255,
-            r"<lambda>: must return images uint8\[4, 6, 10, 3\] with values 0 to 255, as it gets them\. It returns"
-            r" float32\[4, 6, 10, 3\]\. For floats, use tf\.saturate_cast\(images, tf\.uint8\) at the end\.",
+            r"<lambda>: must return images of type uint8 and shape \(4, 6, 10, 3\) with values 0 to 255, like the"
+            r" images that it gets\. The function returns a tensor of type float32 and shape \(4, 6, 10, 3\)\. For"
+            r" floats, use tf\.saturate_cast\(images, tf\.uint8\) at the end\.",
         ),
-        (lambda images, keys: images[:, :3], r"must return images uint8\[4, 6, 10, 3\] .* uint8\[4, 3, 10, 3\]"),
-        (lambda images, keys: None, r"must return one tensor of images, uint8\[4, 6, 10, 3\]\. It returns None\."),
-        (lambda images, keys: (images, keys), r"must return one tensor of images, uint8\[4, 6, 10, 3\]\. It "),
+        (
+            lambda images, keys: images[:, :3],
+            r"must return images of type uint8 and shape \(4, 6, 10, 3\) .* of type uint8 and shape \(4, 3, 10, 3\)",
+        ),
+        (
+            lambda images, keys: None,
+            r"must return one tensor of images of type uint8 and shape \(4, 6, 10, 3\)\. The function returns None\.",
+        ),
+        (
+            lambda images, keys: (images, keys),
+            r"must return one tensor of images of type uint8 and shape \(4, 6, 10, 3\)\. The function returns \(",
+        ),
         (
             lambda images: images,
-            r"fails for images uint8\[4, 6, 10, 3\] and keys int64\[4\]: TypeError: .*takes 1 positional argument",
+            r"fails for images of type uint8 and shape \(4, 6, 10, 3\) and keys of type int64 and shape \(4,\):"
+            r" TypeError: .*takes 1 positional argument",
         ),
-        (lambda images, keys: images @ keys, r"fails for images uint8\[4, 6, 10, 3\] and keys int64\[4\]: "),
+        (
+            lambda images, keys: images @ keys,
+            r"fails for images of type uint8 and shape \(4, 6, 10, 3\) and keys of type int64 and shape \(4,\): ",
+        ),
     ],
 )  # fmt: skip
 def test_functions_that_cannot_be_used(function: Any, message: str) -> None:

@@ -483,7 +483,7 @@ def test_replacement_has_other_draws_than_at_its_own_position(damaged: Records) 
 
 def test_order_must_fit_the_records(train: Records) -> None:
     for count in (3, 11):
-        with pytest.raises(UserError, match=rf"order: is for {count} records, but there are 10 records\."):
+        with pytest.raises(UserError, match=rf"order: was made for {count} records, but there are 10 records\."):
             batches(train, 1, order=Shuffled(count, 0))
 
 
@@ -561,12 +561,12 @@ def test_cache_keeps_to_its_budget(train: Records) -> None:
     assert cached.pixels.nbytes == size
     assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
     message = (
-        r"cache: does not fit the records\. It has 10 images of 8 px, stretch\. It must have 10 images of 9 px,"
-        r" stretch\. Call cache_pixels with the same records, image_size, crop and fit\."
+        r"cache: does not fit the records\. The cache has 10 images of 8 px, stretch\. The cache must have 10 images of"
+        r" 9 px, stretch\. Call cache_pixels with the same records, image_size, crop and fit\."
     )
     with pytest.raises(UserError, match=message):
         dataset.train_batches(train, batch_size=4, image_size=9, seed=0, cache=cached)
-    with pytest.raises(UserError, match=r"It must have 10 images of 8 px, pad\."):
+    with pytest.raises(UserError, match=r"The cache must have 10 images of 8 px, pad\."):
         dataset.train_batches(train, batch_size=4, image_size=SIZE, fit="pad", seed=0, cache=cached)
 
 

@@ -100,17 +100,23 @@ def test_equal_augmentations_have_one_name(augment: Augment, name: str) -> None:
         ("standard,strong", "--augment=standard,strong: after the preset, there must be SETTING=VALUE pairs"),
         (
             "standard,rotation_range=200",
-            "--augment=standard,rotation_range=200: rotation_range=200: must be degrees within 0..180.",
+            "--augment=standard,rotation_range=200: rotation_range=200: must be degrees from 0 to 180.",
         ),
         ("none,horizontal_flip=no", "--augment=none,horizontal_flip=no: horizontal_flip=no: must be True or False."),
-        ("none,rotation_range=True", "--augment=none,rotation_range=True: rotation_range=True: must be degrees within"),
+        (
+            "none,rotation_range=True",
+            "--augment=none,rotation_range=True: rotation_range=True: must be degrees from 0 to 180.",
+        ),
         ("none,fill_mode=mirror", "--augment=none,fill_mode=mirror: fill_mode='mirror': must be one of nearest, "),
         (
             "none,brightness_range=0.5",
-            "--augment=none,brightness_range=0.5: brightness_range=0.5: must be two numbers within 0..5, the lower one"
-            " first.",
+            "--augment=none,brightness_range=0.5: brightness_range=0.5: must be two numbers from 0 to 5. The first"
+            " number must not be larger than the second.",
         ),
-        ("none,erasing_area=None", "--augment=none,erasing_area=None: erasing_area=None: must be two numbers within"),
+        (
+            "none,erasing_area=None",
+            "--augment=none,erasing_area=None: erasing_area=None: must be two numbers from 0 to 1.",
+        ),
         (5, "--augment=5: must be the name of a preset (none, "),
     ],
 )
@@ -218,7 +224,7 @@ def test_functions_with_other_values_have_no_settings(function: Any) -> None:
 
 
 def test_partial_functions_have_plain_values() -> None:
-    with pytest.raises(UserError, match=r"^augment=functools.partial\(...\): its value array.* is a ndarray. Only num"):
+    with pytest.raises(UserError, match=r"^augment=functools.partial\(...\): the value array.* is a ndarray. Only num"):
         named.settings_of(functools.partial(flipped, axis=[np.zeros(3)]))
 
 
@@ -240,9 +246,12 @@ def test_partial_functions_have_plain_values() -> None:
         ),
         (
             "mine_augment:xyz",
-            "--augment=mine_augment:xyz: mine_augment has no function 'xyz'. Its functions are halved.",
+            "--augment=mine_augment:xyz: mine_augment has no function 'xyz'. The functions of the module are halved.",
         ),
-        ("beside_augment:f", "--augment=beside_augment:f: beside_augment has no function 'f'. It has no functions."),
+        (
+            "beside_augment:f",
+            "--augment=beside_augment:f: beside_augment has no function 'f'. The module has no functions.",
+        ),
         (
             "mine_augment:number",
             "--augment=mine_augment:number: is not a function. It must take images and keys, and return images.",

@@ -376,7 +376,7 @@ def test_error_on_many_undecodable_records(valid: Path) -> None:
     for number in range(10):
         assert records.get_or_none(number, decode) is None
     message = (
-        rf"^11 of 20 records are corrupt, the last one: {re.escape(records.describe(10))}: cannot be decoded: not an"
+        rf"^11 of 20 records are corrupt\. The last one is {re.escape(records.describe(10))}: cannot be decoded: not an"
         r" image\. Was the dataset replaced while it was read\? Run the verify command to see all damage: python -m"
     )
     with pytest.raises(UserError, match=message) as caught:
@@ -452,7 +452,10 @@ def test_no_such_split(valid: Path) -> None:
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
-    message = r"gone: does not exist\. Must .* by python -m tfrecord_tools\.convert --src=IMAGES --out=.*gone$"
+    message = (
+        r"gone: does not exist\. Pass a directory that was written by python -m tfrecord_tools\.convert --src=IMAGES"
+        r" --out=.*gone$"
+    )
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path / "gone")
 
@@ -461,13 +464,15 @@ def test_no_such_directory(tmp_path: Path) -> None:
 def test_directory_without_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
     draw(tmp_path / "images/cats/1.jpg")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"is not a dataset \(it has no convert\.json\)\. Must be a directory"):
+    with pytest.raises(UserError, match=r"is not a dataset \(it has no convert\.json\)\. Pass a directory that"):
         open_dataset(directory)
 
 
 def test_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.tfrecord").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.tfrecord: is a file, not a directory\. Must be a directory written by"):
+    with pytest.raises(
+        UserError, match=r"a\.tfrecord: is a file, not a directory\. Pass a directory that was written by"
+    ):
         open_dataset(tmp_path / "a.tfrecord")
 
 
@@ -506,7 +511,12 @@ def test_lists_of_numbers(tmp_path: Path) -> None:
         ("a.txt", "-1\n", r"a\.txt: record -1 does not exist"),
         ("a.txt", "1\n2\n1\n", r"a\.txt: a record number occurs twice\."),
         ("a.txt", "cat.1.jpg\n", r"a\.txt: not a list of record numbers: .* a text file with one number per line"),
-        ("a.txt", "1 2\n3 4\n", r"a\.txt: has 2 x 2 values of type int64\. It must have record numbers, one per row\."),
+        (
+            "a.txt",
+            "1 2\n3 4\n",
+            r"a\.txt: has 2 x 2 values of type int64\. The file must have record numbers \(whole numbers\), one per"
+            r" row\.",
+        ),
         ("a.parquet", "1\n", r"a\.parquet: not a list of record numbers"),
         ("none.txt", None, r"none\.txt: not a list of record numbers"),
     ],
@@ -520,6 +530,8 @@ def test_wrong_lists_of_numbers(tmp_path: Path, name: str, text: str | None, mes
 
 def test_column_of_another_type(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "a.parquet")
-    message = r"a\.parquet: has 1 values of type object\. It must have record numbers, one per row\."
+    message = (
+        r"a\.parquet: has 1 values of type object\. The file must have record numbers \(whole numbers\), one per row\."
+    )
     with pytest.raises(UserError, match=message):
         read_numbers(str(tmp_path / "a.parquet"), 10)

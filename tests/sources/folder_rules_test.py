@@ -123,7 +123,10 @@ def test_long_names_are_checked_in_linear_time(name: str) -> None:
         (
             [*classes("Images"), "Annotation/cats/#.xml*2", "lists/train.txt"],
             each(**{"": 2}),
-            ["the directory Images holds", r"3 files are left out, in directories without images: Annotation, lists"],
+            [
+                "the directory Images holds",
+                r"3 files are left out, because their directories contain no images: Annotation, lists",
+            ],
         ),
         (
             [*classes("train/train"), *classes("test/test")],
@@ -204,15 +207,18 @@ def test_long_names_are_checked_in_linear_time(name: str) -> None:
             [*classes("", PETS), "models/model.h5", "ckpt/model.data-00000-of-00001", "README", "a.csv"],
             each(**{"": 2}),
             [
-                "2 files are left out, in directories without images: ckpt, models",
-                "2 files are left out, not in a class",
+                "2 files are left out, because their directories contain no images: ckpt, models",
+                "2 files are left out, because they are not in a class",
             ],
         ),
         (["images/cat.#.jpg*5", "images/dog.#.jpg*5"], each(["cat", "dog"], **{"": 5}), ["the directory images", "10"]),
         (
             [*classes("train", ["Cat", "Dog"]), *classes("val", ["cat", "DOG"])],
             each(["Cat", "Dog"], train=2, validation=2),
-            ["Cat and cat are one class, Cat: they differ only by capital letters", "Dog and DOG are one class, Dog"],
+            [
+                "Cat and cat are read as one class, Cat, because the names differ only by capital letters",
+                "Dog and DOG are read as one class, Dog",
+            ],
         ),
     ],
 )
@@ -243,7 +249,7 @@ def test_files_without_endings_are_opened(tmp_path: Path) -> None:
         (tmp_path / path).write_bytes(image(path))
     sources = scanned(write_files(tmp_path, ["notes/1"]))
     assert list(sources.paths) == ["a/1", "a/2", "b/1", "b/2.image"]
-    assert sources.notes == ("1 file is left out, in directories without images: notes",)
+    assert sources.notes == ("1 file is left out, because their directories contain no images: notes",)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +265,7 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         write_files(tmp_path, [*classes("a.jpg"), *classes("b.jpg"), "jpg", "g"]), classes=["cats", "dogs"]
     )
     assert sources.rejected == ()
-    assert sources.notes[1:] == ("2 files are left out, not in a class directory: g, jpg",)
+    assert sources.notes[1:] == ("2 files are left out, because they are not in a class directory: g, jpg",)
 
 
 # --- Folders with two possible meanings -------------------------------------------------------------------------------
@@ -278,8 +284,8 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         ([*classes("trainval"), *classes("test")], "test is named like a split, but trainval is not"),
         (
             [*classes("train_1"), *classes("train_2")],
-            "train_1 and train_2 mean the same split, train. Pass"
-            " --split=train=train_1 --split=train=train_2 to use all of them, or keep one with --exclude=train_2.",
+            "train_1 and train_2 mean the same split, train. Pass --split=train=train_1 --split=train=train_2 to use"
+            " all of them, or pass --exclude=train_2 to use only train_1.",
         ),
         (
             [*classes("site_a"), *classes("site_b")],
@@ -304,40 +310,44 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         (
             [*classes("cats", ["train", "test"]), *classes("dogs", ["train", "test", "extra"])],
             "cats contains splits (test, train), but dogs/extra is not a split. Leave dogs/extra out with"
-            " --exclude=dogs/extra, or pass --classes=cats,dogs to merge all directories into their class.",
+            " --exclude=dogs/extra. Or pass --classes=cats,dogs: all images below the directory of a class are then"
+            " images of this class, and the splits are ignored.",
         ),
         (
             [*classes("cats", ["train"]), "dogs/1.jpg"],
-            "but dogs has images that are in no split. Leave dogs out with --exclude=dogs, or pass",
+            "but dogs has images that are in no split. Leave dogs out with --exclude=dogs. Or pass",
         ),
         (
             ["images/#.jpg*3", "masks/#.png*3"],
-            "images and masks describe kinds of files, not classes. Leave out what you do not need, for example"
-            " with --exclude=masks, or pass --classes=images,masks if they are classes.",
+            "images and masks are names of kinds of files, not of classes. Leave out the directories that you do not"
+            " need, for example with --exclude=masks. If the directories are classes, pass --classes=images,masks.",
         ),
-        ([*classes("images"), *classes("masks")], "images and masks describe kinds of files, not classes."),
+        ([*classes("images"), *classes("masks")], "images and masks are names of kinds of files, not of classes."),
         (
             ["train/#.jpg*3", *classes("val")],
             "train has no class directories, but other splits have them. Expected cat_dog_img/train/cats/1.jpg"
-            " (split/class/image) or cat_dog_img/cats/1.jpg (class/image). Leave it out with --exclude=train, or pass"
-            " a table of the labels as --manifest.",
+            " (split/class/image) or cat_dog_img/cats/1.jpg (class/image). Leave train out with --exclude=train, or"
+            " pass a table of the labels as --manifest.",
         ),
         (
             [*classes("", ["yes", "no"]), *classes("scans", ["yes", "no"])],  # A copy of the classes.
-            "scans contains directories with the same names as the directories beside it (no, yes). Leave it out with"
-            " --exclude=scans if it is a copy, or pass --classes=no,scans,yes if it is a class.",
+            "scans contains directories with the same names as the directories beside it (no, yes). If scans is a copy"
+            " of the classes, leave it out with --exclude=scans. If scans is a class, pass --classes=no,scans,yes.",
         ),
         (
             [*classes("asl_test", ["A", "B"]), *classes("asl_train", ["A", "B", "C"])],
-            "the names of asl_test and asl_train differ only by the name of a split. Pass"
-            " --split=test=asl_test --split=train=asl_train if they are splits, or --classes=asl_test,asl_train if they"
-            " are classes.",
+            "the names of asl_test and asl_train differ only by the name of a split. If these directories are splits,"
+            " pass --split=test=asl_test --split=train=asl_train. If they are classes, pass"
+            " --classes=asl_test,asl_train.",
         ),
-        ([*classes("rps"), *classes("rps-test-set")], "--split=train=rps --split=test=rps-test-set if they are splits"),
+        (
+            [*classes("rps"), *classes("rps-test-set")],
+            "If these directories are splits, pass --split=train=rps --split=test=rps-test-set. If",
+        ),
         (
             ["part_1/#.jpg*3", "part_2/#.jpg*3", "labels.csv"],  # Without the table, they are classes.
-            "the names of part_1 and part_2 differ only by numbers, and labels.csv may contain the labels. Pass"
-            " --manif",
+            "the names of part_1 and part_2 differ only by numbers, and labels.csv may contain the labels. If this"
+            " table contains the labels, pass --manif",
         ),
         (
             ["images/Train_#.jpg*5", "images/Test_#.jpg*5", "train.csv"],
@@ -470,7 +480,9 @@ def test_flags_in_messages_work_as_printed(tmp_path: Path, names: list[str]) -> 
 def test_texts_beside_images_are_left_out(tmp_path: Path) -> None:
     sources = scanned(write_files(tmp_path, [*classes(""), "cats/boxes.txt", "cats/0.json", "dogs/purr.wav"]))
     assert [path for path in sources.paths if not path.endswith(".jpg")] == ["dogs/purr.wav"]
-    assert sources.notes == ("2 files are left out: texts and tables beside the images of a class",)
+    assert sources.notes == (
+        "2 files are left out: text files and tables in the same directories as the images of a class",
+    )
 
 
 def test_directories_without_split_flag_are_left_out(tmp_path: Path) -> None:
@@ -483,11 +495,12 @@ def test_directories_without_split_flag_are_left_out(tmp_path: Path) -> None:
     [
         (
             {"split": ["train=zebra"]},
-            r"--split=train=zebra: .* has no directory 'zebra' with images\. Directories at its top: a and b\.",
+            r"--split=train=zebra: .* has no directory 'zebra' with images\. The directories at the top of --src are: a"
+            r" and b\.",
         ),
         (
             {"split": ["later=a"]},
-            r"--split=later=a: must be NAME=DIR, for example --split=train=site_a\. NAME is one of tr",
+            r"--split=later=a: must be NAME=DIR, for example --split=train=site_a\. NAME must be one of tr",
         ),
         ({"split": ["train"]}, r"--split=train: must be NAME=DIR"),
         (
@@ -497,7 +510,10 @@ def test_directories_without_split_flag_are_left_out(tmp_path: Path) -> None:
         ({"split": ["train=a", "test=a/cats"]}, r"--split=test=a/cats: --split=train=a already includes these images"),
         ({"exclude": ["c/**"]}, r"--exclude=c/\*\*: no path in .* matches\. Paths look like 'a/cats/0\.jpg'\."),
         ({"exclude": ["[z-a]/**"]}, r"--exclude=\[z-a\]/\*\*: is not a valid pattern: bad character range z-a"),
-        ({"exclude": ["a", "b"]}, r"--exclude=a --exclude=b: all files in .* match\. Remove a pattern\."),
+        (
+            {"exclude": ["a", "b"]},
+            r"--exclude=a --exclude=b: all files in .* match, so no file is left\. Remove a pattern\.",
+        ),
         ({"zip_encoding": "cp94"}, r"--zip_encoding=cp94: is not a known encoding\. Common ones are cp949 \(Korean\)"),
     ],
 )

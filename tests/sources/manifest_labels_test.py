@@ -200,8 +200,9 @@ def test_numbers_with_fractions(tmp_path: Path, labels: list[str], delimiter: st
         f"{tmp_path}/t.csv: the column 'label' contains numbers with fractions, {shown} Labels must be cla"
     )
     assert (
-        "regression is not supported. Add a column of ranges, such as 20-25, and name it with --label_column."
-        in message
+        "regression is not supported. Add a column with ranges of the numbers, such as 20-25, and pass the name of the"
+        " new column as"
+        " --label_column." in message
     )
 
 
@@ -256,9 +257,18 @@ def test_one_hot(tmp_path: Path, columns: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("columns", "counts"),
     [
-        ({"a": [1, 1, 0], "b": [0, 1, 1]}, "1 of 3 rows have several 1s and 0 have none, for example row 2."),
-        ({"a": [1, 0, 0], "b": [0, 0, 1]}, "0 of 3 rows have several 1s and 1 have none, for example row 2."),
-        ({"a": [True, True], "b": [True, False]}, "1 of 2 rows have several 1s and 0 have none, for example row 1."),
+        (
+            {"a": [1, 1, 0], "b": [0, 1, 1]},
+            "1 of 3 rows have several 1s and 0 have none. The first of these rows is row 2.",
+        ),
+        (
+            {"a": [1, 0, 0], "b": [0, 0, 1]},
+            "0 of 3 rows have several 1s and 1 have none. The first of these rows is row 2.",
+        ),
+        (
+            {"a": [True, True], "b": [True, False]},
+            "1 of 2 rows have several 1s and 0 have none. The first of these rows is row 1.",
+        ),
     ],
 )
 def test_several_1s_per_row_are_reported(tmp_path: Path, columns: dict[str, Any], counts: str) -> None:
@@ -266,7 +276,9 @@ def test_several_1s_per_row_are_reported(tmp_path: Path, columns: dict[str, Any]
     with pytest.raises(UserError) as caught:
         manifest.read(path, str(tmp_path))
     assert f"2 columns contain only 0 and 1, but {counts} Every image must have exactly one label." in str(caught.value)
-    assert "as in --label_columns=a,b. Otherwise name the column of labels with --label_column." in str(caught.value)
+    assert "for example --label_columns=a,b. Otherwise name the column of labels with --label_column." in str(
+        caught.value
+    )
 
 
 def test_printed_flag_is_quoted_for_the_shell(tmp_path: Path) -> None:

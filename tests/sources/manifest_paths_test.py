@@ -109,7 +109,7 @@ def test_several_matching_files_are_refused(row: str, names: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         matched(["other", row], names)
     message = str(caught.value)
-    assert message.startswith(f"t.csv: row 2, {row!r}, matches several files, for example ")
+    assert message.startswith(f"t.csv: row 2 ({row!r}) matches several files, for example ")
     assert all(repr(name) in message for name in names)
     assert message.endswith(
         ". Each row must match one file. Pass the name of a column with full paths as --path_column, or pass the"
@@ -121,8 +121,8 @@ def test_two_rows_for_one_file_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         matched(["/x/cats/1.jpg", "/x/dogs/1.jpg"], ["1.jpg"])
     assert str(caught.value) == (
-        "t.csv: rows 1 and 2, '/x/cats/1.jpg' and '/x/dogs/1.jpg', match the same file, '1.jpg'. Keep one of them,"
-        " or pass the name of a column with full paths as --path_column."
+        "t.csv: rows 1 ('/x/cats/1.jpg') and 2 ('/x/dogs/1.jpg') match the same file, '1.jpg'. Keep one of the"
+        " rows, or pass the name of a column with full paths as --path_column."
     )
 
 

@@ -350,8 +350,7 @@ def test_missing_manifest_is_refused(pool: Path, tmp_path: Path) -> None:
         (
             "a.jpg,dog",
             {},
-            "the first line must name the columns, but it looks like a row: 'a.jpg', 'dog'. Write a copy that begins"
-            " with a line s",
+            "the first line must name the columns, but it looks like a row of data: 'a.jpg', 'dog'. Add a line s",
         ),
         (
             "path,label",
@@ -391,26 +390,29 @@ def test_missing_columns_are_refused(tmp_path: Path, names: str, columns: dict[s
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("a.jpg,x,train\n,y,train\n", "row 2 has no value in the column 'path'."),
+        ("a.jpg,x,train\n,y,train\n", "row 2 has no value in the column 'path'. Fill in the value, or delete the row."),
         (
             "a.jpg,,train\nb.jpg,  ,train\n",
             "no row has a value in the column 'label'. Name the column of labels with --label_column.",
         ),
         (
             "a.jpg,x,train\nb.jpg,y,\n",
-            "row 2 has no value in the column 'split'.",
+            "row 2 has no value in the column 'split'. Fill in the value, or delete the row.",
         ),  # Either all rows have a split or none.
         (
             "a.jpg,x,train\nb.jpg,x,train\na.jpg,x,test\n",
             "rows 1 and 3 have the same path, 'a.jpg'. Keep one of the rows.",
         ),
-        ("d/a.jpg,x,train\n./d//a.jpg,x,test\n", "rows 1 and 2 have the same path, 'd/a.jpg'. Keep one of the rows."),
+        (
+            "d/a.jpg,x,train\n./d//a.jpg,x,test\n",
+            "rows 1 and 2 have the same path, 'd/a.jpg'. Keep one of the rows.",
+        ),
         (
             "a.jpg,x,train\na.jpg,y,train\n",  # Several labels, one per row.
             "rows 1 and 2 have the same path, 'a.jpg', with the labels 'x' and 'y'. Every image must have exactly one"
             " label. Keep one of the rows.",
         ),
-        ("", "the table has no rows."),
+        ("", "the table has no rows. Pass a table with one row per image."),
     ],
 )
 def test_invalid_rows_are_refused(tmp_path: Path, rows: str, message: str) -> None:
@@ -449,7 +451,11 @@ def test_unknown_split_is_refused(pool: Path, write: Write) -> None:
     [
         ("list.csv", b"", "Empty CSV file"),
         ("list.csv", b"path,label\na\n", "Expected 2 columns, got 1"),
-        ("list.csv", "path,label\na,b\n".encode("utf-16-le"), "it contains NUL bytes, so it is not a text"),
+        (
+            "list.csv",
+            "path,label\na,b\n".encode("utf-16-le"),
+            "the file contains zero bytes (NUL), so it is not a text file",
+        ),
         ("list.parquet", b"path,label\na,b\n", "Parquet magic bytes not found"),
         ("list.parquet", b"PAR1", ""),
     ],
@@ -459,7 +465,7 @@ def test_files_that_are_not_tables(tmp_path: Path, name: str, data: bytes, messa
     assert error.startswith(f"{tmp_path}/{name}: cannot be read as a table of images and labels: ")
     assert message in error
     assert error.endswith(
-        "Pass a Parquet file, or a CSV in UTF-8 with values separated by commas, semicolons, tabs or |."
+        "Pass a Parquet file, or a CSV file in UTF-8 with values separated by commas, semicolons, tabs or |."
     )
 
 
@@ -480,6 +486,7 @@ def test_invalid_class_names_are_refused(pool: Path, write: Write, label: str) -
     table = write(pool / "list", {"path": NAMES[:2], "label": [label, "b"]})
     with pytest.raises(
         UserError,
-        match=r"cannot store the class name '.*'\. A class name must have at least one character, no space at its end",
+        match=r"cannot store the class name '.*'\. A class name must have at least one character, no space at its"
+        r" beginning or end",
     ):
         scanned(table)

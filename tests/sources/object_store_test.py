@@ -82,14 +82,18 @@ def test_time_of_change_of_each_kind_of_store(info: dict[str, Any], expected: in
     ("url", "message"),
     [
         ("s3://no-such-bucket/pets", r"bucket does not exist\. Check the name of the bucket\."),
-        ("{bucket}/nothing", r"there are no objects\. Pass the bucket and the prefix above the class directories\."),
+        (
+            "{bucket}/nothing",
+            r"there are no files below this URL\. Pass the URL of the directory that contains the class directories,"
+            r" for example s3://bucket/images\.",
+        ),
         (
             "{bucket}/one.zip",
-            r"this is a single object, not a directory of images\. .*, download it first, and pass the downloaded file",
+            r"this is a single file, not a directory of images\. .*, download it first, and pass the downloaded file",
         ),
         (
             "{bucket}/labels.csv",
-            r"labels\.csv: this is a single object, not a directory of images\. .* a manifest .*, download it first",
+            r"labels\.csv: this is a single file, not a directory of images\. .* a manifest .*, download it first",
         ),
         ("gs://bucket/pets", r"a package is missing \(.*gcsfs.*\): pip install gcsfs$"),
         (

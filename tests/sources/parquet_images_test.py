@@ -163,7 +163,9 @@ def test_several_columns_of_images(tmp_path: Path) -> None:
     source = write(tmp_path / "pets.parquet", columns, {"label": NAMES}, images=["image", "mask"])
     sources = scanned(source)
     assert read(sources, 1) == image("1")
-    assert sources.notes == ("the images in the column 'image' are read, those in mask are not (see --path_column)",)
+    assert sources.notes == (
+        "the images in the column 'image' are read, but the images in mask are not (see --path_column)",
+    )
     assert read(scanned(source, path_column="mask"), 1) == image("mask1")
     assert refusal(source, path_column="nose") == (
         f"{source}: there is no column of images 'nose'. The columns of images are 'image', 'mask'. Name one with"
@@ -238,8 +240,8 @@ def test_exclude_leaves_files_out(tmp_path: Path, patterns: list[str], files: li
 def test_invalid_exclude_is_refused(tmp_path: Path) -> None:
     source = plain(tmp_path / "p.parquet")
     assert refusal(source, exclude=["q*"]).startswith(
-        f"--exclude=q*: no path in {source} matches. Paths look like 'p.parquet'. Pass a pattern of paths relative to"
-        " --src"
+        f"--exclude=q*: no path in {source} matches. Paths look like 'p.parquet'. Pass a pattern for paths relative to"
+        " --src, for example '**/masks'."
     )
     assert refusal(source, exclude=["p*"]) == (
         f"--exclude=p*: no Parquet file of images in {source} is left. Remove a pattern."

@@ -91,7 +91,7 @@ def test_header_without_a_shape(tmp_path: Path, header: str, message: str) -> No
     with pytest.raises(UserError) as caught:
         list_store(str(path))
     assert str(caught.value).startswith(f"{path}: {message}")
-    assert str(caught.value).endswith("It must be label,1x1,1x2,…,28x28 or label,1x1r,1x1g,1x1b,…,64x64b.")
+    assert str(caught.value).endswith("The header must be label,1x1,1x2,…,28x28 or label,1x1r,1x1g,1x1b,…,64x64b.")
 
 
 @pytest.mark.parametrize("header", ["label,pixel0,pixel1", "1x1,1x2", "label;1x1;1x2", "path,label", "label", ""])
@@ -173,7 +173,7 @@ def test_line_without_a_class_is_rejected(tmp_path: Path) -> None:
 
 
 def test_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the class name 'caf\\\\xe9' is not valid UTF-8\. Rename it, or leave"):
+    with pytest.raises(UserError, match=r"the class name 'caf\\\\xe9' is not valid UTF-8\. Rename the class, or leave"):
         scanned(write_file(tmp_path / "a.csv", GRAY.encode() + b"caf\xe9,1,2\nb,1,2\n"))
 
 
@@ -265,9 +265,12 @@ def test_three_values_per_pixel(tmp_path: Path) -> None:
     [
         (
             ["label", *numbered(0, 65)],
-            "the header has 65 columns of pixels. Images must be square: the number of columns ",
+            "the header has 65 columns of pixels. Images must be square. For gray images, the number of columns ",
         ),
-        (["label", "class", *numbered()], "the header has 2 columns that may be the class: label, class. Keep one."),
+        (
+            ["label", "class", *numbered()],
+            "the header has 2 columns that may be the class: label, class. Keep one of these columns.",
+        ),
     ],
 )
 def test_invalid_numbered_columns_are_refused(tmp_path: Path, header: list[str], message: str) -> None:
@@ -300,7 +303,10 @@ def test_other_numbered_columns_are_not_pixels(tmp_path: Path, header: str) -> N
         (f"1,2,3{REST},a", "64 pixel values|pixel value 64|63 pixel values"),
         (f"1,2,3,4,5{REST},a", "65 pixel values in its line, but the header has 64 pixel columns"),
         (f"1,2,3,400{REST},a", "pixel value 4 is '400'. It must be a whole number from 0 to 255"),
-        (f"0.1,0.2,0.3,0.4{REST},a", "pixel value 1 is '0.1'. It must be a whole number from 0 to 255"),
+        (
+            f"0.1,0.2,0.3,0.4{REST},a",
+            "pixel value 1 is '0.1'. It must be a whole number from 0 to 255",
+        ),
     ],
 )
 def test_invalid_lines_with_the_class_last(tmp_path: Path, line: str, reason: str) -> None:
@@ -342,8 +348,8 @@ def test_numbers_without_a_header(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         scanned(path)
     assert str(caught.value) == (
-        f"{path}: the first line must name the columns, but it has 785 numbers. If this is a CSV of pixels, write a"
-        " copy that begins with the line label,pixel0,…,pixel783."
+        f"{path}: the first line must name the columns, but it has 785 numbers. If this is a CSV of pixels, add this"
+        " line as the first line: label,pixel0,…,pixel783."
     )
 
 
@@ -382,7 +388,7 @@ def test_directory_with_other_files_is_a_folder_of_images(tmp_path: Path) -> Non
     write_file(tmp_path / "dogs/1.jpg", "")
     sources = scanned(tmp_path)
     assert sources.class_names == ("cats", "dogs")
-    assert sources.notes == ("1 file is left out, not in a class directory: train.csv",)
+    assert sources.notes == ("1 file is left out, because they are not in a class directory: train.csv",)
 
 
 def test_classes_flag(tmp_path: Path) -> None:

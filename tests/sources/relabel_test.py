@@ -145,7 +145,10 @@ def test_a_row_makes_a_class_that_classes_lists(source, tmp_path):
 def test_an_update_says_how_to_add_a_class(source, tmp_path):
     converted(source, tmp_path / "out")
     table = str(write(tmp_path / "new.csv", [{"path": WRONG[0], "label": "birds"}]))
-    advice = r"is not a class\. .* If it is a new class, add an image to a directory of this name, or convert again"
+    advice = (
+        r"is not a class\. .* If it is a new class, put an image of the class into a directory with the name of the"
+        " class, or convert again"
+    )
     with pytest.raises(UserError, match=advice):
         converted(source, tmp_path / "out", relabel=table, update=True)
 
@@ -167,7 +170,9 @@ def test_update_of_a_dataset_of_an_earlier_release_needs_the_table_once(source, 
     old = {name: value for name, value in facts.items() if name not in ("decisions", "decided")}
     (out / "convert.json").write_text(json.dumps(old))
     with pytest.raises(
-        UserError, match=r"an earlier release converted .* with a file of new labels .* with this file once"
+        UserError,
+        match=r"an earlier version of the tool converted .* with a file of new labels .* Pass this file as --relabel in"
+        " this command",
     ):
         converted(source, out, update=True)
     converted(source, out, update=True, relabel=str(table))
@@ -193,7 +198,7 @@ def test_update_of_a_dataset_of_an_earlier_release_needs_the_table_once(source, 
             [(WRONG[0], "birds")],
             "the label 'birds' of 'train/cats/000.jpg' is not a class. Classes are cats, dogs. Correct the label.",
         ),
-        ([(WRONG[0], "")], "row 1 has no value in the column 'label'."),
+        ([(WRONG[0], "")], "row 1 has no value in the column 'label'. Fill in the value, or delete the row."),
         (
             [(WRONG[0], "cats"), (WRONG[0], "dogs")],
             "rows 1 and 2 have the same path, 'train/cats/000.jpg'. Keep one of the rows.",

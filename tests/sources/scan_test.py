@@ -100,7 +100,7 @@ def test_empty_class_directories_are_ignored(tmp_path: Path) -> None:
 def test_loose_images_are_rejected_and_other_loose_files_are_left_out(tmp_path: Path) -> None:
     sources = scanned(touch(two_classes(tmp_path / "1"), "readme.txt", "cover.jpg"))
     assert sources.rejected == (Rejected(path="cover.jpg", reason="not inside a class directory"),)
-    assert sources.notes == ("1 file is left out, not in a class directory: readme.txt",)
+    assert sources.notes == ("1 file is left out, because they are not in a class directory: readme.txt",)
     sources = scanned(touch(tmp_path / "2", "train/cats/1.jpg", "train/dogs/1.jpg", "train/3.jpg", "readme.txt"))
     assert [r.path for r in sources.rejected] == ["train/3.jpg"]
 
@@ -127,7 +127,12 @@ def test_links_are_followed(tmp_path: Path) -> None:
     ("link", "target", "rejected", "reason"),
     [
         ("cats/gone.jpg", "nowhere", "cats/gone.jpg", "cannot be followed: No such file or directory"),
-        ("cats/self.jpg", "self.jpg", "cats/self.jpg", "cannot be followed: Too many levels of symbolic links"),
+        (
+            "cats/self.jpg",
+            "self.jpg",
+            "cats/self.jpg",
+            "cannot be followed: Too many levels of symbolic links",
+        ),
         ("cats/up", ".", "cats/up", "a link to a directory that contains this link"),
         ("cats/a/top", "..", "cats/a/top", "a link to a directory that contains this link"),
         (
@@ -192,7 +197,7 @@ def test_invalid_class_names_are_refused(tmp_path: Path, name: str) -> None:
         scanned(touch(two_classes(tmp_path), f"{name}/1.jpg"))
     assert (
         f"TensorFlow Datasets cannot store the class name {name!r}. A class name must have at least one character, no"
-        " space at its ends, and no control characters." in str(caught.value)
+        " space at its beginning or end, and no control characters." in str(caught.value)
     )
     assert str(caught.value).endswith("leave it out with --exclude, or pass a table of the labels as --manifest.")
 
@@ -203,7 +208,7 @@ def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, o
         scanned(touch(two_classes(tmp_path), f"{one}/1.jpg", f"{other}/1.jpg"))
     first, second = sorted([one, other])
     assert f"the class name {second!r} differs from {first!r} only by capital letters" in str(caught.value)
-    assert "Leave one out with --exclude, or pass a table of the labels as --manifest." in str(caught.value)
+    assert "Leave one class out with --exclude, or pass a table of the labels as --manifest." in str(caught.value)
 
 
 def test_single_class_is_refused_with_a_hint(tmp_path: Path) -> None:
@@ -285,7 +290,11 @@ def test_files_of_classes_left_out_are_not_rejected(tmp_path: Path) -> None:
 def test_unreadable_directory_is_refused(tmp_path: Path) -> None:
     (two_classes(tmp_path) / "cats").chmod(0)
     try:
-        with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable, or move"):
+        with pytest.raises(
+            UserError,
+            match=r"/cats: the files in this directory cannot be listed: Permission denied\. Make the directory"
+            r" readable, or move",
+        ):
             scanned(tmp_path)
     finally:
         (tmp_path / "cats").chmod(0o755)
@@ -301,7 +310,11 @@ def test_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch:
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable, or move"):
+    with pytest.raises(
+        UserError,
+        match=r"/cats: the files in this directory cannot be listed: Permission denied\. Make the directory readable,"
+        r" or move",
+    ):
         scanned(two_classes(tmp_path))
 
 
@@ -385,7 +398,7 @@ def test_files_without_class_in_their_name_are_rejected(tmp_path: Path) -> None:
     sources = scanned(touch(tmp_path, *names, "sunset.jpg", "readme.txt"))
     reason = "its name does not contain a class (see --label_regex)"
     assert sources.rejected == (Rejected(path="sunset.jpg", reason=reason),)
-    assert sources.notes[1] == "1 file is left out, not in a class directory: readme.txt"
+    assert sources.notes[1] == "1 file is left out, because they are not in a class directory: readme.txt"
     assert len(sources) == 20
 
 
@@ -508,7 +521,10 @@ def test_group_regex(tmp_path: Path) -> None:
 
 
 def test_group_regex_that_matches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--group_regex=\(z\): no path matches\. Paths look like cats/1\.jpg\."):
+    with pytest.raises(
+        UserError,
+        match=r"--group_regex=\(z\): no path matches\. Paths look like cats/1\.jpg\. Correct the regular expression\.",
+    ):
         scanned(two_classes(tmp_path), group_regex="(z)")
 
 

@@ -323,7 +323,7 @@ def test_flipped_byte_in_a_tar_is_found_in_the_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "share", "message"),
     [
-        ("stored.zip", 0.5, "the zip archive is incomplete: the directory at its end is missing."),
+        ("stored.zip", 0.5, "the zip archive is incomplete: the list of files at its end is missing."),
         ("stored.zip", 0.97, "the zip archive is incomplete"),  # Cut within the directory.
         ("pax.tar", 0.02, "the tar archive is damaged: unexpected end of data."),  # Cut within the data of a member.
         ("pax.tar", 0.45, "the tar archive is damaged: "),  # Cut at another position.
@@ -336,7 +336,9 @@ def test_cut_archive_is_refused(tmp_path: Path, name: str, share: float, message
     (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
     error = refusal(tmp_path / name)
     assert error.startswith(f"--src={tmp_path / name}: {message}")
-    assert error.endswith("Download it again, or unpack the readable part and use that directory instead.")
+    assert error.endswith(
+        "Download the archive again. Or unpack the part that can be read, and pass that directory as --src."
+    )
 
 
 def tar_headers(path: Path) -> list[int]:
@@ -349,7 +351,7 @@ def test_damaged_header_of_a_tar_member_is_refused(tmp_path: Path) -> None:
     third = tar_headers(tmp_path / "a.tar")[2]
     flip(tmp_path / "a.tar", third + 3)
     assert (
-        f"a.tar: the tar archive is damaged: at byte {third:,} there is neither a member nor the end of the archive."
+        f"a.tar: the tar archive is damaged: at byte {third:,} neither a file nor the end of the archive begins."
         " Download" in refusal(tmp_path / "a.tar")
     )
 
@@ -359,7 +361,7 @@ def test_tar_cut_between_members_is_refused(tmp_path: Path) -> None:
     pack_tar(tmp_path / "a.tar", small(tmp_path / "pets"), tarfile.USTAR_FORMAT)
     third = tar_headers(tmp_path / "a.tar")[2]
     os.truncate(tmp_path / "a.tar", third)
-    assert f"at byte {third:,} there is neither a member nor the end of the archive" in refusal(tmp_path / "a.tar")
+    assert f"at byte {third:,} neither a file nor the end of the archive begins" in refusal(tmp_path / "a.tar")
 
 
 def directory_of_a_zip(path: Path) -> int:
@@ -381,7 +383,9 @@ def test_damaged_directory_of_a_zip_is_refused(tmp_path: Path, at: int, bits: in
     error = refusal(tmp_path / "a.zip")
     assert "a.zip: the zip archive is damaged: " in error
     assert any(part in error for part in message.split("|"))
-    assert error.endswith("Download it again, or unpack the readable part and use that directory instead.")
+    assert error.endswith(
+        "Download the archive again. Or unpack the part that can be read, and pass that directory as --src."
+    )
 
 
 def test_name_in_a_zip_with_a_wrong_utf8_flag(tmp_path: Path) -> None:
@@ -413,9 +417,10 @@ def test_name_in_a_zip_of_old_windows(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(data.replace(b"__.jpg", b"\x82\x94.jpg"))
     error = refusal(tmp_path / "a.zip")
     assert (
-        "file name b'cats/\\x82\\x94.jpg' is not in UTF-8, and the archive does not say which encoding it has" in error
+        "file name b'cats/\\x82\\x94.jpg' is not in UTF-8, and the archive does not say which encoding the name has"
+        in error
     )
-    assert "The name in common encodings is: cp949 'cats/굱.jpg', " in error
+    assert "In common encodings, the name is: cp949 'cats/굱.jpg', " in error
     assert error.endswith("Pass the right encoding as --zip_encoding.")
     assert list_store(str(tmp_path / "a.zip"), zip_encoding="cp437").paths[0] == "cats/éö.jpg"
     with pytest.raises(UserError, match=r"--zip_encoding=ascii: the file name b'cats/.* is not in this encoding"):
@@ -532,7 +537,7 @@ def test_any_other_file_is_refused(tmp_path: Path, data: bytes, shown: str) -> N
     (tmp_path / "file").write_bytes(data)
     error = refusal(tmp_path / "file")
     assert f"--src={tmp_path}/file: must be a directory, a zip or tar archive, or a CSV of pixels (" in error
-    assert f"of pixels (header label,1x1,1x2,…). It begins with {shown} (" in error
+    assert f"of pixels (header label,1x1,1x2,…). The file begins with {shown} (" in error
     assert error.endswith(").")
 
 

@@ -64,17 +64,19 @@ def _traced(function: AugmentFunction, shape: Shape, shown: str) -> Change:
         ) from error
     result = graph.structured_outputs
     if not tf.is_tensor(result) and not isinstance(result, tf.TensorSpec):
-        raise UserError(f"{shown}: must return one tensor of images, {_kind(images)}. It returns {result!r}.")
+        raise UserError(f"{shown}: must return one tensor of images {_kind(images)}. The function returns {result!r}.")
     if result.dtype != tf.uint8 or not result.shape.is_compatible_with(shape):
         raise UserError(
-            f"{shown}: must return images {_kind(images)} with values 0 to 255, as it gets them. It returns"
-            f" {_kind(result)}. For floats, use tf.saturate_cast(images, tf.uint8) at the end."
+            f"{shown}: must return images {_kind(images)} with values 0 to 255, like the images that it gets. The"
+            f" function returns a tensor {_kind(result)}. For floats, use tf.saturate_cast(images, tf.uint8) at the"
+            " end."
         )
     if operation := _operation_with_state(graph):
         raise UserError(
-            f"{shown}: uses the operation {operation}, so its random numbers do not depend on the keys alone, and an"
-            " interrupted training could not be continued exactly. Use the keys as seeds of tf.random.stateless_uniform"
-            " or of tf.image.stateless_random_... (docs/pipeline.md has an example)."
+            f"{shown}: uses the operation {operation}, so the random numbers of the function do not depend only on the"
+            " keys (one whole number per image). An interrupted training could then not be continued exactly. Use the"
+            " keys as seeds of tf.random.stateless_uniform or of tf.image.stateless_random_... (docs/pipeline.md has an"
+            " example)."
         )
     return lambda images, keys: tf.ensure_shape(graph(images, keys), shape)
 
@@ -87,5 +89,6 @@ def _operation_with_state(graph: Any) -> str | None:
 
 
 def _kind(tensor: Any) -> str:
-    """Return type and shape of a tensor, as in "uint8[32, 160, 160, 3]"."""
-    return f"{tensor.dtype.name}{tensor.shape.as_list() if tensor.shape.rank is not None else '[...]'}"
+    """Return type and shape of a tensor, as in "of type uint8 and shape (32, 160, 160, 3)"."""
+    known = tensor.shape.rank is not None
+    return f"of type {tensor.dtype.name} and {f'shape {tuple(tensor.shape)}' if known else 'unknown shape'}"

@@ -46,6 +46,6 @@ def _check_plain(value: Any, prefix: str) -> None:
             _check_plain(one, prefix)
     elif not isinstance(value, (bool, int, float, str, type(None))):
         raise UserError(
-            f"{prefix}functools.partial(...): its value {value!r} is a {type(value).__name__}. Only numbers, texts,"
+            f"{prefix}functools.partial(...): the value {value!r} is a {type(value).__name__}. Only numbers, texts,"
             " True, False, None, and lists and tuples of them are allowed. Make other values in the function."
         )

@@ -184,7 +184,9 @@ def left_out_notes(unreadable: Mapping[str, str], skipped: Mapping[str, str]) ->
     if unreadable:
         path, reason = next(iter(unreadable.items()))
         count = words.number(len(unreadable), "image")
-        yield f"note: {count} cannot be read, for example {path}: {reason}. All are in `unreadable` of the result"
+        yield (
+            f"note: {count} cannot be read, for example {path}: {reason}. The result lists all of them in `unreadable`"
+        )
     if skipped:
         count = words.number(len(skipped), "file that is not an image", "files that are not images")
         yield f"note: skipped {count}, for example {next(iter(skipped))}"

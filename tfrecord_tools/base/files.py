@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from tfrecord_tools.errors import UserError
 
 if TYPE_CHECKING:
     import filelock
+    from typing_extensions import Buffer
 
 StrPath = str | os.PathLike[str]
 _AT_FDCWD = -100
@@ -34,6 +36,8 @@ _OWNER = ".owner"  # Suffix of the file that replaces a lock where the file syst
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _READ_LOCK = threading.Lock()
 _ZEROS = 1 << 20
+_BLOCK_BYTES = 1 << 20  # Writing records of 30 kB in blocks of this size takes half the time.
+_START_WRITING = 2  # SYNC_FILE_RANGE_WRITE in linux/fs.h
 
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NO_LOCKS = _UNSUPPORTED | {errno.ENOLCK}
@@ -104,7 +108,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears at `path`, synced to disk, only if the block succeeds."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with naming(temporary, "write"), open(temporary, "wb") as file:
+        with naming(temporary, "write"), io.BufferedWriter(_EagerFile(temporary, "wb"), _BLOCK_BYTES) as file:
             yield file
             file.flush()
             _sync(file.fileno(), temporary)
@@ -113,6 +117,17 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+class _EagerFile(io.FileIO):
+    """A new file. The system starts to write each block to disk, so that `fsync` has little left to do."""
+
+    def write(self, data: Buffer, /) -> int:
+        count = super().write(data)
+        if (start_writing := _libc("sync_file_range")) is not None:
+            whole = ctypes.c_int64(0)
+            start_writing(self.fileno(), whole, whole, _START_WRITING)  # Only a hint: `fsync` reports all errors.
+        return count
 
 
 @contextlib.contextmanager
@@ -238,10 +253,7 @@ def allocate(file: IO[bytes], size: int) -> None:
 
 def exchange(first: Path, second: Path) -> bool:
     """Swap two files or directories in one atomic step; return False where the system cannot."""
-    try:
-        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    except (OSError, TypeError):  # `CDLL(None)` does not exist on Windows.
-        return False
+    renameat2 = _libc("renameat2")
     if renameat2 is None:
         return False
     if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
@@ -250,6 +262,14 @@ def exchange(first: Path, second: Path) -> bool:
     if code in _REFUSED:
         return False
     raise OSError(code, f"{os.strerror(code)} (renameat2)", os.fspath(first))
+
+
+def _libc(name: str) -> Any:
+    """Return a function of the C library, or None if there is no such function."""
+    try:
+        return getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    except (OSError, TypeError):  # `CDLL(None)` does not exist on Windows.
+        return None
 
 
 def link(source: Path, path: Path, how: Callable[[Path, Path], None]) -> bool:
@@ -389,7 +409,10 @@ def owner(path: Path) -> str:
         process, host = marker.read_text().splitlines()[:2]
     except (OSError, ValueError):
         return f" If that process does not run any more, delete {marker}." if marker.exists() else ""
-    return f" It is process {process} on {host}. If that process does not run any more, delete {marker}."
+    return (
+        f" The directory is in use by process {process} on {host}. If that process does not run any more, delete"
+        f" {marker}."
+    )
 
 
 def _hold_in_new_directory(path: Path) -> Held | None:

@@ -48,8 +48,8 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
         "Mapping[str, Any]",
         "name=value pairs, separated by commas, with values as in Python (0.25, True, 'text')",
     ),
-    "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, each left name only once"),
-    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, each name only once"),
+    "mapping": ("Mapping[str, str]", "NAME=NAME pairs with different names before the =, separated by commas"),
+    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs with different names, separated by commas"),
     "augmentation": ("str | AugmentConfig | Callable", "a text, an AugmentConfig or a function"),
 }
 _SEPARATORS: Mapping[Kind, str] = {"mapping": "=", "weights": ":"}  # Between the two parts of a pair.

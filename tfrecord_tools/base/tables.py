@@ -30,7 +30,7 @@ _MARKS = {
 }
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # Excel names the delimiter in a line before the header.
 _SEPARATORS = frozenset("\t" + "".join(map(chr, range(32, 127)))) - {'"'}
-_EXPECTED = "Pass a Parquet file, or a CSV in UTF-8 with values separated by commas, semicolons, tabs or |."
+_EXPECTED = "Pass a Parquet file, or a CSV file in UTF-8 with values separated by commas, semicolons, tabs or |."
 
 
 def read(
@@ -76,7 +76,8 @@ def _decoded(data: bytes, path: str, encoding: str | None, flag: str) -> str:
     """
     if data.startswith(b"PK\x03\x04"):
         raise UserError(
-            f"{path}: is an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8."
+            f"{path}: is an Excel or OpenDocument workbook, or a zip archive. Save the sheet with the table as a CSV"
+            " file in UTF-8."
         )
     if data.startswith(b"PAR1"):
         raise UserError(f"{path}: is a Parquet file, but its name does not end with .parquet. Rename it.")
@@ -96,8 +97,8 @@ def _decoded(data: bytes, path: str, encoding: str | None, flag: str) -> str:
         ) from error
     if "\0" in text[:4096]:
         raise UserError(
-            f"{path}: cannot be read as a table of images and labels: it contains NUL bytes, so it is not a text."
-            f" {_EXPECTED}"
+            f"{path}: cannot be read as a table of images and labels: the file contains zero bytes (NUL), so it is not"
+            f" a text file. {_EXPECTED}"
         )
     return text.removeprefix("\ufeff")
 
@@ -120,8 +121,8 @@ def _read_csv(text: str, path: str, known: Collection[str]) -> tuple[pa.Table, s
         text = text[first.end() :]
         if first[1] not in _SEPARATORS:
             raise UserError(
-                f"{path}: the first line names {first[1]!r} as the separator. It must be an ASCII character, for"
-                " example sep=;. Write a copy without this line, with values separated by commas."
+                f"{path}: the first line names {first[1]!r} as the separator. A separator must be an ASCII character,"
+                " for example sep=;. Save the table without this line, with values separated by commas."
             )
     delimiter = first[1] if first else delimiter_of(text, known)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in text)

@@ -234,7 +234,7 @@ def _unknown(name: str, value: str, arguments: str) -> str:
     plain = name.replace("-", "_").lower()
     see = f"{command_name()} --help lists the flags."
     if arguments and set(_MEANINGS.get(plain, (plain,))) & _GIVEN_AS_ARGUMENTS:
-        advice = f"Give {arguments} without a flag: {command_name()} {value or arguments}"
+        advice = f"Write {arguments} without a flag: {command_name()} {value or arguments}"
     elif meant := _meant(plain, own):
         advice = _instead(own[meant], value, off=meant != plain and plain.startswith("no"))
     elif plain in _OPTIMIZER_ARGUMENTS and "optimizer_kwargs" in own:

@@ -116,7 +116,7 @@ def sha256_of_function(text: str, prefix: str) -> str:
         source = inspect.getsource(inner).encode()
     except (OSError, TypeError) as error:
         raise UserError(
-            f"{shown}: its source code cannot be read. It is needed to notice later changes of the function."
+            f"{shown}: the source code of the function cannot be read. The code is needed to notice later changes."
             " Define the function in a file or in a cell of a notebook."
         ) from error
     return hashlib.sha256(source).hexdigest()
@@ -189,7 +189,7 @@ def _others(module: ModuleType, name: str) -> str:
     names = [one for one, value in vars(module).items() if inspect.isroutine(value) and not one.startswith("_")]
     if near := difflib.get_close_matches(name, names, 1):
         return f"Did you mean {near[0]}?"
-    return f"Its functions are {named(names)}." if names else "It has no functions."
+    return f"The functions of the module are {named(names)}." if names else "The module has no functions."
 
 
 def _existing(code: str, shown: str, prefix: str) -> Path:
@@ -208,10 +208,10 @@ def _imported(code: str, shown: str, prefix: str) -> ModuleType:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{shown}: {code} fails: {refusal(error)}. Correct the cause.") from error
+        raise UserError(f"{shown}: {code} fails: {refusal(error)}. Correct the code.") from error
     except Exception as error:  # The code of the user can raise anything.
         reason = f"{type(error).__name__}: {one_line(error, 'all')}{line_of(error, code)}"
-        raise UserError(f"{shown}: {code} fails: {reason}. Correct it.") from error
+        raise UserError(f"{shown}: {code} fails: {reason}. Correct the code.") from error
 
 
 def _of_file(path: Path, source: bytes) -> ModuleType:
@@ -274,8 +274,8 @@ def _sha256_of_loaded(module: ModuleType, shown: str) -> str:
     is_script = module.__name__ == "__main__"  # It runs as it was started.
     if (known and sha256 != now and not is_script) or not (known or _is_of(module, source)):
         raise UserError(
-            f"{shown}: {path} has changed since it was imported, so its new code is not in use. Restart the kernel of"
-            f" the notebook or the program, or run importlib.reload on the module {module.__name__}."
+            f"{shown}: {path} has changed since it was imported, so the old code is still in use. Restart the program"
+            f" or the kernel of the notebook, or run importlib.reload on the module {module.__name__}."
         )
     _HASHES[module.__name__] = (spec, sha256)
     return sha256

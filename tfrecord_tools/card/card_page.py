@@ -193,8 +193,8 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         condition=_counted("file", _duplicates("leaks", dropped=False)),
         title="{count} in several splits",
         text=f"{words.sentence(HARMS['leaks'])}.",
-        advice="Delete the copies from the source, or pass `--duplicates=drop`. It keeps each image in one split only:"
-        " in test if a copy is there, else in validation, else in train.",
+        advice="Delete the copies from the source, or pass `--duplicates=drop`. The flag keeps one copy of each image."
+        " This is a copy in test, if there is one. If not, it is a copy in validation.",
         examples=_examples("leaks"),
     ),
     Rule(
@@ -204,7 +204,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         condition=_counted("image", _near("conflicts")),
         title="{count} with different labels look alike",
         text="Copies of one picture with other bytes are in several classes, or the pictures are only similar.",
-        advice="Look at them below and correct the labels that are wrong.",
+        advice="Look at these images below and correct the labels that are wrong.",
         examples=_near_examples("conflicts"),
     ),
     Rule(
@@ -213,10 +213,10 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="near_duplicates",
         condition=_counted("image", _near("leaks")),
         title="{count} in several splits look alike",
-        text=f"If they are copies, {HARMS['leaks']}.",
+        text=f"If these images are copies, {HARMS['leaks']}.",
         advice="Pass `--near_duplicates=group` and let `convert` make the split: all copies are then in one split. Or"
-        " pass `--near_duplicates=drop`. It stores only one copy: that of test if there is one, else that of"
-        " validation, else that of train.",
+        " pass `--near_duplicates=drop`. The flag stores only one copy. This is a copy in test, if there is one."
+        " If not, it is a copy in validation.",
         examples=_near_examples("leaks"),
     ),
     Rule(
@@ -275,7 +275,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         condition=_counted("file", lambda facts: facts["files"]["repaired"]),
         title="{count} repaired",
         text="A part of each of these images may be lost. `rejected.csv` says how much.",
-        advice="`--on_bad_image=skip` leaves them out.",
+        advice="`--on_bad_image=skip` leaves these files out.",
     ),
     Rule(
         name="faint",
@@ -283,7 +283,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="look",
         condition=_faint,
         title="Images that show hardly anything: {which}",
-        text="They may be damaged, empty or a mistake.",
+        text="These images may be damaged or empty, or they may be in the dataset by mistake.",
         advice="Look at the most extreme images below and remove those that you do not want from the source.",
     ),
     Rule(

@@ -63,7 +63,7 @@ class Samples:
         colors: Entry of `convert.json`: number of sampled images, number of those that cannot be decoded, mean and
             standard deviation of each channel in 0..255.
         thumbnails: Samples of the classes, ordered by label, then by record.
-        pictures: Path -> small JPEG, for the images that notes and duplicates name.
+        pictures: Path -> small JPEG, for the images that are named in notes and in lists of duplicates.
     """
 
     colors: Colors
@@ -304,9 +304,9 @@ def _shown_rows(plan: Plan) -> list[int]:
 
 
 def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[str, int, int, int, int]]:
-    """Return the frame of each row, its bytes in a shard: file, offset, size, and height and width.
+    """Return the place of the frame of each row (file, offset, size), and its height and width.
 
-    Height and width are those of raw pixels, and 0 for encoded images.
+    A frame is the bytes of a record in its shard. Height and width are those of raw pixels, and 0 for encoded images.
     """
     starts = np.array([shard.start for shard in plan.shards])
     numbers = np.searchsorted(starts, rows, side="right") - 1
@@ -326,8 +326,8 @@ def _decode_job(frames: Sequence[tuple[str, int, int, int, int]]) -> list[Decode
     """Decode frames, see `_job`.
 
     Returns:
-        For each frame, means and mean squares of the channels, f64[2 3], of pixels in 0..255, and a small JPEG. None:
-        the image is damaged.
+        A pair for each frame: f64[2 3], the mean and the mean square of each channel (pixels in 0..255), and a small
+        JPEG. None: the image is damaged.
     """
     return [_decode(frame) for frame in frames]
 

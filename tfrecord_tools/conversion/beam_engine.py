@@ -125,8 +125,8 @@ class BeamPool(workers.Pool):
             if time.monotonic() < run.ended + _LATE_SECONDS:
                 return
             raise UserError(
-                f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. The directory"
-                " of --out must be shared by the workers and this machine, under the same path."
+                f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. All workers"
+                " and this machine must be able to use the directory of --out under the same path."
             )
         raise UserError(
             f"Beam's pipeline failed: {type(run.error).__name__}: {one_line(run.error, 'last')}. Fix the cause, then"
@@ -309,12 +309,15 @@ def end_earlier(directory: Path, log: Callable[[str], object]) -> None:
         return
     for job_directory in directory.iterdir():
         if busy := _cancel_jobs(job_directory, _GONE_SECONDS):
-            log(f"{busy}: a worker of Beam is still running this job of an earlier run. Waiting up to ten minutes.")
+            log(
+                f"{busy}: a worker of Beam is still running this job of an earlier run. This command waits up to ten"
+                " minutes until that worker ends."
+            )
             busy = _cancel_jobs(job_directory, _END_SECONDS)
         if busy:
             raise UserError(
-                f"{busy}: a worker of Beam is still running this job. Wait until it ends, or cancel its pipeline. Then"
-                " run the same command again."
+                f"{busy}: a worker of Beam is still running this job. Wait until the worker ends, or cancel the"
+                " pipeline of the job. Then run the same command again."
             )
     shutil.rmtree(directory)
 
@@ -401,14 +404,19 @@ def _check(options: list[str]) -> str:
             known = parsed.get_all_options().keys()
             unknown = parsed.get_all_options(retain_unknown_options=True).keys() - known
     except SystemExit as error:
-        raise UserError(f"{shown}: refused by Beam: {stderr.getvalue().strip().rpartition('error: ')[2]}.") from error
+        raise UserError(
+            f"{shown}: Beam does not accept these options: {stderr.getvalue().strip().rpartition('error: ')[2]}."
+        ) from error
     runner = _runner_name(parsed)
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"{shown}: {error}") from error
     if unknown and _is_local(runner):  # Other runners may know options that Beam for Python does not.
-        raise UserError(f"{shown}: Beam has no option {', '.join(f'--{name}' for name in sorted(unknown))}.")
+        raise UserError(
+            f"{shown}: Beam has no option {', '.join(f'--{name}' for name in sorted(unknown))}. Correct or remove the"
+            " option."
+        )
     return runner
 
 

@@ -74,8 +74,8 @@ def drop(rows: Rows, first: np.ndarray, kept: np.ndarray, sources: Sources) -> t
         paths = [sources.paths[number] for number in rows.numbers[[same[0], differing[0]]].tolist()]
         raise UserError(
             f"--duplicates=drop: {paths[0]} and {paths[1]} have the same bytes and different labels. The decision"
-            " 'keep' does not say which label is right. In the file of --decisions, write 'label' and the right class"
-            " for this image, or pass --duplicates=keep."
+            " 'keep' does not say which label is right. In the file of --decisions, write the decision 'label' and the"
+            " right class for this image, or pass --duplicates=keep."
         )
     return dropped, entries
 

@@ -75,14 +75,15 @@ def _line(address: str, threads: dict[str, int]) -> str:
     if max(threads.values()) == 1:
         return f"Dask at {address}: {number}"
     return (
-        f"Dask at {address}: {number} with {sum(threads.values()):,} threads. A worker uses one of its threads: start"
-        " workers with --nthreads=1, and --nworkers=N for N processors."
+        f"Dask at {address}: {number} with {sum(threads.values()):,} threads. The conversion uses only one thread of"
+        " each worker. Start the workers with --nthreads=1, and with --nworkers=N on a machine with N processors."
     )
 
 
 def _no_workers(address: str) -> str:
     return (
-        f"Dask at {address}: no workers. The work waits for a worker. To start one: dask worker {address} --nthreads=1"
+        f"Dask at {address}: there are no workers. The conversion waits for a worker. To start a worker, run: dask"
+        f" worker {address} --nthreads=1"
     )
 
 
@@ -122,7 +123,7 @@ def wait(result: Any, stop: threading.Event, log: Callable[[str], object]) -> st
                 return "CANCELLED"
             next(reports)
         if any(future.cancelled() for future in futures):
-            raise ConnectionError(f"the Dask scheduler at {address} is gone")
+            raise ConnectionError(f"the Dask scheduler at {address} does not answer any more")
         for future in futures:
             future.result()
         return "DONE"

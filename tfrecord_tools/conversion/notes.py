@@ -78,7 +78,10 @@ def _decisions(plan: Plan) -> Iterator[str]:
     yield from plan.decided.notes()
     kept = plan.near_duplicates.kept
     if kept and plan.config.get("near_duplicates") == "drop":
-        yield f"{kept:,} images look alike and stay in spite of --near_duplicates=drop, because decisions keep them"
+        yield (
+            f"{kept:,} images look alike. --near_duplicates=drop does not drop these images, because decisions keep"
+            " them"
+        )
 
 
 def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
@@ -101,7 +104,10 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
         harms = [words.sentence(duplicates.HARMS[kind]) for kind in kinds if kind in duplicates.HARMS]
         advice = "--duplicates=drop keeps one of the equal files, or none if their labels differ"
     elif same.counts["conflicts"]:
-        advice = "--duplicates=drop left out all equal files with different labels: delete those in the wrong class"
+        advice = (
+            "--duplicates=drop left out all equal files with different labels. Delete the files that are in the wrong"
+            " class"
+        )
     yield Note(
         kind="duplicates",
         text=text + ", ".join(sources.paths[i] for i in worst[:2]),
@@ -121,12 +127,20 @@ def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
     text = f"{same.files:,} images look like another image ({copies.counted(same)}), such as {worst}"
     if near.chains:
         chains = words.number(near.chains, "group is a chain", "groups are chains")
-        text += f"; {chains} (A looks like B, B like C, but A not like C), the longest with {near.longest:,} images"
+        text += (
+            f"; {chains}: A looks like B, and B looks like C, but A does not look like C. The longest chain has"
+            f" {near.longest:,} images"
+        )
     advice = []
     if same.counts["leaks"] and mode != "drop":
-        own = "remove the copies from one split of --src, or pass --near_duplicates=drop. It keeps one of them:"
-        own += " an image of test, else of validation, else of train"
-        made = "--near_duplicates=group keeps similar images in one split, --near_duplicates=drop keeps the largest one"
+        own = (
+            "remove the copies from one split of --src, or pass --near_duplicates=drop. The flag keeps one image of"
+            " each group: an image of test if the group has one, and if not, an image of validation"
+        )
+        made = (
+            "--near_duplicates=group puts similar images into the same split. --near_duplicates=drop stores only the"
+            " largest of them"
+        )
         advice = [own if sources.has_splits else made]
     if same.counts["conflicts"]:
         advice.append("look at the pictures in card.html and correct the labels that are wrong")
@@ -147,8 +161,8 @@ def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
                 yield f"{len(absent):,} {what} in {split} ({why}): {named(absent)}"
     elif list(counts) == ["train"]:
         yield (
-            "the source has a train split only: --validation_fraction=0.2 makes a validation split; without it,"
-            " trainers use a fifth of the images for validation"
+            "the source has only a train split. --validation_fraction=0.2 makes a validation split. Without a"
+            " validation split, trainers use a fifth of the images for validation"
         )
     if plan.group_leaks:
         yield f"{plan.group_leaks:,} groups have images in several of the source's own splits"
@@ -184,14 +198,14 @@ def _deep(plan: Plan, table: np.ndarray, rows: np.ndarray) -> Iterator[Note]:
         count = int(narrow.sum())
         share = (high - low + 1) / _LEVELS
         text = (
-            f"{_agreeing('{count} {have}', count)} 16-bit levels but {'uses' if count == 1 else 'use'} only {low:,} to"
-            f" {high:,} ({_percent(share)} of all), so the records look {seen}"
+            f"{_agreeing('{count} {have}', count)} 16-bit gray levels but {'uses' if count == 1 else 'use'} only the"
+            f" levels {low:,} to {high:,} ({_percent(share)} of all levels), so the records look {seen}"
         )
         span = f"--depth_range={low},{max(high, low + 1)} or " if share < 1 / _NARROW else ""
         yield _note(plan, rows[narrow], "narrow", level="check", text=text, advice=f"pass {span}--depth_range=auto")
     if not narrow.all():
         count = int((~narrow).sum())
-        text = f"{_agreeing('{count} {have}', count)} 16-bit levels, and only the high byte of each is kept"
+        text = f"{_agreeing('{count} {have}', count)} 16-bit levels, and only the upper 8 bits of each level are kept"
         advice = "--depth_range=auto maps the levels that each image uses to 8 bits instead"
         yield _note(plan, rows[~narrow], "deep", text=text, advice=advice)
 
@@ -199,18 +213,18 @@ def _deep(plan: Plan, table: np.ndarray, rows: np.ndarray) -> Iterator[Note]:
 def _mapped(plan: Plan, rows: np.ndarray, lowest: np.ndarray, highest: np.ndarray, depth_range: str) -> Note:
     low, high = levels.written(lowest.min()), levels.written(highest.max())
     text = (
-        f"{_agreeing('{count} {have}', len(rows))} levels of more than 8 bits, {low} to {high}, mapped to 8 bits by"
-        f" --depth_range={depth_range}"
+        f"{_agreeing('{count} {have}', len(rows))} levels of more than 8 bits ({low} to {high}), which"
+        f" --depth_range={depth_range} maps to 8 bits"
     )
     limits = levels.parse_range(depth_range)
     if limits is None:
-        text += ", each image by its own lowest and highest level"
+        text += ". Each image is mapped with its own lowest and highest level"
         return _note(plan, rows, "deep", text=text, advice="--depth_range=LO,HI keeps levels comparable between images")
     outside = int(((lowest < limits[0]) | (highest > limits[1])).sum())
     if not outside:
         return _note(plan, rows, "deep", text=text)
-    text += f"; {outside:,} of them have levels outside this range, which become black or white"
-    advice = f"--depth_range={levels.written(lowest.min(), '')},{levels.written(highest.max(), '')} covers all"
+    text += f"; {outside:,} of these images have levels outside this range. Such levels become black or white"
+    advice = f"--depth_range={levels.written(lowest.min(), '')},{levels.written(highest.max(), '')} includes all levels"
     return _note(plan, rows, "deep", text=text, advice=advice)
 
 

@@ -67,7 +67,7 @@ class PlanConfig:
         if not 0 <= self.near_distance <= MAX_DISTANCE:
             raise UserError(f"--near_distance={self.near_distance}: must be a number of bits from 0 to {MAX_DISTANCE}.")
         if self.shards is not None and self.shard_bytes is not None:
-            raise UserError("--shards and --shard_bytes exclude each other. Pass only one of them.")
+            raise UserError("--shards and --shard_bytes cannot be combined. Pass only one of them.")
         if self.shards is not None and self.shards < 1:
             raise UserError(f"--shards={self.shards}: must be at least 1.")
         if self.shard_bytes is not None and self.shard_bytes < _MIN_SHARD_BYTES_ALLOWED:
@@ -117,6 +117,5 @@ def check_fractions(sources: Sources, config: PlanConfig) -> None:
     for flag in ("validation_fraction", "test_fraction"):
         if sources.has_splits and getattr(config, flag) is not None:
             raise UserError(
-                f"--{flag}={getattr(config, flag)}: {sources.root} has splits of its own, which are kept."
-                " Remove the flag."
+                f"--{flag}={getattr(config, flag)}: {sources.root} has its own splits, which are kept. Remove --{flag}."
             )

@@ -22,9 +22,9 @@ def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> 
     if len(rejected) > max_bad * total:
         examples = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected):,} of {words.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
-            f" allows:{examples}"
-            "\nIs --src right? Repair or remove the files, or allow more with --max_bad."
+            f"{len(rejected):,} of {words.number(total, 'file')} cannot be converted. This is more than"
+            f" --max_bad={max_bad:g} allows:{examples}\nIs --src right? Repair or remove the files, or pass a larger"
+            " --max_bad."
         )
 
 

@@ -61,12 +61,13 @@ def _counts(
     if config.shards is not None and not updating:
         if config.shards < len(split_bytes):
             raise UserError(
-                f"--shards={config.shards}: there are {words.number(len(split_bytes), 'split')},"
-                f" and each needs a shard. Pass at least {len(split_bytes)}."
+                f"--shards={config.shards}: there are {words.number(len(split_bytes), 'split')}, and each split needs a"
+                f" shard. Pass at least {len(split_bytes)}."
             )
         if config.shards > split_records.sum():
             raise UserError(
-                f"--shards={config.shards}: there are only {split_records.sum():,} records. Pass a smaller number."
+                f"--shards={config.shards}: there are only {split_records.sum():,} records. Pass a smaller number of"
+                " shards."
             )
         # Each split gets one shard. Each further shard goes to the split with the largest shards, as long as that split
         # has enough records. This is computed for all shards at once.

@@ -61,7 +61,7 @@ def read(directory: Path) -> Base:
         UserError: The dataset does not exist, was adopted, or has another format version.
     """
     if not (directory / dataset_files.CONVERT_JSON).exists():
-        raise UserError(f"--update: there is no dataset in {directory} to update. Remove the flag to create one.")
+        raise UserError(f"--update: there is no dataset in {directory} to update. Remove --update to create one.")
     facts = dataset_files.read(directory)
     if facts["config"].get("adopted"):
         raise UserError(
@@ -117,8 +117,8 @@ def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ())
         given, old = getattr(config, field.name), settings[field.name]
         if given != old and (given != field.default or field.name in explicit):
             raise UserError(
-                f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now."
-                " Remove the flag, or convert again with --overwrite."
+                f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now. Remove"
+                f" --{field.name}, or convert again with --overwrite."
             )
         inherited[field.name] = old
     if base.config["repair"] and config.on_bad_image == "skip":

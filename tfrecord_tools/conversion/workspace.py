@@ -89,10 +89,7 @@ class Workspace:
         if self.plan.exists():
             saved = json.loads(self.plan.read_text())
             if saved["digest"] != digest:
-                raise UserError(
-                    f"{self.root} holds an unfinished conversion of another command:"
-                    f" {_difference(saved['config'], config)}"
-                )
+                raise UserError(f"{self.root} holds an unfinished conversion of {_difference(saved['config'], config)}")
         else:
             with files.atomic(self.plan) as file:
                 file.write(json.dumps({"digest": digest, "config": config}).encode())
@@ -133,7 +130,8 @@ class Workspace:
         """Move `data` to `out`. After an interruption at any step, another call finishes the move."""
         if self.out.exists() and any(self.out.iterdir()) and _inode(self.out) != replaces:
             raise UserError(
-                f"{self.out} was created while the conversion was running. Move it away and run the command again."
+                f"{self.out} was created while the conversion was running. Move this directory to another place and run"
+                " the command again."
             )
         if self.out.exists() and not files.exchange(self.data, self.out):
             os.rename(self.out, self.root / "old")
@@ -193,8 +191,8 @@ def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
         check()  # Again, because another process or `finish_commit` may have created `out`.
         if workspace.survey.exists():
             raise UserError(
-                f"{workspace.root} holds an unfinished conversion. Run its command again to finish it, delete this"
-                " directory to discard it, or choose another --out."
+                f"{workspace.root} holds an unfinished conversion. Run the command of that conversion again to finish"
+                " it, delete this directory to discard it, or choose another --out."
             )
         workspace.clear()
         try:
@@ -219,7 +217,7 @@ def _check_ours(root: Path) -> None:
     if unknown:
         raise UserError(
             f"{root}: the conversion needs this directory, but it contains {unknown[0]}, which this tool did not write."
-            " Move it away, or choose another --out."
+            " Move this file to another place, or choose another --out."
         )
 
 
@@ -232,11 +230,13 @@ def check_apart(out: Path, source: Path) -> None:
     real_out, real_source = out.resolve(), source.resolve()
     if real_out == real_source or real_source in real_out.parents:
         raise UserError(
-            f"--out={out}: is inside --src={source}, so its files would be treated as images. Choose a directory"
-            " outside --src."
+            f"--out={out}: is inside --src={source}, so the files of the dataset would be treated as images. Choose a"
+            " directory outside --src."
         )
     if real_out in real_source.parents:
-        raise UserError(f"--out={out}: contains --src={source} and would be replaced. Choose another --out.")
+        raise UserError(
+            f"--out={out}: contains --src={source}, so the images would be replaced too. Choose another --out."
+        )
 
 
 def check_out(out: Path, overwrite: bool, source: Callable[[], object] | None = None) -> None:
@@ -277,6 +277,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Return the part of a message that names what differs (settings or files) and what to do."""
     differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
     if not differing:
-        return "files in --src have changed since then. Pass --restart to start again."
+        return "other files: files in --src have changed since it started. Pass --restart to start again."
     changes = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)
-    return f"{changes}. Run the old command again to finish it, or pass --restart to discard it."
+    return (
+        f"another command: {changes}. Run the old command again to finish that conversion, or pass --restart to"
+        " discard the finished part."
+    )

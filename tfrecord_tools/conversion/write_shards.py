@@ -103,7 +103,8 @@ def write_shard(job: ShardJob) -> int:
     else:
         with files.atomic(job.shard_path) as file:
             for i, image in _images(job):
-                file.write(schema.frame(schema.encode_example(image, job.files.paths[i], int(job.rows.labels[i]))))
+                example = schema.example_parts(image, job.files.paths[i], int(job.rows.labels[i]))
+                file.writelines(schema.frame_parts(example))
     framed = job.rows.frame_bytes
     if job.shard_path.stat().st_size != framed.sum():
         raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")

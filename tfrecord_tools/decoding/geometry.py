@@ -32,10 +32,11 @@ class Geometry:
     Attributes:
         height: Height of the input in pixels.
         width: Width of the input in pixels.
-        fit: "crop": the center of the image, with the aspect of the input, is used. "pad": the whole image keeps its
-            aspect, and the rest of the input is gray (`FILL`). "stretch": the whole image is stretched to the input.
-        crop: For "crop": the side of the used part divided by that of the largest part with this aspect, above 0 and at
-            most 1. For a square, it is the side divided by the shorter side of the image. 0 for "pad" and "stretch".
+        fit: "crop": a part from the center of the image is used, with the aspect ratio of the input. "pad": the whole
+            image keeps its aspect ratio, and the rest of the input is gray (`FILL`). "stretch": the whole image is
+            stretched to the input.
+        crop: For "crop": size of the used part, above 0 and at most 1. 1 is the largest part with the aspect ratio of
+            the input, and 0.5 is a part with half its height and width. 0 for "pad" and "stretch".
     """
 
     height: int
@@ -50,7 +51,7 @@ class Geometry:
         Args:
             image_size: Height and width of the input in pixels, as one number or as a pair. A geometry is returned
                 unchanged.
-            crop: As in the class. With `fit="crop"`, 0 stands for 1.
+            crop: As in the class. With `fit="crop"`, 1 is used instead of 0.
             fit: As in the class. None: "crop" if `crop` is above 0, else "stretch".
             prefix: Text before the names in messages, such as "--" for flags.
 
@@ -81,10 +82,12 @@ class Geometry:
         return sizes.parse((self.height, self.width))
 
     def stored(self) -> dict[str, Any]:
-        """Return the geometry as JSON values, for files and keys. Only "pad" has the key `fit`.
+        """Return the geometry as JSON values, for files and for comparisons with other runs.
 
-        Earlier versions had only squares without padding. The values for these stay the same: `crop` is 0 for
-        "stretch".
+        Only "pad" has the key `fit`.
+
+        Earlier versions had only squares without padding. For such squares, the values are the same as then: `crop` is
+        0 for "stretch".
         """
         size = self.height if self.height == self.width else [self.height, self.width]
         return {"image_size": size, "crop": self.crop} | ({"fit": "pad"} if self.fit == "pad" else {})
@@ -95,13 +98,13 @@ class Geometry:
         return f"{sizes.text(self.image_size)} px, {fit}"
 
     def part(self, height: int, width: int) -> Box:
-        """Return the part of an image of this size that is used.
+        """Return which part of an image with this height and width is used.
 
-        `reference` computes the same with TensorFlow's float64, so the order of the operations must stay.
+        The order of the operations must stay: `decoding.reference` computes the same with TensorFlow's float64.
         """
         if self.fit != "crop":
             return Box(0, 0, height, width)
-        if height * self.width <= width * self.height:  # The image is at least as wide as the input.
+        if height * self.width <= width * self.height:  # The aspect ratio is at least that of the input.
             lengths = float(height), height * self.width / self.height
         else:
             lengths = width * self.height / self.width, float(width)
@@ -109,17 +112,17 @@ class Geometry:
         return Box((height - rows) // 2, (width - columns) // 2, rows, columns)
 
     def place(self, height: int, width: int) -> Box:
-        """Return the box of the network's input that the used part of an image of this size fills."""
+        """Return where the used part of an image with this height and width is in the network's input."""
         if self.fit != "pad":
             return Box(0, 0, self.height, self.width)
-        if width * self.height >= height * self.width:  # The image is at least as wide as the input.
+        if width * self.height >= height * self.width:  # The aspect ratio is at least that of the input.
             rows, columns = max(1, round(height * self.width / width)), self.width
         else:
             rows, columns = self.height, max(1, round(width * self.height / height))
         return Box((self.height - rows) // 2, (self.width - columns) // 2, rows, columns)
 
     def decoding_scale(self, height: int, width: int) -> int:
-        """Return the largest divisor in `SCALES` at which the used part is not smaller than `place`."""
+        """Return the largest divisor in `SCALES` that makes the used part not smaller than its `place`."""
         part, place = self.part(height, width), self.place(height, width)
         return max(
             scale
@@ -148,6 +151,9 @@ def check_crop(crop: float, name: str = "crop=") -> None:
 
 
 def check_fit(fit: str | None, name: str = "fit=") -> None:
-    """Raise UserError if `fit` is not None or one of `FITS`; `name` stands before it in the message."""
+    """Raise UserError if `fit` is neither None nor one of `FITS`.
+
+    `name` is the text before the value in the message.
+    """
     if fit is not None and fit not in FITS:
         raise UserError(f"{name}{fit}: must be one of {', '.join(FITS)}.")

@@ -94,7 +94,7 @@ def _from_texts(counts: Mapping[str, int], form: Form) -> Classes:
     if len(counts) > _MOST_CLASSES:
         raise UserError(
             f"{form.keys.label!r} holds {len(counts):,} different texts, but there can be at most {_MOST_CLASSES:,}"
-            " classes. Use --label_key to name the feature that holds the class."
+            " classes. Pass the feature (field) that holds the class as --label_key."
         )
     seen: dict[str, str] = {}
     for name in sorted(counts):
@@ -118,7 +118,7 @@ def _from_given_names(counts: Mapping[str, int], form: Form, given: Sequence[str
     if unknown:
         raise UserError(
             f"--classes={named(given)}: {len(unknown):,} texts in {form.keys.label!r} are not in this list:"
-            f" {named(list(map(repr, unknown)))}. List all classes, or remove the flag."
+            f" {named(list(map(repr, unknown)))}. List all classes, or remove --classes."
         )
     notes = tuple(
         f"{counts[name]:,} records labeled {name!r} belong to the class {given[label]!r}"
@@ -169,5 +169,8 @@ def _notes(classes: Classes, counts: Counter[Label], form: Form) -> list[str]:
     notes = [f"{len(empty):,} of {len(classes.names):,} classes have no record: {named(empty)}"] if empty else []
     if len(used) > _MANY_CLASSES and 2 * len(used) > counts.total():
         numbers = f"{len(used):,} classes for {counts.total():,} records"
-        notes.append(f"{numbers}: if {form.keys.label!r} is not the label, pass the right feature with --label_key")
+        notes.append(
+            f"{numbers}: if {form.keys.label!r} is not the label, pass the feature (field) that holds the label as"
+            " --label_key"
+        )
     return notes

@@ -202,7 +202,10 @@ def _columns(samples: Sequence[Example]) -> dict[str, list[Feature]]:
 
 def _features(columns: Columns) -> str:
     """Return a sentence that lists all features."""
-    return f"The features: {', '.join(f'{name} ({_describe(c)})' for name, c in columns.items()) or 'none'}."
+    return (
+        "The features (fields) of the records:"
+        f" {', '.join(f'{name} ({_describe(c)})' for name, c in columns.items()) or 'none'}."
+    )
 
 
 def _path_key(columns: Columns, label: str) -> str:
@@ -251,7 +254,7 @@ def _label_name(
             return known[0]
     reason = next((_why_no_label(name, columns[name]) for name in LABEL_KEYS if name in columns), "")
     if reason:
-        raise UserError(f"{where}: no feature holds {what}.{reason} Pass another feature with --label_key. {features}")
+        raise UserError(f"{where}: no feature holds {what}.{reason} Pass another feature as --label_key. {features}")
     sizes = [name for name in numbers if any(pattern.search(name) for pattern in _SIDES.values())]
     hot = [name for name in fitting if kinds[name][0] == ONE_HOT and _ONE_HOT_WORDS.search(name.lower())]
     others = [name for name in numbers if name not in sizes and name not in PATH_KEYS]
@@ -365,7 +368,7 @@ def _chosen(flag: str, fitting: Sequence[str], known: Sequence[str], what: str, 
     known_names = [name for name in known if name in fitting]
     if not known_names and len(fitting) != 1:
         problem = "several features hold" if fitting else "no feature holds"
-        raise UserError(f"{where}: {problem} {what}. Pass the right feature with --{flag}. {features}")
+        raise UserError(f"{where}: {problem} {what}. Pass the right feature as --{flag}. {features}")
     return known_names[0] if known_names else fitting[0]
 
 

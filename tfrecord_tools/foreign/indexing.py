@@ -204,9 +204,9 @@ def rewrite(job: Rewriting) -> Found:
                 continue
             tally.count(record.label, data, prepared.changes)
             path = record.path or _numbered(job.shard, number)
-            example = schema.encode_example(prepared.data, path, label)
-            file.write(schema.frame(example))
-            columns.add(len(example), (label, path, *_facts(record.image, prepared)))
+            example = schema.example_parts(prepared.data, path, label)
+            file.writelines(schema.frame_parts(example))
+            columns.add(sum(map(len, example)), (label, path, *_facts(record.image, prepared)))
     return tally.summary(*columns.write())
 
 

@@ -99,7 +99,10 @@ def matching(flag: str, pattern: str, notes: list[str], on_damage: Callable[[str
     else:
         paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
     if not paths:
-        raise UserError(f"--{flag}={pattern}: no file matches. Must be a directory, or a pattern in quotes.")
+        raise UserError(
+            f"--{flag}={pattern}: no file matches. Pass a directory, or a pattern in quotes, for example"
+            " 'data/train-*'."
+        )
     empty = [str(path) for path in paths if not path.stat().st_size]
     if len(empty) == len(paths):
         which = "the file is" if len(paths) == 1 else f"all {len(paths):,} files are"
@@ -158,9 +161,9 @@ def compression(path: Path) -> str:
         return "GZIP" if head.startswith(b"\x1f") else "ZLIB"
     if has_name and (len(head) < schema.HEADER_BYTES or int.from_bytes(head[:8], "little") < size):
         return ""  # The file is cut off, or its first length is plausible and only the checksum is wrong.
-    reason = f"it starts with {head!r}" if head else "it is empty"
+    reason = f"the file starts with {head!r}" if head else "the file is empty"
     if kind := image_type(head):
-        reason = f"it is {words.with_article(kind)} image"
+        reason = f"the file is {words.with_article(kind)} image"
     raise UserError(f"{path}: is not a TFRecord file: {reason}. {_EXPECTED}")
 
 

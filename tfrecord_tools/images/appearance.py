@@ -48,7 +48,7 @@ _FREQUENCIES = 8
 _SCALE = 1 << 16
 _MAX_KEPT = 1 << 16  # Pixels per image that wait for `facts`, to bound the memory.
 _BANDS = 16  # A band has 16 levels.
-_BLOCK = 32  # Number of images that are processed at once. They fit into the processor's cache.
+_BLOCK = 12  # Number of images that are processed at once. Larger arrays would get new memory pages in each step.
 
 
 class Thumbnail(NamedTuple):
@@ -80,27 +80,22 @@ def of_jpeg(small: np.ndarray, size: tuple[int, int], gray: bool) -> Thumbnail:
 
 
 def _shrunk(thumbnail: Thumbnail) -> np.ndarray:
-    """Return the levels of the thumbnail, u8[32 32]."""
-    rows, columns = _weights(*thumbnail.levels.shape, *thumbnail.size)
+    """Return the levels of the thumbnail, u8[32 32].
+
+    A JPEG decoder rounds sizes up: at 1/8 scale, 441 pixels become 56, but the image covers only 55.125 of the 56.
+    """
+    (height, width), (full_width, full_height) = thumbnail.levels.shape, thumbnail.size
+    scale = max(1, round(8 * max(width, height) / max(full_width, full_height))) / 8
+    rows = _triangles(height, min(height, full_height * scale), _ROW_SUM)
+    columns = _triangles(width, min(width, full_width * scale), _COLUMN_SUM)
     # Whole numbers below 2^24 are exact in float32, so that all machines compute the same pixels.
-    levels = rows @ thumbnail.levels.astype(np.float32) @ columns
+    levels = rows @ thumbnail.levels.astype(np.float32) @ columns.T
     levels *= 1 / (_ROW_SUM * _COLUMN_SUM)
     levels += 0.5
     return levels.astype(np.uint8)
 
 
-@functools.lru_cache(maxsize=4096)
-def _weights(height: int, width: int, full_width: int, full_height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the filter weights of rows, f32[32 h], and columns, f32[w 32], to shrink a decoded image.
-
-    A JPEG decoder rounds sizes up: at 1/8 scale, 441 pixels become 56, but the image covers only 55.125 of the 56.
-    """
-    scale = max(1, round(8 * max(width, height) / max(full_width, full_height))) / 8
-    rows = _triangles(height, min(height, full_height * scale), _ROW_SUM)
-    columns = _triangles(width, min(width, full_width * scale), _COLUMN_SUM)
-    return rows, np.ascontiguousarray(columns.T)
-
-
+@functools.lru_cache(maxsize=4096)  # Sides repeat more often than pairs of sides.
 def _triangles(count: int, covered: float, total: int) -> np.ndarray:
     """Return f32[32 count], a triangle filter for each of 32 pixels over the first `covered` pixels.
 

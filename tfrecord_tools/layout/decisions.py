@@ -31,9 +31,9 @@ Word = Literal["label", "drop", "keep", "both", "none"]
 WORDS: tuple[Word, ...] = ("label", "drop", "keep", "both", "none")
 HELP = (
     "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with such a"
-    " file. The file has the columns sha256, decision and label. The decision is one of five words. 'label': use the"
-    " class in the column label; 'drop': leave the image out; 'keep': the label is right; 'both': keep this image and"
-    " the similar image that the column twin_sha256 names; 'none': cancel an earlier decision."
+    " file. The file has the columns sha256, decision, label and twin_sha256. The decision is one of five words."
+    " 'label': use the class in the column label; 'drop': leave the image out; 'keep': keep the image with its label;"
+    " 'both': keep this image and the similar image with the hash in twin_sha256; 'none': cancel an earlier decision."
 )
 COLUMNS = ("sha256", "decision", "label", "path", "given_label", "twin_sha256")
 STORED = "the decisions of the dataset at --out"  # Start of messages about stored decisions, instead of a flag.
@@ -619,8 +619,8 @@ def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Dec
         if first.contradicts(decision):
             same = first.image if first.image == decision.image else f"{first.image} and {decision.image}"
             raise UserError(
-                f"{where}: rows {row_of[first.key]:,} ({first}) and {row:,} ({decision}) are different decisions"
-                f" about the same image, {same}. There must be one decision about an image. Delete one of the rows."
+                f"{where}: rows {row_of[first.key]:,} ({first}) and {row:,} ({decision}) are different decisions about"
+                f" the same image, {same}. There can be only one decision about an image. Delete one of the rows."
             )
     if not decisions:
         raise UserError(

@@ -35,21 +35,21 @@ FINDINGS = {
     ),
     "bands": Trait(
         level="check",
-        text="{have} more bands than red, green and blue, or than gray; the other bands are dropped",
-        advice="if other bands matter, save the three that you need as RGB before the conversion",
+        text="{have} more bands (channels) than an RGB or gray image; the additional bands are left out",
+        advice="if you need additional bands, save three bands as an RGB image before the conversion",
         lost="further bands dropped",
     ),
     "pages": Trait(
         level="note",
         text="{have} several pages or frames; only the first one is used",
-        advice="if the others matter, save each one as a separate file before the conversion",
+        advice="if you need the other pages or frames, save each one as a separate file before the conversion",
         lost="further pages or frames dropped",
     ),
     "transparent": Trait(
         level="check",
         text="{have} transparent pixels (alpha), which are placed on a white background",
-        advice="if that hides something, or if the fourth band is not transparency, save the files as RGB before the"
-        " conversion",
+        advice="if the white background hides something, or if the fourth band is not transparency, save the files as"
+        " RGB before the conversion",
         lost="transparent pixels placed on a white background",
     ),
     "one_color": Trait(

@@ -29,7 +29,7 @@ pyarrow takes 0.2 s to import, so it is imported inside functions: `--help` and 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +66,14 @@ def place(shard: str, offset: int) -> str:
 
 
 def join_parts(
-    parts: Sequence[Path], path: Path, change: Callable[[int, pa.Table], pa.Table] = lambda number, table: table
+    parts: Iterable[Path], path: Path, change: Callable[[int, pa.Table], pa.Table] = lambda number, table: table
 ) -> None:
     """Join the parts of all shards into the index: one row group per shard.
 
     Only the rows of one shard are in memory at a time.
 
     Args:
-        parts: Files of the parts, in the order of the shards.
+        parts: Files of the parts, in the order of the shards. An iterator is read as the work proceeds.
         path: File to write.
         change: Function from the number of a part and its rows to the rows that are written.
     """
@@ -122,7 +122,11 @@ def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _unknown(name: str, count: int) -> Any:
-    """Return unknown values of a column of `LOOK`, for `pa.table`: `pa.array` would import pandas."""
+    """Return unknown values of a column of `LOOK`.
+
+    The result is a list or a NumPy array, which `pa.table` accepts. To create a `pa.array`, pyarrow would import
+    pandas.
+    """
     if name == "gray":
         return [None] * count
     return np.zeros(count, np.uint64) if name == "phash" else np.full(count, np.nan, np.float32)

@@ -13,7 +13,9 @@ masked CRC-32C of the data u32.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
+from collections.abc import Sequence
 from typing import TypedDict
 
 import google_crc32c
@@ -57,13 +59,20 @@ class Example(TypedDict):
 
 def encode_example(image: bytes, filename: str, label: int) -> bytes:
     """Serialize a `tf.train.Example` with sorted keys, so that equal examples have equal bytes."""
+    return b"".join(example_parts(image, filename, label))
+
+
+def example_parts(image: bytes, filename: str, label: int) -> tuple[bytes, bytes, bytes]:
+    """Return the result of `encode_example` in parts. The image is one of them, so it is not copied."""
     path, number = filename.encode(), _varint(label)
-    pieces = (
-        *(_before(b"image", _BYTES_LIST, len(image)), image),
-        *(_before(b"image/filename", _BYTES_LIST, len(path)), path),
-        *(_before(b"label", _INT64_LIST, len(number)), number),
+    before = _before(b"image", _BYTES_LIST, len(image))
+    after = b"".join(
+        (
+            *(_before(b"image/filename", _BYTES_LIST, len(path)), path),
+            *(_before(b"label", _INT64_LIST, len(number)), number),
+        )
     )
-    return b"".join((_head(1, sum(map(len, pieces))), *pieces))
+    return _head(1, len(before) + len(image) + len(after)) + before, image, after
 
 
 def decode_example(serialized: bytes, keys: Keys = OURS) -> Example:
@@ -101,8 +110,13 @@ def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: n
 
 def frame(data: bytes) -> bytes:
     """Return the TFRecord frame of a record's data, which is `FRAME_BYTES` longer."""
-    length = struct.pack("<Q", len(data))
-    return b"".join((_HEADER.pack(len(data), _masked_crc(length)), data, _CRC.pack(_masked_crc(data))))
+    return b"".join(frame_parts((data,)))
+
+
+def frame_parts(parts: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return the frame of a record in parts, without copying the parts of the data."""
+    count = sum(map(len, parts))
+    return _HEADER.pack(count, _masked_crc(struct.pack("<Q", count))), *parts, _CRC.pack(_masked_crc(*parts))
 
 
 def unframe(framed: bytes | memoryview) -> bytes | None:
@@ -124,12 +138,13 @@ def data_bytes(header: bytes) -> int | None:
     return int(length) if crc == _masked_crc(header[:8]) else None
 
 
-def _masked_crc(data: bytes) -> int:
-    """Return the CRC-32C, masked as in TensorFlow's crc32c.h: rotated, plus a constant."""
-    crc = google_crc32c.value(data)
+def _masked_crc(*parts: bytes) -> int:
+    """Return the CRC-32C of joined parts, masked as in TensorFlow's crc32c.h: rotated, plus a constant."""
+    crc = functools.reduce(google_crc32c.extend, parts, 0)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+@functools.lru_cache(maxsize=1024)
 def _before(key: bytes, kind: int, value_bytes: int) -> bytes:
     """Return the bytes before the only value in an entry of the map `Features.feature`.
 

@@ -1,4 +1,4 @@
-"""Read parts of shards at random, from several threads and processes."""
+"""Read parts of shards at any position, from several threads and processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ import numpy as np
 from tfrecord_tools.base import files
 
 _MAX_OPEN_FILES = 128  # The usual limit of a process is 1,024.
-_MAX_READ = 1 << 18  # Neighbors are read together up to about this number of bytes. More would not fit into the cache.
+_MAX_READ = 1 << 18  # Parts that follow each other are read in one call, up to about this number of bytes.
+_LARGE_BLOCK = 16 << 20  # The process then keeps up to twice this number of bytes of freed memory.
 _local = threading.local()
 Result = TypeVar("Result")
+
+
+def _keep_memory() -> None:
+    """Make the process keep freed memory, so that it can use this memory for the next records.
+
+    The C library of Linux returns freed memory to the system at once if it is more than 128 kB. The system then
+    provides new memory in pieces of 4 kB (page faults). Together, these take twice as long as reading the records. When
+    a large block is freed, the library raises this limit (`M_MMAP_THRESHOLD` in the manual page mallopt). The block is
+    not used, so it takes no memory.
+    """
+    np.empty(_LARGE_BLOCK, np.uint8)
 
 
 class ShardFiles:
@@ -76,6 +88,7 @@ class ShardFiles:
         """
         buffer = getattr(_local, "buffer", None)
         if buffer is None or len(buffer) < size:
+            _keep_memory()
             buffer = _local.buffer = memoryview(bytearray(max(size, 2 * _MAX_READ)))
         try:
             count = self._with_file(shard, lambda file: files.read_into(file, buffer[:size], offset))

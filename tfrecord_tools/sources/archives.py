@@ -32,7 +32,7 @@ from tfrecord_tools.sources.base import (
 )
 
 ZIP_SIGNATURE = b"PK\x03\x04"
-REMEDY = "Download it again, or unpack the readable part and use that directory instead."
+REMEDY = "Download the archive again. Or unpack the part that can be read, and pass that directory as --src."
 _ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7. The file name and the extra field follow.
 _UTF8 = 0x800  # Flag of a member: its name is in UTF-8.
 _ENCRYPTED = 1  # Flag of a member: it is encrypted.
@@ -133,8 +133,8 @@ def _decoded(file: str, name: bytes, encoding: str | None) -> str:
                 f" {_readings(name)}"
             ) from None
         raise UserError(
-            f"--src={file}: the file name {name!r} is not in UTF-8, and the archive does not say which encoding it has."
-            f" {_readings(name)}"
+            f"--src={file}: the file name {name!r} is not in UTF-8, and the archive does not say which encoding the"
+            f" name has. {_readings(name)}"
         ) from None
 
 
@@ -144,7 +144,7 @@ def _readings(name: bytes) -> str:
     for encoding in ("cp949", "cp932", "gbk", "big5", "cp1251", "cp850", "cp437"):
         with contextlib.suppress(UnicodeDecodeError):
             shown.append(f"{encoding} {name.decode(encoding)!r}")
-    return f"The name in common encodings is: {', '.join(shown)}. Pass the right encoding as --zip_encoding."
+    return f"In common encodings, the name is: {', '.join(shown)}. Pass the right encoding as --zip_encoding."
 
 
 def _zip_members(file: str) -> list[zipfile.ZipInfo]:
@@ -193,8 +193,8 @@ def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInf
     with open(file, "rb") as opened:
         if files.read_at(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
             raise UserError(
-                f"--src={file}: the tar archive is damaged: at byte {archive.offset:,} there is neither a member nor"
-                f" the end of the archive. {REMEDY}"
+                f"--src={file}: the tar archive is damaged: at byte {archive.offset:,} neither a file nor the end of"
+                f" the archive begins. {REMEDY}"
             )
 
 

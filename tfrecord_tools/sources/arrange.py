@@ -65,7 +65,9 @@ def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listin
     excluded, excluded_rejected = np.split(_excluded(names, patterns, src, listing.top), [len(listing.paths)])
     remaining = np.flatnonzero(~excluded)
     if not len(remaining):
-        raise UserError(f"--exclude={' --exclude='.join(patterns)}: all files in {src} match. Remove a pattern.")
+        raise UserError(
+            f"--exclude={' --exclude='.join(patterns)}: all files in {src} match, so no file is left. Remove a pattern."
+        )
     rejected = [file for file, is_excluded in zip(listing.rejected, excluded_rejected) if not is_excluded]
     count = int(excluded.sum() + excluded_rejected.sum())
     return listing.take(remaining, rejected), [f"{_files(count)} left out by --exclude"]
@@ -94,7 +96,8 @@ def _excluded(paths: Sequence[str], patterns: Sequence[str], src: str, top: str 
         if not matching.any():
             raise UserError(
                 f"--exclude={pattern}: no path in {src} matches. Paths look like {next(iter(paths), 'none')!r}. Pass a"
-                " pattern of paths relative to --src: * stands for any part of a name, ** for any directories."
+                " pattern for paths relative to --src, for example '**/masks'. In a pattern, * stands for any part of a"
+                " name, and ** stands for any directories."
             )
         excluded |= matching
     return excluded
@@ -145,8 +148,8 @@ def given_splits(values: Sequence[str], listing: Listing) -> list[tuple[str, str
         split = split_named(name)
         if not equals or split is None or not path:
             raise UserError(
-                f"--split={value}: must be NAME=DIR, for example --split=train=site_a. NAME is one of"
-                f" {', '.join(SPLIT_WORDS)}. DIR is a directory relative to --src."
+                f"--split={value}: must be NAME=DIR, for example --split=train=site_a. NAME must be one of"
+                f" {', '.join(SPLIT_WORDS)}. DIR must be a directory relative to --src."
             )
         parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
         cleaned = "/".join(parts)
@@ -390,12 +393,12 @@ def _left_out_notes(left_out: Counter[str]) -> Iterator[str]:
 
 def _beside_notes(without_images: Counter[str], loose: Sequence[str], beside: int) -> Iterator[str]:
     if beside:
-        yield f"{_files(beside)} left out: texts and tables beside the images of a class"
+        yield f"{_files(beside)} left out: text files and tables in the same directories as the images of a class"
     if without_images:
         where = named(sorted(without_images), _MAX_SHOWN)
-        yield f"{_files(without_images.total())} left out, in directories without images: {where}"
+        yield f"{_files(without_images.total())} left out, because their directories contain no images: {where}"
     if loose:
-        yield f"{_files(len(loose))} left out, not in a class directory: {named(loose, _MAX_SHOWN)}"
+        yield f"{_files(len(loose))} left out, because they are not in a class directory: {named(loose, _MAX_SHOWN)}"
 
 
 def _file(path: str, listing: Listing) -> str:

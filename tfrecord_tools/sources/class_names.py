@@ -48,7 +48,10 @@ def same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple[
     for names in spellings.values():
         all_splits = [split for name in names for split in splits_of_name[name]]
         if len(names) > 1 and len(all_splits) == len(set(all_splits)):
-            notes.append(f"{' and '.join(names)} are one class, {names[0]}: they differ only by capital letters")
+            notes.append(
+                f"{' and '.join(names)} are read as one class, {names[0]}, because the names differ only by capital"
+                " letters"
+            )
             spelling |= {label: names[0] for label, name in spelling.items() if name in names}
     if all(label == name for label, name in spelling.items()):
         return labels, notes
@@ -87,7 +90,7 @@ def class_table(
             near = difflib.get_close_matches(name, counts, n=3) or sorted(counts)[:_NAMES_SHOWN]
             raise UserError(
                 f"--classes: {src} has no files of the class {name!r}. Classes with files are, for example,"
-                f" {', '.join(near)}. Correct the name, or remove it."
+                f" {', '.join(near)}. Correct the name, or remove it from --classes."
             )
     _check_distinct(names)
     if len(names) < least:
@@ -138,13 +141,14 @@ def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:
 def _check_name(src: str, name: str) -> None:
     if not is_utf8(name):
         raise UserError(
-            f"{src}: the class name {printable(name)!r} is not valid UTF-8. Rename it, or leave it out with --exclude."
+            f"{src}: the class name {printable(name)!r} is not valid UTF-8. Rename the class, or leave the class out"
+            " with --exclude."
         )
     if not is_storable(name):
         raise UserError(
             f"{src}: TensorFlow Datasets cannot store the class name {name!r}. A class name must have at least one"
-            " character, no space at its ends, and no control characters. Rename the directory, leave it out with"
-            " --exclude, or pass a table of the labels as --manifest."
+            " character, no space at its beginning or end, and no control characters. Rename the directory, leave it"
+            " out with --exclude, or pass a table of the labels as --manifest."
         )
 
 
@@ -156,7 +160,7 @@ def _check_distinct(names: Sequence[str]) -> None:
                 "is listed twice in --classes" if other == name else f"differs from {other!r} only by capital letters"
             )
             raise UserError(
-                f"the class name {name!r} {problem}. Class names must be unique. Leave one out with --exclude, or pass"
-                " a table of the labels as --manifest."
+                f"the class name {name!r} {problem}. Class names must be unique. Leave one class out with --exclude, or"
+                " pass a table of the labels as --manifest."
             )
         seen[name.casefold()] = name

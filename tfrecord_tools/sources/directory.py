@@ -35,16 +35,16 @@ class Directory:
         descriptor = files.open_descriptor(os.path.join(self.root, path))
         try:
             status = os.fstat(descriptor)
-            data = _read_up_to(descriptor, min(status.st_size, MAX_FILE_BYTES) + 1)
+            data = _read(descriptor, min(status.st_size, MAX_FILE_BYTES))
         finally:
             os.close(descriptor)
         return Content(data, status.st_size, status.st_mtime_ns)
 
 
-def _read_up_to(descriptor: int, limit: int) -> bytes:
-    """Read up to `limit` bytes of a file, usually with a single system call."""
-    data = os.read(descriptor, limit)
-    while len(data) < limit and (more := os.read(descriptor, limit - len(data))):
+def _read(descriptor: int, size: int) -> bytes:
+    """Read a file of `size` bytes, and one more byte if the file grew. Usually, one system call is enough."""
+    data = os.read(descriptor, size + 1)
+    while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
         data += more
     return data
 
@@ -143,6 +143,7 @@ def entries(root: str, directory: str) -> list[os.DirEntry[str]]:
             visible = [entry for entry in children if not is_litter(entry.name)]
     except OSError as error:
         raise UserError(
-            f"{printable(path)}: cannot be listed: {error.strerror}. Make it readable, or move it out of the source."
+            f"{printable(path)}: the files in this directory cannot be listed: {error.strerror}. Make the directory"
+            " readable, or move it out of --src."
         ) from error
     return sorted(visible, key=lambda entry: entry.name)

@@ -182,8 +182,8 @@ class _Reader:
             pairs = [(given.get(table.path) or given.get(table.name), table) for table in tables]
             if unknown := given.keys() - {name for table in tables for name in (table.path, table.name)}:
                 raise UserError(
-                    f"--split={given[min(unknown)]}={min(unknown)}: {self._src} has no CSV of pixels with this name. It"
-                    f" has {_and([table.path for table in tables])}."
+                    f"--split={given[min(unknown)]}={min(unknown)}: {self._src} has no CSV of pixels with this name."
+                    f" The CSVs of pixels are {_and([table.path for table in tables])}."
                 )
         elif len(tables) == 1 or not any(split_named(table.name) for table in tables):
             self._refuse_parts(tables)
@@ -210,8 +210,8 @@ class _Reader:
             node = find(top, path)
             if node is None:
                 raise UserError(
-                    f"--split={split}={path}: {self._src} has no directory {path!r} with images. Directories at its"
-                    f" top: {_and(sorted(top.names)) if top.children else 'none'}."
+                    f"--split={split}={path}: {self._src} has no directory {path!r} with images. The directories at the"
+                    f" top of --src are: {_and(sorted(top.names)) if top.children else 'none'}."
                 )
             other = next((p for p in directories if _is_in(node.path, p) or _is_in(p, node.path)), None)
             if other is not None:
@@ -283,8 +283,8 @@ class _Reader:
             if len(same) > 1:
                 raise UserError(
                     f"{self._src}: {_and([c.name for c in same])} mean the same split, {split}. Pass"
-                    f" {_split_flags(list(node.children.values()))} to use all of them, or keep one with"
-                    f" {_exclude_flags(same[1:])}."
+                    f" {_split_flags(list(node.children.values()))} to use all of them, or pass"
+                    f" {_exclude_flags(same[1:])} to use only {same[0].name}."
                 )
 
     def _split_roots(self, split_dirs: Sequence[tuple[str, Node]]) -> dict[str, Root]:
@@ -325,7 +325,7 @@ class _Reader:
         if split == "train":
             raise UserError(
                 f"{self._src}: {outer.path} has no class directories, but other splits have them. Expected {EXAMPLES}."
-                f" Leave it out with {_exclude_flags([outer])}, or pass a table of the labels as --manifest."
+                f" Leave {outer.path} out with {_exclude_flags([outer])}, or pass a table of the labels as --manifest."
             )
         return Root(SPLITS.index(split), left_out=f"{outer.path} has no labels, since it has no class directories")
 
@@ -395,9 +395,9 @@ class _Reader:
             if split and len(same) > 1 and len({each_split for _, each_split in same}) > 1:
                 flags = " ".join(f"--split={each_split or 'train'}={_quoted(node.path)}" for node, each_split in same)
                 raise UserError(
-                    f"{self._src}: the names of {_and([node.name for node, _ in same])} differ only by the name of"
-                    f" a split. Pass {flags} if they are splits, or"
-                    f" {_classes_flag(node.name for node in nodes)} if they are classes."
+                    f"{self._src}: the names of {_and([node.name for node, _ in same])} differ only by the name of a"
+                    f" split. If these directories are splits, pass {flags}. If they are classes, pass"
+                    f" {_classes_flag(node.name for node in nodes)}."
                 )
 
     def _refuse_copies(self, nodes: Sequence[Node]) -> None:
@@ -409,9 +409,9 @@ class _Reader:
         for node in nodes:
             if inner := sorted({*node.names} & (names - {node.name})):
                 raise UserError(
-                    f"{self._src}: {node.path} contains directories with the same names as the directories"
-                    f" beside it ({', '.join(inner[:_MAX_SHOWN])}). Leave it out with {_exclude_flags([node])} if it"
-                    f" is a copy, or pass {_classes_flag(names)} if it is a class."
+                    f"{self._src}: {node.path} contains directories with the same names as the directories beside it"
+                    f" ({', '.join(inner[:_MAX_SHOWN])}). If {node.path} is a copy of the classes, leave it out with"
+                    f" {_exclude_flags([node])}. If {node.path} is a class, pass {_classes_flag(names)}."
                 )
 
     def _refuse_numbered_parts(self, nodes: Sequence[Node]) -> None:
@@ -421,8 +421,9 @@ class _Reader:
             table = os.path.join(self._src, self._tables[0])
             raise UserError(
                 f"{self._src}: the names of {_and([node.name for node in nodes])} differ only by numbers, and"
-                f" {self._tables[0]} may contain the labels. Pass --manifest={shlex.quote(table)} if it does, or"
-                f" {_classes_flag(node.name for node in nodes)} if the directories are classes."
+                f" {self._tables[0]} may contain the labels. If this table contains the labels, pass"
+                f" --manifest={shlex.quote(table)}. If the directories are classes, pass"
+                f" {_classes_flag(node.name for node in nodes)}."
             )
 
     def _refuse_kinds(self, classes: Mapping[str, Sequence[Node]]) -> None:
@@ -432,9 +433,9 @@ class _Reader:
             return
         beside = [node for node in kinds if plain(node.name) in BESIDE_IMAGES] or kinds[1:]
         raise UserError(
-            f"{self._src}: {_and([node.name for node in kinds])} describe kinds of files, not classes. Leave out"
-            f" what you do not need, for example with {_exclude_flags(beside)}, or pass"
-            f" {_classes_flag(classes)} if they are classes."
+            f"{self._src}: {_and([node.name for node in kinds])} are names of kinds of files, not of classes. Leave out"
+            f" the directories that you do not need, for example with {_exclude_flags(beside)}. If the directories are"
+            f" classes, pass {_classes_flag(classes)}."
         )
 
     def _splits_in_classes(self, classes: Mapping[str, Sequence[Node]]) -> dict[str, Root]:
@@ -453,8 +454,9 @@ class _Reader:
             fault = "is not a split" if inner else "has images that are in no split"
             raise UserError(
                 f"{self._src}: {with_splits[0].path} contains splits ({', '.join(sorted(with_splits[0].names))}), but"
-                f" {odd.path} {fault}. Leave {odd.path} out with {_exclude_flags([odd])}, or pass"
-                f" {_classes_flag(classes)} to merge all directories into their class."
+                f" {odd.path} {fault}. Leave {odd.path} out with {_exclude_flags([odd])}. Or pass"
+                f" {_classes_flag(classes)}: all images below the directory of a class are then images of this class,"
+                " and the splits are ignored."
             )
         below = {child.path: names_below([child]) for node in nodes for child in node.children.values()}
         if self._classes and self._classes <= {name for names in below.values() for name in names}:

@@ -113,7 +113,7 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
     )
     columns, notes = find_columns(path, table, reading)
     if not len(table):
-        raise UserError(f"{path}: the table has no rows.")
+        raise UserError(f"{path}: the table has no rows. Pass a table with one row per image.")
     values = {name: tables.texts(table, column) for name, column in columns.items() if name != "label"}
     if reading.label_columns:
         labels = manifest_labels.one_hot(path, table, reading.label_columns)
@@ -126,7 +126,10 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
         values["label"] = labels
     for name in ("path", "label", "split"):
         if name in values and "" in values[name]:
-            raise UserError(f"{path}: row {values[name].index('') + 1:,} has no value in the column {columns[name]!r}.")
+            raise UserError(
+                f"{path}: row {values[name].index('') + 1:,} has no value in the column {columns[name]!r}. Fill in the"
+                " value, or delete the row."
+            )
     prefix = os.path.join(os.path.abspath(root), "")
     # normpath would remove one of the two slashes of a URL.
     paths = [p if "://" in p else os.path.normpath(p).removeprefix(prefix) for p in values["path"]]
@@ -239,13 +242,13 @@ def _check_header(path: str, table: pa.Table) -> None:
     names = table.column_names
     if any(os.path.splitext(name)[1].lower().lstrip(".") in IMAGE_ENDINGS for name in names):
         raise UserError(
-            f"{path}: the first line must name the columns, but it looks like a row:"
-            f" {named([repr(name) for name in names])}. Write a copy that begins with a line such as path,label."
+            f"{path}: the first line must name the columns, but it looks like a row of data:"
+            f" {named([repr(name) for name in names])}. Add a line such as path,label as the first line."
         )
     if len(names) > 2 and all(name.isdecimal() for name in names):
         raise UserError(
             f"{path}: the first line must name the columns, but it has {len(names):,} numbers. If this is a CSV of"
-            f" pixels, write a copy that begins with the line label,pixel0,…,pixel{len(names) - 2}."
+            f" pixels, add this line as the first line: label,pixel0,…,pixel{len(names) - 2}."
         )
 
 

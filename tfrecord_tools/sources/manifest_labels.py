@@ -113,9 +113,10 @@ def advice(table: pa.Table, columns: Sequence[str]) -> str:
     several = sum(count > 1 for count in counts)
     return (
         f"{len(columns)} columns contain only 0 and 1, but {several:,} of {len(counts):,} rows have several 1s and"
-        f" {len(bad) - several:,} have none, for example row {bad[0] + 1:,}. {ONE_LABEL} If some of the columns are the"
-        f" classes, and exactly one of them is 1 in each row, name only those, as in {flag}. Otherwise name the column"
-        " of labels with --label_column."
+        f" {len(bad) - several:,} have none. The first of these rows is row {bad[0] + 1:,}. {ONE_LABEL} If only some"
+        f" of the columns are classes, and each row has exactly one 1 in them, pass only the columns of classes, for"
+        f" example {flag}. Otherwise"
+        " name the column of labels with --label_column."
     )
 
 
@@ -159,8 +160,8 @@ def _whole(path: str, column: str, labels: Sequence[str], numbers: Mapping[str, 
     row = next(row for row, label in enumerate(labels) if label in fractions)
     raise UserError(
         f"{path}: the column {column!r} contains numbers with fractions, for example {labels[row]} in row {row + 1:,}."
-        " Labels must be classes: regression is not supported. Add a column of ranges, such as 20-25, and name it with"
-        f" --label_column.{_classes_hint(numbers)}"
+        " Labels must be classes: regression is not supported. Add a column with ranges of the numbers, such as"
+        f" 20-25, and pass the name of the new column as --label_column.{_classes_hint(numbers)}"
     )
 
 

@@ -80,7 +80,7 @@ def match(table: str, rows: Sequence[str], names: Sequence[str], lines: Sequence
 
 def _several(table: str, row: str, line: int, matches: Sequence[str]) -> str:
     return (
-        f"{table}: row {line:,}, {row!r}, matches several files, for example {matches[0]!r} and {matches[1]!r}. Each"
+        f"{table}: row {line:,} ({row!r}) matches several files, for example {matches[0]!r} and {matches[1]!r}. Each"
         " row must match one file. Pass the name of a column with full paths as --path_column, or pass the directory of"
         " the files as --src."
     )
@@ -95,9 +95,9 @@ def _check_distinct(
     if len(same):
         first, second = int(order[same[0]]), int(order[same[0] + 1])
         raise UserError(
-            f"{table}: rows {lines[first]:,} and {lines[second]:,}, {rows[first]!r} and {rows[second]!r}, match the"
-            f" same file, {names[int(numbers[first])]!r}."
-            " Keep one of them, or pass the name of a column with full paths as --path_column."
+            f"{table}: rows {lines[first]:,} ({rows[first]!r}) and {lines[second]:,} ({rows[second]!r}) match the same"
+            f" file, {names[int(numbers[first])]!r}. Keep one of the rows, or pass the name of a column with full paths"
+            " as --path_column."
         )
 
 

@@ -76,7 +76,7 @@ def list_objects(url: str) -> Listing:
         objects = system.find(root, detail=True)
     if root in objects:
         raise UserError(
-            f"--src={url}: this is a single object, not a directory of images. If it is an archive, a manifest or a CSV"
+            f"--src={url}: this is a single file, not a directory of images. If it is an archive, a manifest or a CSV"
             " of pixels, download it first, and pass the downloaded file as --src."
         )
     infos: dict[str, dict[str, Any]] = {}
@@ -92,7 +92,8 @@ def list_objects(url: str) -> Listing:
             infos[path] = objects[key]
     if not infos and not rejected:
         raise UserError(
-            f"--src={url}: there are no objects. Pass the bucket and the prefix above the class directories."
+            f"--src={url}: there are no files below this URL. Pass the URL of the directory that contains the class"
+            " directories, for example s3://bucket/images."
         )
     spans = np.array([(info["size"], mtime_ns(info)) for info in infos.values()], OBJECT)
     return Listing(

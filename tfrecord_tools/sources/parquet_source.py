@@ -147,12 +147,13 @@ def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[
     for file in files:
         if column not in parquet_images.image_columns(file):
             raise UserError(
-                f"{file}: there is no column of images {column.name!r}, but {files[0]} has one. Leave the file out"
-                " with --exclude."
+                f"{file}: there is no column of images {column.name!r}, but {files[0]} has one. Leave {file} out with"
+                " --exclude."
             )
     others = [name for name in columns if name != column.name]
     note = (
-        f"the images in the column {column.name!r} are read, those in {', '.join(others)} are not (see --path_column)"
+        f"the images in the column {column.name!r} are read, but the images in {', '.join(others)} are not (see"
+        " --path_column)"
     )
     return column, [note] if others else []
 

@@ -144,7 +144,7 @@ def read_header(file: BinaryIO) -> Header:
     if line.count(b",") != height * width * channels or not height:
         raise ValueError(
             f"the header has {line.count(b','):,} columns of pixels and ends with {line[-20:].strip()!r}, which does"
-            " not give a shape. It must be label,1x1,1x2,…,28x28 or label,1x1r,1x1g,1x1b,…,64x64b"
+            " not give a shape. The header must be label,1x1,1x2,…,28x28 or label,1x1r,1x1g,1x1b,…,64x64b"
         )
     return Header((height, width, channels))
 
@@ -183,7 +183,7 @@ def _of_counted(names: Sequence[str], first: int, count: int, delimiter: str) ->
     if len(labels) > 1:
         raise ValueError(
             f"the header has {len(labels)} columns that may be the class: {', '.join(names[i] for i in labels)}. Keep"
-            " one"
+            " one of these columns"
         )
     for channels in (1, 3):
         side = math.isqrt(count // channels)
@@ -191,8 +191,9 @@ def _of_counted(names: Sequence[str], first: int, count: int, delimiter: str) ->
             label = labels[0] if labels else None
             return Header((side, side, channels), label, first, len(names), delimiter, counted=True)
     raise ValueError(
-        f"the header has {count:,} columns of pixels. Images must be square: the number of columns must be a square"
-        " number, for example 784 for 28 x 28 pixels in gray, or three times a square number for RGB"
+        f"the header has {count:,} columns of pixels. Images must be square. For gray images, the number of columns"
+        " must be a square number, for example 784 for 28 x 28 pixels. For RGB, the number must be three times a square"
+        " number"
     )
 
 

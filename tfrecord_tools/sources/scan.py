@@ -446,7 +446,9 @@ def _groups(pattern: str, paths: Sequence[str]) -> list[str]:
     compiled = re.compile(pattern)
     groups = [match[1] or "" if (match := compiled.search(path)) else "" for path in paths]
     if paths and not any(groups):
-        raise UserError(f"--group_regex={pattern}: no path matches. Paths look like {paths[0]}.")
+        raise UserError(
+            f"--group_regex={pattern}: no path matches. Paths look like {paths[0]}. Correct the regular expression."
+        )
     return groups
 
 

@@ -66,8 +66,8 @@ def _why_not(src: str, error: Exception) -> str:
                 " result."
             )
     if start.startswith(archives.ZIP_SIGNATURE):
-        return f"the zip archive is incomplete: the directory at its end is missing. {archives.REMEDY}"
+        return f"the zip archive is incomplete: the list of files at its end is missing. {archives.REMEDY}"
     return (
-        f"must be a directory, a zip or tar archive, or a CSV of pixels (header label,1x1,1x2,…). It begins with"
+        "must be a directory, a zip or tar archive, or a CSV of pixels (header label,1x1,1x2,…). The file begins with"
         f" {start!r} ({error})."
     )

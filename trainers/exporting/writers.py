@@ -19,10 +19,13 @@ from trainers.results import predictions, views
 
 
 def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
-    """Name a model's input and output, and return a probability for each class, even for two classes.
+    """Return a model with a named input and output, and with a probability for each class.
+
+    A model of two classes has one output. The probability of the first class is added.
 
     Returns:
-        A model pixels u8[b h w 3] -> {"probabilities": f32[b classes]} that shares the weights of `model`.
+        A model that shares the weights of `model`. It maps pixels u8[b h w 3] to
+        {"probabilities": f32[b classes]}.
     """
     pixels = keras.Input(info.geometry.shape, dtype="uint8", name="pixels")
     probabilities = model(pixels)
@@ -36,8 +39,9 @@ def write_saved_model(model: keras.Model, info: ModelInfo, directory: Path) -> N
 
     `serving_default`: image_bytes string[b], JPEG, PNG, GIF or BMP as in a record -> probabilities f32[b classes],
         label i64[b], class string[b]. Images are decoded as in training, and JPEGs are turned upright by their EXIF
-        orientation. The caller must first prepare other images as `images.prepare` does: put transparency on white,
-        convert 16-bit, CMYK, WebP and TIFF images, and apply --resize and --store of the dataset. If one image cannot
+        orientation. The caller must first prepare images that are not as in a record, as `images.prepare` does: replace
+        transparent pixels by white, convert 16-bit, CMYK, WebP and TIFF images, and apply --resize and --store of the
+        dataset. If one image cannot
         be decoded, its whole batch fails.
     `pixels`: pixels u8[b h w 3] -> the same outputs.
     `classes`: no input -> classes string[classes], in the order of the labels.
@@ -151,8 +155,8 @@ def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
     """Decode images string[n] to u8[n h w 3] as in training, and turn JPEGs upright by EXIF.
 
-    Records have no orientation, because `convert` has turned them. Images of adopted records were not turned in
-    training, so they are not turned here.
+    Images in records have no orientation, because `convert` has turned them upright. Images of adopted records were not
+    turned in training, so they are not turned here.
 
     `tf.map_fn` is not used: inside a function, TensorFlow may run both branches of a condition (tensorflow#60805), and
     the wrong branch of `decode_pixels` fails. A `tf.data.Dataset` runs only the chosen branch.
@@ -173,7 +177,8 @@ def as_png(raw: bytes, raw_size: int) -> bytes:
 def drawn(count: int) -> list[bytes]:
     """Draw JPEGs and PNGs of large soft spots in various sizes. Every call draws the same images.
 
-    Soft spots give different outputs for different images. Noise in single pixels does not.
+    A network has different outputs for images with different soft spots. For images with noise in single pixels, its
+    outputs are almost the same.
     """
     random = np.random.default_rng(0)
     encoded = []

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation")  # The test split is kept for the final evaluation of the chosen model.
 FEWEST = 2
 _NEEDED = ("split", "record", "fold")
-# Maximum number of near-duplicates by hash per record. Images with a white background may have thousands.
+# For each record, at most this number of images with a similar perceptual hash is used. Images with a white background
+# may have thousands.
 _PAIRS_OF_HASH = 32
 _HASH_BITS = 64
 
@@ -67,8 +68,9 @@ def assign(
 ) -> tuple[Folds, list[str]]:
     """Assign the records of the training and validation split to folds.
 
-    Copies of an image, records of a group and near-duplicates form a unit. A unit stays in one fold. In two folds, the
-    numbers of units of a class differ by at most one. The folds depend only on the images and the arguments.
+    Copies of an image, records of a group and near-duplicates form a unit. A unit stays in one fold. Each class has
+    nearly the same number of units in every fold: the numbers differ by at most one. The folds depend only on the
+        images and the arguments.
 
     Args:
         data: The dataset.
@@ -108,7 +110,8 @@ def _keys(
 ) -> tuple[np.ndarray, bool]:
     """Return a key for each record, u64[n], and whether a chain of near-duplicates was cut.
 
-    Records with the same key must stay in one fold.
+    In a chain, each image is a near-duplicate of the next one. A chain that is too long for a fold is cut. Records with
+    the same key must stay in one fold.
     """
     table = records.indexed("source_sha256", "group")
     given = splitting.split_keys(index.hashes(table, "source_sha256"), table.column("group").to_numpy())
@@ -230,7 +233,7 @@ def _integers(given: str, table: pa.Table, column: str) -> np.ndarray:
 
 
 def _positions(given: str, records: Records, splits: Sequence[str], numbers: np.ndarray) -> np.ndarray:
-    """Return i64[k], the positions of rows of the file in `records`."""
+    """Return i64[k], for each row of the file, the position of its record in `records`."""
     names, own = records.places
     position_of = {place: position for position, place in enumerate(zip(names, own.tolist()))}
     places = list(zip(splits, numbers.tolist()))

@@ -134,15 +134,16 @@ def _check_classes(path: Path, custom_objects: Sequence[str], source: str) -> No
     what = f"has custom layers or functions ({named(missing)})"
     if custom_objects:
         raise UserError(
-            f"--custom_objects={','.join(custom_objects)}: {source} {what} that this code does not register."
+            f"--custom_objects={','.join(custom_objects)}: {source} {what}, and the code in --custom_objects does not"
+            " register them."
             f' Write @keras.saving.register_keras_serializable("{missing[0].rpartition(">")[0] or "mine"}") above each'
             " of these classes and functions, or pass the module or file that registers them."
         )
     hint = ",".join(_hint(path)) or "MODULE or FILE.py"
     raise UserError(
-        f"{source}: {what}. For safety, code that a model file names is not run automatically. Pass"
-        f" --custom_objects={hint}, the code that registers these layers or functions. In Python, import this code"
-        " first."
+        f"{source}: {what}. A model file has the names of Python modules. For safety, these modules are not imported"
+        f" automatically. Pass --custom_objects={hint}, the code that registers these layers or functions. In Python,"
+        " import this code first."
     )
 
 

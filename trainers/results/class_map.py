@@ -13,7 +13,7 @@ from tfrecord_tools.base import options, words
 from tfrecord_tools.errors import UserError, named
 
 LEFT_OUT = -1  # Label of images that are left out.
-_NAMED = 10  # Classes in a message.
+_NAMED = 10  # A message lists at most this number of classes.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def match(
     Args:
         wanted: Class names of the model.
         given: Class names of the data.
-        counts: i64[given], number of images of each class. A class without images need not be known to the model.
+        counts: i64[given], number of images of each class. The model may lack a class without images.
         class_map: Class of the data -> class of the model, or "" to leave out its images. Other classes must have the
             same name in both.
         where: The flag of the data with its value, for messages.
@@ -84,7 +84,10 @@ def match(
 
 
 def expected(wanted: Sequence[str], class_map: Mapping[str, str]) -> list[str]:
-    """Return the class names that the data may have: names in the map, and other classes of the model."""
+    """Return the class names that the data may have.
+
+    They are the classes of the data in the map, and the classes of the model that are not in the map.
+    """
     return [*class_map, *(name for name in wanted if name not in class_map.values() and name not in class_map)]
 
 
@@ -131,7 +134,10 @@ def as_flag(class_map: Mapping[str, str]) -> str:
 
 
 def _alike(name: str, wanted: Sequence[str]) -> str | None:
-    """Return the class that differs from a name only in case, spaces, signs or the plural, or None."""
+    """Return the class that equals a name, apart from capital letters, spaces, signs and plural endings.
+
+    None: there is no such class.
+    """
     return next((other for other in wanted if _forms(name) & _forms(other)), None)
 
 

@@ -272,7 +272,7 @@ def _scanned(images: str, known_classes: Sequence[str]) -> Sources:
         return scan(ScanConfig(src=images), known_classes)
     except UserError as error:  # The message names flags of `convert`, so this message shows the command.
         raise UserError(
-            f"--images={images}: cannot be read: {error} Convert the images with the flags that this message names:"
+            f"--images={images}: cannot be read: {error} Convert the images, with such flags instead of FLAGS:"
             f" {_command(images)} FLAGS. Then pass the dataset as --tfrecords."
         ) from error
 

@@ -112,7 +112,7 @@ def test_images_that_cannot_be_read_are_listed(workspace: Path, tmp_path: Path) 
     lines = done.stdout.splitlines()
     assert lines[:3] == [
         "images: read with the rules of python -m tfrecord_tools.convert --src=new",
-        "  note: 1 file is left out: texts and tables beside the images of a class",
+        "  note: 1 file is left out: text files and tables in the same directories as the images of a class",
         "tta: 2 views (mirror): the model computes each image twice",
     ]
     metrics = json.loads((tmp_path / "to/metrics.json").read_text())
@@ -131,7 +131,7 @@ def test_unreadable_files_of_other_splits_do_not_count(workspace: Path, tmp_path
     assert list(result.unreadable) == ["test/reds/link.jpg"]
     assert lines[-1] == (
         "note: 1 image cannot be read, for example test/reds/link.jpg: cannot be followed: No such file or directory."
-        " All are in `unreadable` of the result"
+        " The result lists all of them in `unreadable`"
     )
 
 
@@ -260,7 +260,7 @@ def test_other_files_in_the_directory_stay(workspace: Path, tmp_path: Path) -> N
         (("--images=src", "--tta=flip"), "--tta=flip: must be one of mirror, crops."),
         (
             ("--images=src", "--class_map=Green"),
-            "--class_map=Green: must be NAME=NAME pairs, separated by commas, each left name only once, as in"
+            "--class_map=Green: must be NAME=NAME pairs with different names before the =, separated by commas, as in"
             " Cat=cats,Dog=dogs.",
         ),
     ],

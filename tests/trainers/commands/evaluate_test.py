@@ -141,7 +141,7 @@ def test_evaluation_is_replaced_with_its_plots(workspace, tmp_path):
 
 @pytest.mark.parametrize(
     ("test", "message"),
-    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, for example ")],
+    [(40, "of 80 records are corrupt. The last one is "), (2, "all 4 records of test are corrupt, for example ")],
 )
 def test_damaged_split_is_reported(test, message, workspace, tmp_path):
     counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in ("greens", "reds")}

@@ -161,7 +161,9 @@ def test_cache_and_probe_do_not_change_the_result(workspace, whole, monkeypatch,
 def test_too_large_cache_is_reported_and_leaves_no_run(workspace):
     flags = ("--tfrecords=out", *TINY, "--weights=none", "--image_size=224", "--cache=memory", "--cache_mb=1")
     message = finetune(workspace, *flags, "--run=large", succeeds=False)
-    assert message.startswith("error: --cache=memory: 32 images of 224 px need 5 MB, but --cache_mb=1 allows less. Pass a larger")
+    assert message.startswith(
+        "error: --cache=memory: 32 images of 224 px need 5 MB, but --cache_mb=1 allows less. Pass a larger"
+    )
     assert not (workspace / "large").exists()
 
 

@@ -104,7 +104,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(trainer: str, option
     if options is MODEL:
         assert "phase model: trains the model with its own loss and optimizer (AdamW), 2 epochs" in lines
     else:
-        page = (whole.path / "report.html").read_text()
+        page = " ".join((whole.path / "report.html").read_text().split())
         assert "red marks the evidence" in page or "No mistakes in" in page
     for kind in ("saved_model", "litert", "onnx"):
         assert whole.export(kind).check.passed
@@ -157,8 +157,9 @@ def test_another_program_needs_the_code_of_the_layers(transformer: Run, workspac
     assert without.returncode == 1
     assert without.stderr.splitlines()[-1] == (
         f"error: {transformer.path}/model.keras: has custom layers or functions (own_nets>Block, own_nets>Positions)."
-        " For safety, code that a model file names is not run automatically. Pass --custom_objects=own_nets, the"
-        " code that registers these layers or functions. In Python, import this code first."
+        " A model file has the names of Python modules. For safety, these modules are not imported automatically. Pass"
+        " --custom_objects=own_nets, the code that registers these layers or functions. In Python, import this code"
+        " first."
     )
     done = run("trainers.predict", *flags, f"--custom_objects={NETS}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -124,8 +124,8 @@ def test_a_pattern_and_another_feature(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         trainers.predict(**given)
     assert str(error.value) == (
-        f"{tmp_path}/a.tfrec, first 2 records: several features hold an encoded image. Pass the right feature with"
-        " --image_key. The features: first (1 bytes, JPEG), second (1 bytes, JPEG)."
+        f"{tmp_path}/a.tfrec, first 2 records: several features hold an encoded image. Pass the right feature as"
+        " --image_key. The features (fields) of the records: first (1 bytes, JPEG), second (1 bytes, JPEG)."
     )
     with pytest.raises(UserError) as error:
         trainers.predict(**given, image_key="third")
@@ -169,7 +169,8 @@ def test_a_model_of_adopted_records_gets_records_unchanged(workspace: Path, tmp_
     [
         (
             ("--tfrecords=out", "src"),
-            "--tfrecords=out: images are given, too. Remove the images, or remove --tfrecords.",
+            "--tfrecords=out: images are given, too. Remove the paths of the images from the command, or remove"
+            " --tfrecords.",
         ),
         (("src", "--split=test"), "--split=test: only --tfrecords uses it. Add --tfrecords, or remove --split."),
         (("src", "--image_key=a"), "--image_key=a: only --tfrecords uses it. Add --tfrecords, or remove --image_key."),
@@ -189,9 +190,13 @@ def test_a_model_of_adopted_records_gets_records_unchanged(workspace: Path, tmp_
         ),
         (
             ("--tfrecords=nowhere",),
-            "--tfrecords=nowhere: no file matches. Must be a directory, or a pattern in quotes.",
+            "--tfrecords=nowhere: no file matches. Pass a directory, or a pattern in quotes, for example"
+            " 'data/train-*'.",
         ),
-        (("--tfrecords=src/test/reds/000.jpg",), "src/test/reds/000.jpg: is not a TFRecord file: it is a JPEG image."),
+        (
+            ("--tfrecords=src/test/reds/000.jpg",),
+            "src/test/reds/000.jpg: is not a TFRecord file: the file is a JPEG image.",
+        ),
         (("src", "--tta=flip"), "--tta=flip: must be one of mirror, crops."),
     ],
 )

@@ -243,7 +243,7 @@ def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Pat
     assert list(answers.unreadable) == [f"{tmp_path}/cut.png", "image 2"]
     assert lines == [
         f"note: 2 images cannot be read, for example {tmp_path}/cut.png: {answers.unreadable[f'{tmp_path}/cut.png']}."
-        " All are in `unreadable` of the result",
+        " The result lists all of them in `unreadable`",
         f"note: skipped 1 file that is not an image, for example {tmp_path}/notes.txt",
     ]
     of_records = trained.predict(tfrecords=workspace / "out", split="validation", log=lines.append)
@@ -255,8 +255,15 @@ def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Pat
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((4, 4, 3), np.float32), "image 0: is float32 of shape (4, 4, 3), but pixels must be uint8 of shape (height, width, 3), with values from 0"),
-        ([np.zeros((4, 4, 4), np.uint8)], "image 0: is uint8 of shape (4, 4, 4), but pixels must be uint8 of shape (height, width, 3)"),
+        (
+            np.zeros((4, 4, 3), np.float32),
+            "image 0: is float32 of shape (4, 4, 3), but pixels must be uint8 of shape (height, width, 3), with values"
+            " from 0",
+        ),
+        (
+            [np.zeros((4, 4, 4), np.uint8)],
+            "image 0: is uint8 of shape (4, 4, 4), but pixels must be uint8 of shape (height, width, 3)",
+        ),
         ([], "no images given. Pass paths of images, uint8 arrays of shape (height, width, 3), or images of Pillow."),
         ("nowhere.jpg", "nowhere.jpg: does not exist. Pass images, or directories of images."),
     ],

@@ -518,19 +518,20 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
     with pytest.raises(UserError) as error:
         networks.build(ModelConfig(backbone=str(path)), 2)
     assert str(error.value) == (
-        f"--backbone={path}: {what}. For safety, code that a model file names is not run automatically. Pass"
-        " --custom_objects=MODULE or FILE.py, the code that registers these layers or functions. In Python, import"
-        " this code first."
+        f"--backbone={path}: {what}. A model file has the names of Python modules. For safety, these modules are not"
+        " imported automatically. Pass --custom_objects=MODULE or FILE.py, the code that registers these layers or"
+        " functions. In Python, import this code first."
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras")
     assert (
-        f" {what}. For safety, code that a model file names is not run automatically. Pass --custom_objects={code},"
+        f" {what}. A model file has the names of Python modules. For safety, these modules are not imported"
+        f" automatically. Pass --custom_objects={code},"
         " the " in str(error.value)
     )
     with pytest.raises(UserError) as error:
         model_file.load(tmp_path / "model.keras", custom_objects=["own_nets"])
-    assert str(error.value).startswith(f"--custom_objects=own_nets: {tmp_path}/model.keras {what} that this code")
+    assert str(error.value).startswith(f"--custom_objects=own_nets: {tmp_path}/model.keras {what}, and the code in --custom_objects")
     code.write_text(code.read_text() + "\n")  # It has run before, and must run again.
     assert model_file.load(tmp_path / "model.keras", custom_objects=[str(code)])[0].output_shape == (None, 1)
     assert networks.build(ModelConfig(backbone=str(path), custom_objects=(str(code),)), 2).base.output_shape[-1] == 4
@@ -767,7 +768,7 @@ def test_models_that_cannot_be_described(
     [
         (
             {"weights": "own"},
-            "--weights=own: MobileNetV2 has no weights of its own. Pass --weights=imagenet, --weights=none, or the pa",
+            "--weights=own: is only for your own network with weights. MobileNetV2 is created without weights. Pass",
         ),
         (
             {"backbone": "own_nets:vit", "weights": "imagenet"},

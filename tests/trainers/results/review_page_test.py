@@ -943,7 +943,7 @@ TABLES: dict[str, tuple[str | bytes, dict[str, str] | str | tuple[str, str]]] = 
         ("Expected 3 columns, got 2: ", "row 1: has 2 values. The table has 3 columns."),
     ),
     "nothing": ("", ("Empty CSV file.", 'there is no column "sha256" and no column "decision".')),
-    "a workbook": (b"PK\x03\x04 sheet", "Save its sheet as CSV in UTF-8."),
+    "a workbook": (b"PK\x03\x04 sheet", "Save the sheet with the table as a CSV file in UTF-8."),
     "Parquet": (b"PAR1 columns", "is a Parquet file"),
     "Latin-1": (
         f"{HEAD}{ONE},label,\xe4rmel\n".encode("latin-1"),
@@ -999,7 +999,7 @@ def test_the_page_reads_what_convert_reads(open_page: Open, tmp_path: Path) -> N
          "rows 2 and 3 contradict each other about the same image. Delete one of the rows."),
         (table([ONE, "", "", "", ""]),
          "no row has a decision. The column decision must have label, drop, keep, both or none."),
-        (b"PK\x03\x04", "is a workbook or a zip archive. Save its sheet as CSV in UTF-8."),
+        (b"PK\x03\x04", "is a workbook or a zip archive. Save the sheet with the table as a CSV file in UTF-8."),
         (b"PAR1", "is a Parquet file. Load a CSV."),
         (b"sha256,\xe4", "is not a text in UTF-8. Save the table as CSV in UTF-8."),
     ],

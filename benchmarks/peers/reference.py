@@ -1,13 +1,10 @@
 """The code of the reference recipe, section 4.1: extract features of a directory, then train a head.
 
-    python -m benchmarks.notes_peer PHOTOS WEIGHTS IMAGE_SIZE
-
-The code is unchanged except for the network. It prints the images/s of the extraction, and the final accuracy.
+The code is unchanged except for the network.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,13 +13,16 @@ import keras
 import numpy as np
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
+from benchmarks.peers.peer import Figures, Job
+
 BATCH = 20
 
 
 def network(weights: str, size: int) -> keras.Model:
     """Return MobileNetV2, in place of the recipe's VGG16, because its weights are easier to get."""
     base = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(size, size, 3))
-    base.load_weights(weights)
+    if weights:
+        base.load_weights(weights)
     return base
 
 
@@ -42,14 +42,13 @@ def extract(base: keras.Model, directory: Path, size: int) -> tuple[np.ndarray, 
     return features.reshape(count, -1), labels
 
 
-def main(photos: str, weights: str, image_size: str) -> None:
-    size = int(image_size)
-    base = network(weights, size)
+def features(job: Job) -> Figures:
+    """Return the images/s of the extraction, the seconds, and the final accuracy in percent."""
+    base = network(job.weights, job.side)
     began = time.perf_counter()
-    train, train_labels = extract(base, Path(photos, "train"), size)
-    validation, validation_labels = extract(base, Path(photos, "validation"), size)
+    train, train_labels = extract(base, job.train, job.side)
+    validation, validation_labels = extract(base, job.photos / "validation", job.side)
     seconds = time.perf_counter() - began
-    print(f"images_per_second {(len(train) + len(validation)) / seconds}")
     model = keras.Sequential(
         [
             keras.Input((train.shape[1],)),
@@ -67,8 +66,8 @@ def main(photos: str, weights: str, image_size: str) -> None:
         validation_data=(validation, validation_labels),
         verbose=0,
     )
-    print(f"accuracy {history.history['val_accuracy'][-1]}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return {
+        "images_per_second": (len(train) + len(validation)) / seconds,
+        "seconds": job.seconds,
+        "accuracy": 100 * history.history["val_accuracy"][-1],
+    }

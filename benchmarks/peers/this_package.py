@@ -1,0 +1,126 @@
+"""This package, through its commands and its Python interface."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import common
+from benchmarks.peers import peer
+from benchmarks.peers.peer import Figures, Job
+from tfrecord_tools.errors import UserError
+
+if TYPE_CHECKING:
+    from tfrecord_tools.records import Records
+
+_RATE = r"([\d.,]+) images/s\n"
+
+
+def converted(job: Job, *options: str) -> Figures:
+    return peer.conversion(job, lambda out: common.convert(f"--src={job.photos}", f"--out={out}", *options))
+
+
+def records_of(job: Job, raw: bool = False) -> Records:
+    from tfrecord_tools.records import open_dataset
+
+    options = ["--store=raw", f"--resize={job.side}", "--resize_mode=exact"] if raw else []
+    directory = job.written(
+        "raw" if raw else "encoded",
+        lambda out: common.convert(f"--src={job.photos}", f"--out={out}", *options),
+    )
+    return open_dataset(directory).records("train")
+
+
+def batches(job: Job, raw: bool = False, **settings: Any) -> Iterable[Any]:
+    from tfrecord_tools import dataset
+
+    return dataset.train_batches(
+        records_of(job, raw), batch_size=job.batch, image_size=job.size, seed=0, endless=True, **settings
+    )
+
+
+def from_memory(job: Job, **settings: Any) -> Figures:
+    from tfrecord_tools import dataset
+
+    cache = dataset.cache_pixels(records_of(job), image_size=job.size)
+    return peer.steady(batches(job, cache=cache, **settings), job)
+
+
+def at_random(job: Job) -> Figures:
+    records = records_of(job)
+    numbers = peer.numbers_at_random(len(records), job)
+    return peer.steady((records.serialized_batch(batch) for batch in numbers), job)
+
+
+def in_sequence(job: Job) -> Figures:
+    records = records_of(job)
+    numbers = peer.numbers_in_sequence(len(records), job)
+    return peer.steady((records.serialized_batch(batch) for batch in numbers), job)
+
+
+def features(job: Job) -> Figures:
+    """Convert and train with the commands; return the rate of the extraction, seconds and accuracy."""
+    job.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=job.work) as directory:
+        out, run = f"{directory}/out", f"{directory}/run"
+        start = time.perf_counter()
+        common.convert(f"--src={job.photos}", f"--out={out}")
+        printed = common.output(
+            "trainers.features", f"--tfrecords={out}", f"--run={run}", f"--features={directory}/features",
+            f"--weights={job.weights or 'none'}", f"--image_size={job.side}", "--backbone=MobileNetV2",
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        accuracy = json.loads(Path(run, "metrics.json").read_text())["accuracy"]
+    rates = [float(rate.replace(",", "")) for rate in re.findall(_RATE, printed)]
+    return {"images_per_second": rates[0], "seconds": seconds, "accuracy": 100 * accuracy}
+
+
+def predict(job: Job) -> Figures:
+    """Predict all training photographs. The first, uncounted run traces the model."""
+    from trainers.models import model_file
+    from trainers.results import image_files, sources, views
+
+    model, info = model_file.load(Path(job.model))
+    photos = sources.find([str(job.train)]).sources
+
+    def judge() -> int:
+        return sum(len(judged.predictions) for judged in image_files.judge(views.predictor(model), info, photos))
+
+    judge()
+    start = time.perf_counter()
+    return {"images_per_second": judge() / (time.perf_counter() - start)}
+
+
+def predict_one(job: Job) -> Figures:
+    image = min(job.train.rglob("*.jpg"))
+    finished = common.run([sys.executable, "-m", "trainers.predict", f"--run={job.model}", str(image)])
+    if finished.exit_code:
+        raise UserError(f"trainers.predict failed with exit code {finished.exit_code}")
+    return {"seconds": finished.seconds}
+
+
+ROWS: dict[str, Callable[[Job], Figures]] = {
+    "convert": converted,
+    "convert_header": lambda job: converted(job, "--verify=header"),
+    "plain": lambda job: peer.steady(batches(job), job),
+    "augmented": lambda job: peer.steady(batches(job, augment="reference"), job),
+    "memory": from_memory,
+    "memory_augmented": lambda job: from_memory(job, augment="reference"),
+    "raw": lambda job: peer.steady(batches(job, raw=True), job),
+    "random": at_random,
+    "sequence": in_sequence,
+    "first": lambda job: peer.first(batches(job), job),
+    "resume": lambda job: peer.first(batches(job, start_step=job.step), job),
+    "features": features,
+    "predict": predict,
+    "predict_one": predict_one,
+}
+
+if __name__ == "__main__":
+    peer.main(ROWS, {})
