@@ -1161,6 +1161,7 @@ FEATURES = [
             "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
             "--head=linear": setting("recipe.model.hidden", 0),
             "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # For train and validation.
+            "--engine=tensorflow": lambda e: "engine" not in e.json("run/settings.json", "flags"),
         },
     ),
     Run(
@@ -1354,6 +1355,7 @@ AUDIT = [
             ),
             "--folds=3": lambda e: e.json("made/audit.json", "folds") == 3,
             "--seed=4": lambda e: e.json("made/audit.json", "seed") == 4,
+            "--engine=tensorflow": lambda e: '"engine"' not in e.text(features_of(e)),
             "--out=made": is_there("made/review.html"),
             "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,
             "--pictures=6": lambda e: 1 <= e.text("made/review.html").count('type="text/plain"') <= 6,
@@ -1388,6 +1390,7 @@ PREDICT = [
             "--threshold=0.999999": lambda e: {p["prediction"] for p in json.loads(e.out)["predictions"]} == {"greens"},
             "--json": lambda e: json.loads(e.out)["unreadable"] == {},
             "--custom_objects=mine.py": says("mine.py runs"),
+            "--engine=tensorflow": lambda e: len(json.loads(e.out)["predictions"]) == 20,
         },
     ),
     Run(
