@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command
-from tfrecord_tools.base.options import define, from_flags
+from tfrecord_tools.base import command, options
 from trainers.models import engines
 from trainers.training_options import BACKBONE_KWARGS
 
 _BATCH = {engines.TENSORFLOW: 8, engines.OPENVINO: 16}  # The batches of `trainers.features`.
 _IMAGES = 192
+_OPTIONS = (BACKBONE_KWARGS,)
 
 
 def rate(compute: Callable[[Any], Any], images: np.ndarray, batch: int) -> float:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     from trainers.recipes import ModelConfig
 
     given = flags.FLAGS
-    arguments = from_flags((BACKBONE_KWARGS,)).get("backbone_kwargs", {})
+    arguments = options.checked(_OPTIONS, options.from_flags(_OPTIONS)).get("backbone_kwargs", {})
     config = ModelConfig(
         backbone=given.backbone, backbone_kwargs=arguments, weights=given.weights, image_size=given.image_size
     )
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("backbone", "MobileNetV2", "Name of the network.")
-    define((BACKBONE_KWARGS,))
+    options.define(_OPTIONS)
     flags.DEFINE_string("weights", "none", "Weights file of the network without its classification layers.")
     flags.DEFINE_integer("image_size", 160, "Height and width in pixels.")
     flags.DEFINE_integer("rounds", 15, "Number of rounds.")
