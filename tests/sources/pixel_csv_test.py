@@ -136,11 +136,11 @@ def test_empty_lines_are_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("a,1", "1 pixel values in its line, but the header has 2 pixel columns"),
-        ("a,1,2,3", "3 pixel values in its line, but the header has 2 pixel columns"),
-        ("a,1,2,", "3 pixel values in its line, but the header has 2 pixel columns"),
-        ("a,", "0 pixel values in its line, but the header has 2 pixel columns"),
-        ("a", "0 pixel values in its line, but the header has 2 pixel columns"),
+        ("a,1", "1 pixel values in its line, but 2 in the header"),
+        ("a,1,2,3", "3 pixel values in its line, but 2 in the header"),
+        ("a,1,2,", "3 pixel values in its line, but 2 in the header"),
+        ("a,", "0 pixel values in its line, but 2 in the header"),
+        ("a", "0 pixel values in its line, but 2 in the header"),
         ("a,1,256", "pixel value 2 is '256'. It must be a whole number from 0 to 255"),
         ("a,-1,2", "pixel value 1 is '-1'. It must be a whole number"),
         ("a,1,x", "pixel value 2 is 'x'. It must be a whole number"),
@@ -301,7 +301,7 @@ def test_other_numbered_columns_are_not_pixels(tmp_path: Path, header: str) -> N
     ("line", "reason"),
     [
         (f"1,2,3{REST},a", "64 pixel values|pixel value 64|63 pixel values"),
-        (f"1,2,3,4,5{REST},a", "65 pixel values in its line, but the header has 64 pixel columns"),
+        (f"1,2,3,4,5{REST},a", "65 pixel values in its line, but 64 in the header"),
         (f"1,2,3,400{REST},a", "pixel value 4 is '400'. It must be a whole number from 0 to 255"),
         (
             f"0.1,0.2,0.3,0.4{REST},a",
@@ -412,7 +412,7 @@ def test_file_that_changes_after_listing(tmp_path: Path) -> None:
     path = write_file(tmp_path / "a.csv", GRAY + LINES)
     listing = list_store(str(path))
     write_file(path, GRAY + "a,11,22\nb,3,4\n")
-    with pytest.raises(ReadError, match="3 pixel values in its line, but the header has 2 pixel columns"):
+    with pytest.raises(ReadError, match="3 pixel values in its line, but 2 in the header"):
         listing.store.read(listing.paths[1], listing.spans[1])
 
 

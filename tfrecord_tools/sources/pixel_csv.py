@@ -235,7 +235,7 @@ def to_png(text: bytes, header: Header) -> bytes:
     """
     shape, fields = header.shape, _values(text, header)
     if len(fields) != header.size:
-        raise ValueError(f"{len(fields):,} pixel values in its line, but the header has {header.size:,} pixel columns")
+        raise ValueError(f"{len(fields):,} pixel values in its line, but {header.size:,} in the header")
     try:
         pixels = np.array([_VALUES[field] for field in fields], np.uint8).reshape(shape)
     except KeyError:
