@@ -6,6 +6,7 @@ COMMANDS = {
     "audit": "wrong labels that the audit finds, compared with cleanlab (extra `peers`); strangers, near-duplicates",
     "check": "exit code 1 if a function that takes much of the time became slower; `make bench-check`",
     "convert": "conversion speed compared with an earlier checkout",
+    "ends": "time of a training from the command to the first step, and from the last step to the exit",
     "engines": "conversion by two local processes compared with two processes of Beam (extra `beam`)",
     "finetune": "accuracy and time of fine-tuning for several seeds; equal weights after kills in each phase",
     "inference": "features of images in memory by OpenVINO compared with TensorFlow (extra `openvino`)",

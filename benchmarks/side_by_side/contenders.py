@@ -74,7 +74,7 @@ _PEERS, _STREAMING, _FFCV = ".venv-peers", ".venv-streaming", ".venv-ffcv"
 OURS = Contender("this_package", "this package", "this_package", _ROWS)
 VARIANTS = (
     OURS,
-    Contender("header", "this package, `--verify=header`", "this_package", {"convert": "convert_header"}),
+    Contender("header", "this package, `convert --verify=header`", "this_package", {"convert": "convert_header"}),
     Contender(
         "memory",
         "this package, decoded images in memory",

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,32 @@ def test_messages_of_an_import_that_crashes_are_shown(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -6
     assert done.stderr == "\n".join(lines[1:])
+
+
+@pytest.mark.parametrize("raises", ["", "raise ImportError"])
+def test_objects_of_the_import_are_exempt_from_garbage_collection(raises: str, tmp_path: Path) -> None:
+    module = f"""
+        import gc, types
+        assert not gc.isenabled()
+        kept = [[] for _ in range(100_000)]
+        config = types.SimpleNamespace(list_physical_devices=lambda: [])
+        {raises}
+    """
+    (tmp_path / "tensorflow.py").write_text(textwrap.dedent(module))
+    program = f"""
+        import contextlib, gc, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from tfrecord_tools.base import console
+        console.quiet_tensorflow()
+        assert gc.isenabled() and not gc.get_freeze_count()
+        with contextlib.suppress(ImportError):
+            import tensorflow
+        assert gc.isenabled() and gc.get_freeze_count() > 100_000
+    """
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_import_of_the_library_changes_nothing() -> None:

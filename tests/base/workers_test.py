@@ -1,4 +1,4 @@
-"""Tests of the process pool: results in order, a limited queue, and no process after the end."""
+"""Tests of threads and of the process pool: ordered results, a short queue, no process after the end."""
 
 from __future__ import annotations
 
@@ -34,6 +34,30 @@ def die(value: int) -> int:
 
 def fail(value: int) -> int:
     raise UserError(f"job {value} fails")
+
+
+def test_threads_give_results_in_order() -> None:
+    assert list(workers.in_threads(square, range(30), threads=3, ahead=4)) == [i * i for i in range(30)]
+
+
+def test_threads_read_jobs_as_the_work_proceeds() -> None:
+    jobs = iter(range(1000))
+    results = workers.in_threads(square, jobs, threads=2, ahead=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert next(jobs) == 7
+
+
+def test_an_error_in_a_thread_ends_the_work() -> None:
+    begun: list[int] = []
+
+    def third_fails(value: int) -> int:
+        begun.append(value)
+        time.sleep(0.01)
+        return fail(value) if value == 2 else value
+
+    with pytest.raises(UserError, match="job 2 fails"):
+        list(workers.in_threads(third_fails, range(100), threads=1, ahead=50))
+    assert len(begun) < 10
 
 
 @pytest.mark.parametrize("count", [1, 2])

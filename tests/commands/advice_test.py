@@ -260,5 +260,5 @@ def test_cards_and_comparisons_name_flags_of_commands() -> None:
 )
 def test_verdicts_name_flags_of_their_command(command: str, given: dict[str, Any], binding: str) -> None:
     verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, Geometry.of(160, 0.875), **given)
-    assert verdict.startswith(f"bottleneck: {binding}, ")
+    assert verdict.startswith(f"bottleneck: {binding} takes ")
     assert list(unknown(verdict, [command])) == []

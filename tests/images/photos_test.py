@@ -70,7 +70,7 @@ def test_fine_tuning_reaches_92_percent(trained: Path) -> None:
 @pytest.mark.slow
 def test_most_wrong_labels_are_among_the_first_suspects(out: Path, trained: Path) -> None:
     model, info = model_file.load(trained / "model.keras")
-    results = predictions.of_records(model, info, open_dataset(out).records("validation"))
+    results = predictions.of_records(views.predictor(model), info, open_dataset(out).records("validation"))
     assert results.labels is not None
     count = len(results)
     for seed in range(3):
@@ -85,7 +85,7 @@ def test_most_wrong_labels_are_among_the_first_suspects(out: Path, trained: Path
 @pytest.mark.slow
 def test_predictions_of_files_and_records_are_equal(out: Path, trained: Path) -> None:
     model, info = model_file.load(trained / "model.keras")
-    records = predictions.of_records(model, info, open_dataset(out).records("validation"))
+    records = predictions.of_records(views.predictor(model), info, open_dataset(out).records("validation"))
     source = Path(path_from("TFRECORD_TOOLS_PHOTOS"))
     files = sources.find([str(source / path) for path in records.paths])
     batches = image_files.judge(views.predictor(model), info, files.sources)

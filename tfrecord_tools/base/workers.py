@@ -1,4 +1,4 @@
-"""Independent jobs in parallel, in worker processes that always end with the command."""
+"""Independent jobs in parallel: in threads, or in worker processes that always end with the command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
@@ -26,6 +26,28 @@ _JOBS_AHEAD = 4  # Jobs per worker: enough to keep it busy, few enough to limit 
 def default_workers() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], threads: int, ahead: int) -> Iterator[Result]:
+    """Yield `function(job)` in the order of `jobs`. Threads compute some results ahead.
+
+    Args:
+        function: Function that releases Python's lock (GIL) most of the time.
+        jobs: Jobs, which are read as the work proceeds.
+        threads: Number of threads.
+        ahead: Largest number of jobs that are computed, or wait, while the caller uses a result.
+    """
+    pending: deque[Future[Result]] = deque()
+    executor = ThreadPoolExecutor(threads)
+    try:
+        for job in jobs:
+            pending.append(executor.submit(function, job))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)  # After Ctrl-C, waiting jobs are not begun any more.
 
 
 class Pool:

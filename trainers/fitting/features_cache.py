@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools import dataset, order
-from tfrecord_tools.base import files, graphs, python_calls
+from tfrecord_tools.base import files, graphs, python_calls, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
@@ -287,17 +285,14 @@ def _compute(
     Smaller batches are filled up to the full size, because oneDNN, cuDNN or XLA would compile each new size, which
     takes a second or more.
     """
-    waiting: collections.deque[tuple[np.ndarray, Future[Any]]] = collections.deque()
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for batch in batches:
-            missing = batch_size - len(batch.numbers)
-            full = tf.pad(batch.images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else batch.images
-            waiting.append((batch.numbers.numpy(), pool.submit(extractor, full)))
-            if len(waiting) > _AT_ONCE:
-                done, rows = waiting.popleft()
-                yield done, np.asarray(rows.result())[: len(done)]
-        for done, rows in waiting:
-            yield done, np.asarray(rows.result())[: len(done)]
+
+    def compute(batch: dataset.Batch) -> tuple[np.ndarray, np.ndarray]:
+        count = len(batch.numbers)
+        missing = batch_size - count
+        full = tf.pad(batch.images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else batch.images
+        return batch.numbers.numpy(), np.asarray(extractor(full))[:count]
+
+    return workers.in_threads(compute, batches, _AT_ONCE, _AT_ONCE)
 
 
 def _read_progress(folder: Path) -> tuple[int, dict[int, str], float]:

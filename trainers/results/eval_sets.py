@@ -121,7 +121,7 @@ class RecordSet:
         }.get(self.split, "This split was not used for training.")
 
     def evaluate(self, model: keras.Model, info: ModelInfo, tta: Sequence[str]) -> Evaluated:
-        predicted = predictions.of_records(model, info, self.records, self.match.labels_of, tta)
+        predicted = predictions.of_records(views.predictor(model, tta), info, self.records, self.match.labels_of)
         return Evaluated(
             predicted=predicted,
             pictures=pictures.of_records(info, self.records, predicted),

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-_BATCH_SIZE = 4  # The gradient keeps the outputs of all layers: 0.1 GB per image for VGG16 at 224 px.
+_BATCH_SIZE = 8  # Keras keeps the outputs of all layers during a call: 0.06 GB per image for VGG16 at 224 px.
+
+
+class _Call(NamedTuple):
+    """A call of a layer, with its first input and its output."""
+
+    layer: keras.Layer
+    x: Any
+    output: Any
 
 
 def heatmaps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
@@ -57,15 +65,15 @@ def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _heat(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-    with tf.GradientTape() as tape, _recorded(model) as calls:
+    with tf.GradientTape(watch_accessed_variables=False) as tape, _recorded(model, tape) as calls:
         pixels = tf.constant(images)
         model(pixels, training=False)
         logits = _logits(calls)
         if logits.shape[1] == 1:  # The logit of the second class. The logit of the first is its negative.
             logits = tf.concat([-logits, logits], 1)
         scores = tf.gather(logits, classes, batch_dims=1)
-    features = next((output for _, _, output in reversed(calls) if _has_positions(output)), None)
-    if features is None or features.shape.rank != 4:
+    features = calls[0].output
+    if not _has_positions(features) or features.shape.rank != 4:
         return None
     gradient = tape.gradient(scores, features)
     if gradient is None:  # The class does not depend on this layer.
@@ -75,19 +83,26 @@ def _heat(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.nda
 
 
 @contextlib.contextmanager
-def _recorded(model: keras.Model) -> Iterator[list[tuple[keras.Layer, Any, Any]]]:
-    """Record the calls of all layers, also of nested models, in their order: layer, first input, output.
+def _recorded(model: keras.Model, tape: tf.GradientTape) -> Iterator[list[_Call]]:
+    """Record the calls of layers, also of nested models, in their order, from the last map or sequence on.
+
+    The tape records the same part of the model. Recording the whole backbone would take twice the time, because the
+    gradient then goes through all its layers. If no layer returns a map or a sequence, all calls are recorded.
 
     A second Keras model with more outputs would not work, because the outer graph has no tensors of nested models.
     """
-    calls: list[tuple[keras.Layer, Any, Any]] = []
+    calls: list[_Call] = []
 
     def recorded(layer: keras.Layer) -> Any:
         call = layer.call
 
         def run(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
-            calls.append((layer, args[0] if args else next(iter(kwargs.values())), output))
+            if _has_positions(output):  # Perhaps the last one, so everything before it is dropped.
+                calls.clear()
+                tape.reset()
+                tape.watch(output)
+            calls.append(_Call(layer, args[0] if args else next(iter(kwargs.values())), output))
             return output
 
         return run
@@ -117,7 +132,7 @@ def _has_positions(output: Any) -> bool:
     return bool(np.prod(output.shape[1:-1]) > 1)
 
 
-def _logits(calls: list[tuple[keras.Layer, Any, Any]]) -> tf.Tensor:
+def _logits(calls: list[_Call]) -> tf.Tensor:
     """Return the outputs of a model before their sigmoid or softmax, f[b 1] or f[b classes].
 
     Layers after the sigmoid or softmax are left out: a cast to float32, or the choice of one of two probabilities.

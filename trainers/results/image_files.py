@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,17 +151,8 @@ def _batches(sources: Iterable[Source], info: ModelInfo) -> Iterator[list[_Read]
 
 def _read_ahead(sources: Iterable[Source], info: ModelInfo) -> Iterator[_Read]:
     """Yield the files in their order; threads read and decode some files ahead."""
-    waiting: deque[Future[_Read]] = deque()
-    pool = ThreadPoolExecutor(workers.default_workers())
-    try:
-        for number, source in enumerate(sources):
-            waiting.append(pool.submit(_read, number, source, info))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # After Ctrl-C, waiting files are not decoded any more.
+    threads = workers.default_workers()
+    return workers.in_threads(lambda job: _read(*job, info), enumerate(sources), threads, _AHEAD)
 
 
 def _read(number: int, source: Source, info: ModelInfo) -> _Read:

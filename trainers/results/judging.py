@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -16,9 +15,10 @@ from trainers import run_directory
 from trainers.checkpoint import Checkpointer
 from trainers.fit import Task, compile_model
 from trainers.fitting.setup import Training
-from trainers.models import inference, model_file, networks
-from trainers.results import pictures, predictions, report
+from trainers.models import model_file, networks
+from trainers.results import pictures, predictions, report, views
 from trainers.results.predictions import Predictions
+from trainers.results.views import Predictor
 from trainers.run_directory import Metrics
 
 _LATENCY_WARM_UP, _LATENCY_CALLS = 3, 20
@@ -48,11 +48,12 @@ def judge(
     model = networks.rebuild_float32(training.classifier, training.recipe.model, training.class_count)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For users who load the model and evaluate it.
     model_file.save(model, info, run / run_directory.MODEL, training.recipe.model.codes)
+    predictor = views.predictor(model)
     if task.answers:
         predicted = predictions.of_outputs(info, validation, *task.answers())
     else:
-        predicted = predictions.of_records(model, info, validation)
-    metrics = _metrics(run, training, model, predicted, task.seconds + checkpointer.seconds, checkpointer)
+        predicted = predictions.of_records(predictor, info, validation)
+    metrics = _metrics(run, training, predictor, predicted, task.seconds + checkpointer.seconds, checkpointer)
     log_scores(metrics, log)
     report.write(
         run,
@@ -84,7 +85,7 @@ def log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
 def _metrics(
     run: Path,
     training: Training,
-    model: keras.Model,
+    predictor: Predictor,
     predicted: Predictions,
     seconds: float,
     checkpointer: Checkpointer,
@@ -100,19 +101,18 @@ def _metrics(
         "steps": checkpointer.position.global_step,
         "seconds": round(seconds, 1),
         "images_per_second": statistics.median(row["images_per_second"] for row in checkpointer.rows),
-        "parameters": model.count_params(),
+        "parameters": training.classifier.model.count_params(),
         "model_bytes": (run / run_directory.MODEL).stat().st_size,
-        "latency_ms": _latency_ms(model, training.recipe.model.input_shape),
+        "latency_ms": _latency_ms(predictor, training.recipe.model.input_shape),
     }
 
 
-def _latency_ms(model: keras.Model, input_shape: tuple[int, int, int]) -> float:
+def _latency_ms(predictor: Predictor, input_shape: tuple[int, int, int]) -> float:
     """Return the median time of a prediction for one image, in milliseconds."""
-    predict = inference.compiled(model)
     image = tf.constant(np.zeros((1, *input_shape), np.uint8))
     seconds = []
     for _ in range(_LATENCY_WARM_UP + _LATENCY_CALLS):
         start = time.perf_counter()
-        predict(image).numpy()
+        predictor.compute(image).numpy()
         seconds.append(time.perf_counter() - start)
     return round(statistics.median(seconds[_LATENCY_WARM_UP:]) * 1000, 2)

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from trainers.models.model_file import ModelInfo
 from trainers.results import scores, views
 from trainers.results.views import Predictor
 from trainers.run_directory import Metrics
-
-if TYPE_CHECKING:
-    import keras
 
 PREDICTIONS = "predictions.csv"
 SUSPECTS = "suspects.csv"
@@ -141,25 +138,19 @@ def records_of(data: Dataset, split: str) -> Records:
 
 
 def of_records(
-    model: keras.Model,
-    info: ModelInfo,
-    records: Records,
-    labels_of: np.ndarray | None = None,
-    tta: Sequence[str] = (),
+    predictor: Predictor, info: ModelInfo, records: Records, labels_of: np.ndarray | None = None
 ) -> Predictions:
     """Predict the classes of records. Corrupt records are left out.
 
     Args:
-        model: The model, as `model_file.load` returns it.
+        predictor: The model, as `views.predictor` returns it.
         info: The description of the model, as `model_file.load` returns it.
         records: The records.
         labels_of: i64[classes], label of a record -> label of the model. If None, they are the same.
-        tta: As in `views.predictor`.
 
     Raises:
         UserError: Too many or all of the records are corrupt.
     """
-    predictor = views.predictor(model, tta)
     batches = list(probabilities_of_records(predictor, info, records))
     if not batches:
         raise UserError(

@@ -36,7 +36,7 @@ def workspace(tmp_path_factory) -> Path:
 
 def by_record(workspace: Path, out: Path) -> dict[str, np.ndarray]:
     model, info = model_file.load(workspace / "model.keras")
-    predicted = predictions.of_records(model, info, dataset.open(out).records("test"))
+    predicted = predictions.of_records(views.predictor(model), info, dataset.open(out).records("test"))
     return dict(zip(predicted.paths, predicted.probabilities))
 
 
@@ -234,7 +234,7 @@ def test_model_of_adopted_records_gets_files_unchanged(workspace, tmp_path):
     run_of(tmp_path / "run", tmp_path / "out")
     model, info = model_file.load(tmp_path / "run/model.keras")
     assert info.images == {}
-    records = predictions.of_records(model, info, dataset.open(tmp_path / "out").records("train"))
+    records = predictions.of_records(views.predictor(model), info, dataset.open(tmp_path / "out").records("train"))
     files = sources.find([str(workspace / f"src/test/reds/turned{i}.jpg") for i in range(2, 9)])
     batches = image_files.judge(views.predictor(model), info, files.sources)
     probabilities = np.concatenate([batch.predictions.probabilities for batch in batches])

@@ -116,6 +116,19 @@ def test_backbone_of_keras(classes, pooling):
     assert against.max() == 0
 
 
+def test_heat_depends_neither_on_other_images_nor_on_frozen_layers():
+    model = by_hand("nested", 3)
+    images, _ = scenes([0, 1, 2] * 4)
+    classes = np.array([0, 1, 2] * 4)
+    together = gradcam.heatmaps(model, images, classes)
+    model.trainable = False
+    assert together is not None
+    for i, heat in enumerate(together):
+        alone = gradcam.heatmaps(model, images[i : i + 1], classes[i : i + 1])
+        assert alone is not None
+        np.testing.assert_allclose(heat, alone[0], atol=1e-5)
+
+
 def test_layers_are_unchanged():
     model = by_hand("nested", 2)
     images, _ = scenes([0, 1])

@@ -14,7 +14,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UserError
 from trainers.models import model_file
-from trainers.results import class_map, predictions
+from trainers.results import class_map, predictions, views
 from trainers.results.predictions import Predictions
 
 TWO = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]], np.float32)
@@ -44,7 +44,7 @@ def test_predictions_belong_to_their_records(pair):
     model, info = model_file.load(run / "model.keras")
     records = dataset.open(out).records("test")
     chosen = records.select(np.array([7, 30, 2]))
-    result = predictions.of_records(model, info, chosen)
+    result = predictions.of_records(views.predictor(model), info, chosen)
     assert result.records is not None
     assert result.labels is not None
     assert result.records.tolist() == [7, 30, 2]
@@ -67,7 +67,7 @@ def test_classes_in_another_order_are_matched_by_name(pair, tmp_path):
         records = data.records("test")
         counts = np.bincount(records.labels)
         match = class_map.match(info.classes, data.class_names, counts, {}, "--tfrecords=out")
-        results.append(predictions.of_records(model, info, records, match.labels_of))
+        results.append(predictions.of_records(views.predictor(model), info, records, match.labels_of))
     first, second = results
     assert predictions.summary(first)["accuracy"] > 0.8
     assert predictions.summary(second)["accuracy"] == predictions.summary(first)["accuracy"]
@@ -160,7 +160,7 @@ def test_suspects_correct_wrong_labels(pair, tmp_path, flag):
             path.rename(source / f"validation/{other}/wrong{number}.jpg")
             wrong.append(f"validation/{other}/wrong{number}.jpg")
     converted(source, tmp_path / "out")
-    found = predictions.of_records(model, info, dataset.open(tmp_path / "out").records("validation"))
+    found = predictions.of_records(views.predictor(model), info, dataset.open(tmp_path / "out").records("validation"))
     predictions.write(tmp_path, found)
     suspects = read_csv(tmp_path / "suspects.csv")
     assert len({row["path"] for row in suspects[:6]} & set(wrong)) >= 5
@@ -182,7 +182,7 @@ def test_summary_is_that_of_keras(pair):
     out, run = pair
     model, info = model_file.load(run / "model.keras")
     records = dataset.open(out).records("test")
-    summary = predictions.summary(predictions.of_records(model, info, records))
+    summary = predictions.summary(predictions.of_records(views.predictor(model), info, records))
     model.compile(loss="binary_crossentropy", metrics=["accuracy"])
     batches = dataset.eval_batches(records, batch_size=7, image_size=info.image_size, crop=info.crop)
     by_keras = model.evaluate(batches, verbose=0, return_dict=True)

@@ -23,7 +23,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.decoding import decoder
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
-from trainers.results import pictures, plots, predictions, report
+from trainers.results import pictures, plots, predictions, report, views
 from trainers.results.predictions import Predictions
 from trainers.results.report import Facts
 
@@ -33,7 +33,7 @@ def written(directory: Path, out: Path, run: Path, **more: object) -> Page:
     model, info = model_file.load(run / "model.keras")
     data = dataset.open(out)
     records = data.records("test")
-    predicted = predictions.of_records(model, info, records)
+    predicted = predictions.of_records(views.predictor(model), info, records)
     metrics = predictions.summary(predicted) | {"split": "the test split", "note": "No choice.", "corrupt": []} | more
     shown = pictures.of_records(info, records, predicted)
     report.write(directory, model=model, info=info, pictures=shown, predicted=predicted, metrics=metrics, run=run)
@@ -146,7 +146,7 @@ def test_mistakes_show_the_input_of_the_model(pair):
     out, run = pair
     model, info = model_file.load(run / "model.keras")
     records = dataset.open(out).records("test")
-    predicted = predictions.of_records(model, info, records)
+    predicted = predictions.of_records(views.predictor(model), info, records)
     mistakes = report._mistakes(model, pictures.of_records(info, records, predicted), predicted)
     assert len(mistakes) > 1
     assert predicted.labels is not None
