@@ -9,6 +9,7 @@ COMMANDS = {
     "ends": "time of a training from the command to the first step, and from the last step to the exit",
     "engines": "conversion by two local processes compared with two processes of Beam (extra `beam`)",
     "finetune": "accuracy and time of fine-tuning for several seeds; equal weights after kills in each phase",
+    "inference": "features of images in memory by OpenVINO compared with TensorFlow (extra `openvino`)",
     "interop": "PyTorch's DataLoader on records compared with torchvision's ImageFolder (extra `interop`)",
     "interrupt": "kill a conversion at random moments and check that the rerun writes the same bytes",
     "memory": "peak memory of convert, to_csv and convert of the CSV, in bytes per file",

@@ -30,7 +30,7 @@ from trainers import backbones, recipes, run_directory
 from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import AuditJson
 from trainers.auditing.issues import KINDS, ListedIssue
-from trainers.models import model_file
+from trainers.models import engines, model_file
 from trainers.recipes import ModelConfig
 from trainers.training_options import BACKBONE_KWARGS, CUSTOM_OBJECTS, FIT_HELP, SCALING
 
@@ -66,6 +66,7 @@ class AuditConfig:
         seed: Seed of the folds.
         out: Directory to write. If None, `audits/NAME-DIGEST`, with the name and the digest of the dataset.
         features: Directory for saved features.
+        engine: One of `engines.ENGINES`, which computes the features.
         pictures: Largest number of images on the page.
     """
 
@@ -81,6 +82,7 @@ class AuditConfig:
     seed: int = 0
     out: str | None = None
     features: str = recipes.TrainConfig.features
+    engine: str = engines.AUTO
     pictures: int = MOST_PICTURES
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class AuditConfig:
                 " tfrecord_tools.convert."
             )
         recipes.check_seed("seed", self.seed)
+        engines.check(self.engine)
         if self.folds < 2:
             raise UserError(f"--folds={self.folds}: must be at least 2. Five folds are usual.")
         if self.pictures < 0:
@@ -192,7 +195,9 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
 
     if not config.is_backbone:
         log(f"features: computed by the model {config.features_from}")
-        return extraction.of_run(config.features_from, data, device, "features_from", config.custom_objects)
+        return extraction.of_run(
+            config.features_from, data, device, "features_from", config.custom_objects, config.engine
+        )
     recipe = recipes.features(
         backbone=config.features_from,
         backbone_kwargs=config.backbone_kwargs,
@@ -205,7 +210,8 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     size = sizes.text(recipe.model.size)
     log(f"features: computed by {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
-    return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
+    extractor = networks.split(model)[0]
+    return extraction.of_recipe(extractor, data, recipe, config.seed, device, "features_from", engine=config.engine)
 
 
 def _write(
@@ -348,6 +354,7 @@ OPTIONS = (
         "Directory for saved features. With the same directory, trainers.features reads the saved features.",
         default=AuditConfig.features,
     ),
+    engines.OPTION,
     Option(
         "pictures",
         "integer",
@@ -372,6 +379,7 @@ class AuditOptions(TypedDict, total=False):
     seed: int
     out: StrPath
     features: StrPath
+    engine: str
     pictures: int
 
 

@@ -28,7 +28,7 @@ from tfrecord_tools.base import callable_module, command, options, tabular, word
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
-from trainers.models import keras_files, model_file
+from trainers.models import engines, keras_files, model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predict_sets, predictions, sources, views
 from trainers.results.predict_sets import FileSet, PredictSet
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _MODEL = (Option("run", "path", "Run directory or .keras file of a training.", default=""),)
-_CODE = (keras_files.OPTION,)
+_CODE = (keras_files.OPTION, engines.OPTION)
 # Options of `answers`, which gets a model that is loaded already.
 _OF_IMAGES = (
     Option(
@@ -82,6 +82,7 @@ class PredictArguments(PredictOptions, total=False):
 
     run: StrPath
     custom_objects: Sequence[str]
+    engine: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,7 @@ class PredictConfig:
             the threshold of the model.
         custom_objects: As in `model_file.load`.
         tta: The views of each image, some of `views.KINDS`.
+        engine: One of `engines.ENGINES`.
     """
 
     run: str
@@ -113,9 +115,11 @@ class PredictConfig:
     threshold: float | None = None
     custom_objects: Sequence[str] = ()
     tta: Sequence[str] = ()
+    engine: str = engines.AUTO
 
     def __post_init__(self) -> None:
         _check_run(self.run)
+        engines.check(self.engine)
         _check_images(bool(self.images), self.tfrecords, self.split, self.image_key)
         if self.csv:
             _check_csv(Path(self.csv))
@@ -207,9 +211,11 @@ def predict(
     values = options.checked(_SHARED, given)
     run = values.pop("run", "")
     _check_run(run)
+    engine = values.pop("engine", engines.AUTO)
+    engines.check(engine)
     path = model_file.find(run)
     model, info = model_file.load(path, None, values.pop("custom_objects", ()))
-    return answers(views.predictor(model).compute, info, images, log, **values)
+    return answers(views.predictor(model, engine=engine).compute, info, images, log, **values)
 
 
 def answers(
@@ -270,7 +276,7 @@ def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info, config.custom_objects)
-    predictor = views.predictor(model, config.tta)
+    predictor = views.predictor(model, config.tta, config.engine)
     rows: list[dict[str, Any]] = []
     unreadable, skipped, count = dict[str, str](), dict[str, str](), 0
     with _csv_writer(config.csv, info.classes) as writer:

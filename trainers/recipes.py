@@ -330,6 +330,7 @@ class TrainConfig:
             is a GPU, else "none". "multi_worker": all devices of the processes listed in the environment variable
             TF_CONFIG.
         features: Directory for saved features. Only recipes that train on features use it.
+        engine: One of `engines.ENGINES`, which computes the saved features. Only recipes that train on features use it.
         tensorboard: Whether to also write the history for TensorBoard.
     """
 
@@ -352,6 +353,7 @@ class TrainConfig:
     probe: bool = False
     strategy: str = "auto"
     features: str = "features"
+    engine: str = "auto"
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

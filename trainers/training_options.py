@@ -23,6 +23,7 @@ from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.auditing.issues import KINDS
 from trainers.fitting import parents
+from trainers.models import engines
 from trainers.recipes import Recipe, TrainConfig
 
 # Options with the names of fields. `_PHASE`: fields of `Phase`; the option sets the field in all phases. `_RECIPE`:
@@ -108,6 +109,7 @@ class FeaturesOptions(TrainingOptions, total=False):
 
     head: str
     features: StrPath
+    engine: str
 
 
 # --- The tables ------------------------------------------------------------------------------------------------------
@@ -434,6 +436,7 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
             " directory.",
             default=TrainConfig.features,
         ),
+        engines.OPTION,
     ),
     "frozen": (),
     "finetune": (
@@ -485,6 +488,7 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
             "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert."
         )
     config = TrainConfig(**{name: value for name, value in values.items() if name in _SETTINGS})
+    engines.check(config.engine)
     if "block" in values and config.order != "blocks":
         raise UserError(f"--block={config.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
     chosen, flags = _recipe_and_flags(trainer, values, made)

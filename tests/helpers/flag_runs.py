@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import shutil
@@ -122,6 +123,7 @@ class Run:
 
 
 SLOW = (pytest.mark.slow,)
+OPENVINO = (pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"),)
 INTEROP = (pytest.mark.interop,)  # The packages need a separate environment.
 
 # --- The directory -------------------------------------------------------------------------------------------------
@@ -1159,6 +1161,22 @@ FEATURES = [
             "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
             "--head=linear": setting("recipe.model.hidden", 0),
             "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # For train and validation.
+            "--engine=tensorflow": lambda e: "engine" not in e.json("run/settings.json", "flags"),
+        },
+    ),
+    Run(
+        name="engine",
+        marks=OPENVINO,
+        before=pretrained,
+        flags={
+            "--tfrecords=out": setting("dataset.name", "pets"),
+            "--run=run": is_there("run/metrics.json"),
+            "--backbone=CNN": says("model: CNN("),
+            "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
+            "--image_size=32": says(", 32 px, "),
+            "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
+            "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+            "--engine=openvino": setting("flags.engine", "openvino"),
         },
     ),
     FOLD,
@@ -1337,11 +1355,27 @@ AUDIT = [
             ),
             "--folds=3": lambda e: e.json("made/audit.json", "folds") == 3,
             "--seed=4": lambda e: e.json("made/audit.json", "seed") == 4,
+            "--engine=tensorflow": lambda e: '"engine"' not in e.text(features_of(e)),
             "--out=made": is_there("made/review.html"),
             "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,
             "--pictures=6": lambda e: 1 <= e.text("made/review.html").count('type="text/plain"') <= 6,
         },
-    )
+    ),
+    Run(
+        name="engine",
+        marks=OPENVINO,
+        before=pretrained,
+        flags={
+            "--tfrecords=out": lambda e: e.json("made/audit.json", "records") == 20,
+            "--features_from=CNN": lambda e: e.json("made/audit.json", "features_from") == "CNN",
+            "--backbone_kwargs=filters=(4,8)": says("features: computed by CNN(filters=(4, 8)), 32 px"),
+            "--weights=small.weights.h5": says("weights small.weights.h5"),
+            "--image_size=32": says(" 32 px, weights "),
+            "--out=made": is_there("made/review.html"),
+            "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,
+            "--engine=openvino": lambda e: e.text(features_of(e)).count('"engine": "openvino ') == 1,
+        },
+    ),
 ]
 
 PREDICT = [
@@ -1356,6 +1390,18 @@ PREDICT = [
             "--threshold=0.999999": lambda e: {p["prediction"] for p in json.loads(e.out)["predictions"]} == {"greens"},
             "--json": lambda e: json.loads(e.out)["unreadable"] == {},
             "--custom_objects=mine.py": says("mine.py runs"),
+            "--engine=tensorflow": lambda e: len(json.loads(e.out)["predictions"]) == 20,
+        },
+    ),
+    Run(
+        name="engine",
+        marks=OPENVINO + SLOW,
+        before=judged,
+        arguments=["src/test/reds"],
+        flags={
+            "--run=run": is_there("all.csv"),
+            "--csv=all.csv": lambda e: len(e.rows("all.csv")) == 20,
+            "--engine=openvino": lambda e: {row["prediction"] for row in e.rows("all.csv")} <= {"greens", "reds"},
         },
     ),
     Run(

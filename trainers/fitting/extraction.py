@@ -21,12 +21,13 @@ from trainers.fitting import features_cache
 from trainers.fitting.features_cache import Features
 from trainers.fitting.parents import sha256
 from trainers.fitting.settings import environment, features_key
-from trainers.models import inference, model_file, networks
+from trainers.models import engines, model_file, networks
 from trainers.recipes import Recipe
 
 # Batch size for computing features. On two CPU cores, MobileNetV2 takes 1.3 times as long per image with batches of 32
 # as with batches of 8, which fit into the processor's caches. A GPU needs large batches.
 _BATCH = {"CPU": 8, "GPU": 64}
+_OPENVINO_BATCH = 16  # Divided into requests by `engines`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Extraction:
     """
 
     source: str
-    compute: Callable[[tf.Tensor], tf.Tensor]
+    compute: Callable[[tf.Tensor], Any]
     width: int
     key: Mapping[str, Any]
     geometry: Geometry
@@ -86,6 +87,7 @@ def of_recipe(
     device: Device,
     flag: str = "backbone",
     inherited: bool = False,
+    engine: str = engines.AUTO,
 ) -> Extraction:
     """Return the extraction of a recipe's backbone.
 
@@ -97,19 +99,27 @@ def of_recipe(
         device: The device on which the features are computed.
         flag: Name of the flag that chooses the backbone, for errors.
         inherited: Whether the weights come from another run.
+        engine: One of `engines.ENGINES`.
 
     Raises:
-        UserError: The backbone has weights that are not finite.
+        UserError: The backbone has weights that are not finite, or a reason in `engines.compiled`.
     """
     weights = sha256(extractor.get_weights()) if inherited else ""
     key = features_key(data, recipe, seed, device, flag, weights)
     if not recipe.model.is_known:  # A function or a preset may return other weights each time.
         key["values"] = sha256(extractor.get_weights())
     source = f"--{flag}={recipe.model.backbone}"
-    return _extraction(source, extractor, key, recipe.geometry, device)
+    return _extraction(source, extractor, key, recipe.geometry, device, engine)
 
 
-def of_run(run: str, data: Dataset, device: Device, flag: str, custom_objects: Sequence[str] = ()) -> Extraction:
+def of_run(
+    run: str,
+    data: Dataset,
+    device: Device,
+    flag: str,
+    custom_objects: Sequence[str] = (),
+    engine: str = engines.AUTO,
+) -> Extraction:
     """Return the extraction of a trained model: its last features before the head.
 
     Args:
@@ -118,9 +128,11 @@ def of_run(run: str, data: Dataset, device: Device, flag: str, custom_objects: S
         device: The device on which the features are computed.
         flag: Name of the flag with the value `run`, for errors.
         custom_objects: As in `model_file.load`.
+        engine: One of `engines.ENGINES`.
 
     Raises:
-        UserError: There is no model, its head cannot be found, or it has weights that are not finite.
+        UserError: There is no model, its head cannot be found, it has weights that are not finite, or a reason in
+            `engines.compiled`.
     """
     path = model_file.find(run, flag)
     model, info = model_file.load(path, custom_objects=custom_objects)
@@ -131,20 +143,20 @@ def of_run(run: str, data: Dataset, device: Device, flag: str, custom_objects: S
         **info.geometry.stored(),
         "environment": environment(device),
     }
-    return _extraction(f"--{flag}={run}", extractor, key, info.geometry, device)
+    return _extraction(f"--{flag}={run}", extractor, key, info.geometry, device, engine)
 
 
 def _extraction(
-    source: str, extractor: keras.Model, key: Mapping[str, Any], geometry: Geometry, device: Device
+    source: str, extractor: keras.Model, key: Mapping[str, Any], geometry: Geometry, device: Device, engine: str
 ) -> Extraction:
     _check_weights(source, extractor)
     return Extraction(
         source=source,
-        compute=inference.compiled(extractor, device.jit_compile),
+        compute=engines.compiled(extractor, engine, device.jit_compile, source),
         width=extractor.output_shape[-1],
-        key=key,
+        key={**key, **engines.key(engine)},
         geometry=geometry,
-        batch_size=_BATCH["CPU" if device.name == "CPU" else "GPU"],
+        batch_size=_OPENVINO_BATCH if engine == engines.OPENVINO else _BATCH["CPU" if device.name == "CPU" else "GPU"],
     )
 
 

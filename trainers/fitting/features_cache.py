@@ -162,7 +162,7 @@ def _rows(whole: Sequence[tuple[Records, Features]], records: Records) -> np.nda
 
 def load_or_extract(
     records: Records,
-    extractor: Callable[[tf.Tensor], tf.Tensor],
+    extractor: Callable[[tf.Tensor], Any],
     *,
     width: int,
     key: Mapping[str, Any],
@@ -238,7 +238,7 @@ def _open(records: Records, width: int, folder: Path, geometry: Geometry, log: C
 
 def _extract(
     records: Records,
-    extractor: Callable[[tf.Tensor], tf.Tensor],
+    extractor: Callable[[tf.Tensor], Any],
     width: int,
     key: Mapping[str, Any],
     folder: Path,
@@ -278,7 +278,7 @@ def _extract(
 
 
 def _compute(
-    extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset, batch_size: int
+    extractor: Callable[[tf.Tensor], Any], batches: tf.data.Dataset, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (record numbers i64[b], features f32[b c]) of batches. Some batches are computed at once.
 
@@ -290,7 +290,7 @@ def _compute(
         count = len(batch.numbers)
         missing = batch_size - count
         full = tf.pad(batch.images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else batch.images
-        return batch.numbers.numpy(), extractor(full).numpy()[:count]
+        return batch.numbers.numpy(), np.asarray(extractor(full))[:count]
 
     return workers.in_threads(compute, batches, _AT_ONCE, _AT_ONCE)
 

@@ -32,7 +32,7 @@ _EXPORTED_SUFFIXES = (".tflite", ".onnx", ".pb")
 # Names in `flags` of settings.json: `_OF_CONFIG` are fields of `TrainConfig`, and `_HASHES` are the hashes of the files
 # of --records and --audit. `FILES` has the fields of `TrainConfig` that hold the paths of these files. settings.json
 # has these paths in `other`, not in `flags`.
-_OF_CONFIG = ("seed", "deterministic", "precision", "order", "block", "drop_issues", "fold")
+_OF_CONFIG = ("seed", "deterministic", "precision", "order", "block", "drop_issues", "fold", "engine")
 _HASHES = ("records_sha256", "issues_sha256")
 FILES = ("records", "audit")
 _TRAIN_ANEW = "To start a new training with the weights of this run, pass --init_from={run} instead"

@@ -13,6 +13,7 @@ from trainers import backbones, run_directory
 from trainers.devices.device import Device
 from trainers.fitting import parents
 from trainers.fitting.parents import Parent
+from trainers.models import engines
 from trainers.recipes import Recipe, TrainConfig
 from trainers.run_directory import Settings
 
@@ -91,6 +92,7 @@ def _order_and_precision(config: TrainConfig, splits: Splits) -> dict[str, Any]:
     values = {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
     if config.order == "blocks":
         values["block"] = config.block
+    values |= engines.setting(config.engine)
     if splits.dropped:
         values["drop_issues"] = sorted(set(config.drop_issues))
         values[run_directory.ISSUES] = splits.dropped.sha256

@@ -97,7 +97,13 @@ def _features(training: Training, extractor: keras.Model, log: Callable[[str], o
         device.barrier()
     inherited = training.config.init_from is not None
     backbone = extraction.of_recipe(
-        extractor, training.data, training.recipe, training.config.seed, device, inherited=inherited
+        extractor,
+        training.data,
+        training.recipe,
+        training.config.seed,
+        device,
+        inherited=inherited,
+        engine=training.config.engine,
     )
     splits = training.splits
     sources = splits.whole or (splits.train, splits.validation)

@@ -14,6 +14,7 @@ from tfrecord_tools.base import words
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import Box
+from trainers.models import engines
 
 if TYPE_CHECKING:
     import keras
@@ -46,21 +47,20 @@ class Predictor:
 
     def __call__(self, pixels: Any) -> np.ndarray:
         if not self.tta:
-            return both_classes(self.compute(pixels).numpy())
-        outputs = [self.compute(view).numpy() for view in views(np.asarray(pixels), self.tta)]
+            return both_classes(np.asarray(self.compute(pixels)))
+        outputs = [np.asarray(self.compute(view)) for view in views(np.asarray(pixels), self.tta)]
         return both_classes(np.stack(outputs).mean(axis=0, dtype=np.float64).astype(np.float32))
 
 
-def predictor(model: keras.Model, tta: Sequence[str] = ()) -> Predictor:
+def predictor(model: keras.Model, tta: Sequence[str] = (), engine: str = engines.AUTO) -> Predictor:
     """Compile a model to a function that computes probabilities.
 
     Args:
         model: Model u8[b h w 3] -> f32[b 1] or f32[b classes].
         tta: Some of `KINDS`.
+        engine: One of `engines.ENGINES`.
     """
-    from trainers.models import inference  # Here, since it imports TensorFlow.
-
-    return of_compiled(inference.compiled(model), tta)
+    return of_compiled(engines.compiled(model, engine), tta)
 
 
 def of_compiled(compute: Callable[[Any], Any], tta: Sequence[str] = ()) -> Predictor:

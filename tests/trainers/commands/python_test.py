@@ -218,7 +218,7 @@ def test_the_model_is_compiled_once(trained: Run, workspace: Path, monkeypatch: 
 
 def test_options_that_a_run_sets_itself_are_refused(trained: Run, workspace: Path) -> None:
     photo = workspace / "src/cats/000.jpg"
-    wrong: dict[str, Any] = {"run": "nowhere", "custom_objects": ["no.py"]}
+    wrong: dict[str, Any] = {"run": "nowhere", "custom_objects": ["no.py"], "engine": "openvino"}
     for name, value in wrong.items():
         with pytest.raises(TypeError, match=f"^there is no option '{name}'"):
             trained.predict(photo, **{name: value})
@@ -226,7 +226,7 @@ def test_options_that_a_run_sets_itself_are_refused(trained: Run, workspace: Pat
         trained.train_more(1, init_from="nowhere")
     listed = typing.get_type_hints(PredictOptions).keys()
     assert listed == {option.name for option in predict._OF_IMAGES}
-    assert listed | {"run", "custom_objects"} == {option.name for option in predict._SHARED}
+    assert listed | {"run", "custom_objects", "engine"} == {option.name for option in predict._SHARED}
 
 
 def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Path, tmp_path: Path) -> None:
