@@ -212,7 +212,12 @@ def serialized_batches(
         Batches (serialized examples string[b], record numbers i64[b]).
     """
     selection = _Selection(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
-    data = selection.batches(start_step, records.batch_or_none, tf.string, ())
+
+    def checked(serialized: bytes) -> bytes:
+        python_calls.check()
+        return serialized
+
+    data = selection.batches(start_step, lambda numbers: records.batch_or_none(numbers, checked), tf.string, ())
     return data.map(graphs.plain(lambda batch: (batch.images, batch.numbers)))
 
 

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 # `hold_out` and the automatic split of `convert` choose images by a hash. This number makes the choices independent.
 _HOLD_OUT = 2
+_READ_AHEAD = 1 << 18  # Records are read up to about this number of bytes before they are decoded.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
 
@@ -278,7 +279,10 @@ class Records:
 
     def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return record numbers as i64[k] in 0..n-1. Negative numbers count from the end, as in a list."""
-        numbers, count = np.asarray(numbers, np.int64), len(self)
+        given, count = np.asarray(numbers), len(self)
+        if given.size and given.dtype.kind not in "iu":
+            raise TypeError(f"record numbers must be integers, not {given.dtype}")
+        numbers = given.astype(np.int64)
         outside = numbers[(numbers < -count) | (numbers >= count)]
         if len(outside):
             raise IndexError(f"record {outside[0]:,} does not exist: there are {count:,} records")
@@ -351,13 +355,19 @@ class Records:
     def batch_or_none(self, numbers: np.ndarray, decode: Callable[[bytes], Any] = bytes) -> list[Any]:
         """Return `get_or_none` of several records. Neighbors in a shard are read together, which is faster.
 
+        Only few records are read before they are decoded, so little memory is needed.
+
         Args:
             numbers: i64[k], record numbers, in any order.
             decode: As in `get_or_none`.
         """
-        return [
-            self._decoded(number, data, decode) for number, data in zip(numbers.tolist(), self._read_batch(numbers))
-        ]
+        results: list[Any] = []
+        blocks = np.cumsum(self._frame_bytes[numbers]) // _READ_AHEAD
+        for part in np.split(numbers, np.flatnonzero(np.diff(blocks)) + 1):
+            results += [
+                self._decoded(number, data, decode) for number, data in zip(part.tolist(), self._read_batch(part))
+            ]
+        return results
 
     def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
         """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""

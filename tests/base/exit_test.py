@@ -362,8 +362,8 @@ def exits_in_time(case: Case, workspace: Path) -> bool:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
 def test_a_process_exits(name: str, workspace: Path) -> None:
-    """Three attempts are made, because TensorFlow rarely waits for a thread of its own."""
-    assert any(exits_in_time(CASES[name], workspace) for _ in range(3))
+    """TensorFlow rarely waits for a thread of its own. So after a late exit, two more must be in time."""
+    assert exits_in_time(CASES[name], workspace) or all(exits_in_time(CASES[name], workspace) for _ in range(2))
 
 
 @pytest.mark.slow
@@ -376,7 +376,7 @@ def test_a_process_exits_every_time(name: str, workspace: Path) -> None:
 @pytest.mark.interop
 @pytest.mark.parametrize("name", INTEROP)
 def test_a_process_with_pytorch_exits(name: str, workspace: Path) -> None:
-    assert any(exits_in_time(INTEROP[name], workspace) for _ in range(3))
+    assert exits_in_time(INTEROP[name], workspace) or all(exits_in_time(INTEROP[name], workspace) for _ in range(2))
 
 
 @pytest.mark.slow

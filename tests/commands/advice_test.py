@@ -46,6 +46,7 @@ BORDER = frozenset(
 # Definitions that make the command of a trainer, without its name.
 OF_TRAINERS = frozenset({"trainers.comparing.jobs.Job.flags", "trainers.comparing.jobs.Job.arguments"})
 
+WITH_ENGINE = ("trainers.features", "trainers.predict", "trainers.audit")
 # Definitions that fewer commands show than reach, for reasons that the references do not contain.
 NARROWED = {
     # Other commands pass checked values.
@@ -84,6 +85,10 @@ NARROWED = {
     "trainers.fitting.notes.lines": OF_IMAGES,  # features does not augment.
     "trainers.fitting.notes.may_be_mirrored": OF_IMAGES,  # Reports show the flag in the command of a trainer.
     "tfrecord_tools.bench.BenchConfig.__post_init__": ("tfrecord_tools.bench",),  # Trainers pass checked values.
+    "trainers.models.engines.check": WITH_ENGINE,  # Other commands use TensorFlow.
+    "trainers.models.engines._check_device": WITH_ENGINE,  # Other commands use TensorFlow.
+    "trainers.models.engines._OpenVino._converted": WITH_ENGINE,  # Other commands use TensorFlow.
+    "trainers.models.engines._OpenVino._check": WITH_ENGINE,  # Other commands use TensorFlow.
     "trainers.fit.describe": ("trainers.finetune",),  # Other commands leave `unfreeze` at None.
     "trainers.fitting.csv_dataset.as_dataset": ("trainers.scratch",),  # Other trainers have no option csv.
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # features has no such flags.

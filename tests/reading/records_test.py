@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_sources import contents, converted, draw, flip, tree, with_splits
 
+from tfrecord_tools import records as records_module
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
 from tfrecord_tools.layout import shard_files
 from tfrecord_tools.records import Records, open_dataset, read_numbers
@@ -288,6 +290,84 @@ def test_a_batch_equals_its_records(out: Path, numbers: Sequence[int], reason: s
     assert records.batch_or_none(np.asarray(numbers, np.int64) % 10) == expected
     chosen = records.select(np.arange(10)[::-1])
     assert chosen.serialized_batch(9 - np.arange(10)) == records.serialized_batch(range(10))
+
+
+@pytest.fixture
+def no_single_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches read wrong records again, one by one. Without this, wrong batches would only be slow."""
+
+    def read(*arguments: object) -> bytes:
+        raise AssertionError("a record was read alone")
+
+    monkeypatch.setattr(shard_files.ShardFiles, "read", read)
+
+
+@pytest.mark.usefixtures("no_single_reads")
+def test_a_batch_needs_no_single_reads(out: Path, source: Path) -> None:
+    records = open_dataset(out).records("train")
+    files = contents(source)
+    for order in (range(10), [9, 0, 5, 5, 1, 8]):
+        found = records.__getitems__(order)
+        assert [record["image"] for record in found] == [files[records.paths[number]] for number in order]
+    assert None not in records.batch_or_none(np.arange(10))
+
+
+@pytest.mark.usefixtures("no_single_reads")
+def test_batches_in_threads_and_after_a_fork(out: Path, source: Path) -> None:
+    """Each thread and each process has a buffer of its own."""
+    records = open_dataset(out).records("train")
+    expected = [contents(source)[path] for path in records.paths]
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        for _ in range(60):
+            numbers = np.random.default_rng(seed).permutation(10)
+            found = [record["image"] for record in records.__getitems__(numbers)]
+            if found != [expected[number] for number in numbers]:
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    child = os.fork()
+    if not child:
+        read(9)
+        os._exit(len(wrong))
+    read(10)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 == len(wrong)
+
+
+@pytest.mark.parametrize("numbers", [[1.5, 2.9], np.array([False, True, True]), ["1"]])
+def test_numbers_that_are_no_integers(out: Path, numbers: Sequence[Any]) -> None:
+    with pytest.raises(TypeError, match=r"^record numbers must be integers, not "):
+        open_dataset(out).records("train").serialized_batch(numbers)
+
+
+def test_a_large_record_leaves_no_large_buffer(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = open_dataset(out).records("train").serialized_batch(range(10))
+    monkeypatch.setattr(shard_files, "_MAX_READ", 8)
+    monkeypatch.setattr(shard_files, "_local", threading.local())
+    assert open_dataset(out).records("train").serialized_batch(range(10)) == expected
+    assert not hasattr(shard_files._local, "buffer")
+
+
+def test_few_records_are_read_before_they_are_decoded(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "_READ_AHEAD", 2000)
+    records = open_dataset(out).records("train")
+    read, most = [0], []
+    read_batch = records._read_batch
+
+    def counted(numbers: np.ndarray) -> list[bytes | None]:
+        read[0] += len(numbers)
+        return read_batch(numbers)
+
+    monkeypatch.setattr(records, "_read_batch", counted)
+    decoded = records.batch_or_none(np.arange(10), lambda data: most.append(read[0]) or len(data))
+    assert decoded == [len(data) for data in records.serialized_batch(range(10))]
+    assert max(ahead - done for done, ahead in enumerate(most)) <= 4 < 10
 
 
 def test_neighbors_are_read_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,12 +96,14 @@ class _Loader(importlib.abc.Loader):
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
     """Switch garbage collection off. Exempt all objects at the end of the block from later collections."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

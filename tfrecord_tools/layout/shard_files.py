@@ -87,9 +87,11 @@ class ShardFiles:
         A buffer that is used again is faster than new memory: the system does not have to provide and clear it.
         """
         buffer = getattr(_local, "buffer", None)
-        if buffer is None or len(buffer) < size:
+        if size > 2 * _MAX_READ:  # A large record is read into memory that is not kept.
+            buffer = memoryview(bytearray(size))
+        elif buffer is None:
             _keep_memory()
-            buffer = _local.buffer = memoryview(bytearray(max(size, 2 * _MAX_READ)))
+            buffer = _local.buffer = memoryview(bytearray(2 * _MAX_READ))
         try:
             count = self._with_file(shard, lambda file: files.read_into(file, buffer[:size], offset))
         except OSError:

@@ -221,11 +221,10 @@ def _open(records: Records, width: int, folder: Path, geometry: Geometry, log: C
     log(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {folder}")
     fetch = dataset.fetch_decoded(records, geometry)
     # Reading a record that is still corrupt reports it again.
-    again = fetch(np.array(known, np.int64))
-    repaired = [number for number, image in zip(known, again) if image is not None]
-    if repaired:
+    repaired = next((number for number in known if fetch(np.array([number]))[0] is not None), None)
+    if repaired is not None:
         raise UserError(
-            f"{folder}: these features were computed when {records.describe(repaired[0])} was corrupt. Now this"
+            f"{folder}: these features were computed when {records.describe(repaired)} was corrupt. Now this"
             " record is valid. Delete this directory, and the features are computed again."
         )
     valid = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))

@@ -47,7 +47,7 @@ def settings_of(
             "classes": list(data.class_names),
             "splits": dict(data.splits),
         },
-        "environment": environment(device),
+        "environment": environment(device) | engines.versions(config.engine),
         "other": other | ({"parent": parent.name} if parent else {}),
     }
 

@@ -6,7 +6,6 @@ This module does not import TensorFlow or OpenVINO before a network is compiled.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ def check(engine: str) -> None:
     """Raise UserError if an engine does not exist, or its package is not installed."""
     if engine not in ENGINES:
         raise UserError(f"--engine={engine}: must be one of {', '.join(ENGINES)}.")
-    if engine == OPENVINO and importlib.util.find_spec("openvino") is None:
+    if engine == OPENVINO and not version():
         raise UserError(
             "--engine=openvino: OpenVINO is not installed. Run pip install 'tfrecord-tools[openvino]', or remove"
             " --engine."
@@ -54,7 +53,20 @@ def setting(engine: str) -> dict[str, str]:
 
 def key(engine: str) -> dict[str, str]:
     """Return the part of the key of features for an engine. {} for TensorFlow, as in earlier releases."""
-    return {"engine": f"openvino {importlib.metadata.version('openvino')}"} if engine == OPENVINO else {}
+    return {"engine": f"openvino {version()}"} if engine == OPENVINO else {}
+
+
+def versions(engine: str) -> dict[str, str]:
+    """Return name -> version of the engine, for the environment of a run. {} for TensorFlow."""
+    return {OPENVINO: version()} if engine == OPENVINO else {}
+
+
+def version() -> str:
+    """Return the version of OpenVINO; "" if it is not installed."""
+    try:
+        return importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def compiled(
@@ -119,7 +131,6 @@ class _OpenVino:
 
     def _converted(self) -> Any:
         """Return the requests of the converted model."""
-        import openvino
         import tensorflow as tf
 
         def call(pixels: tf.Tensor) -> tf.Tensor:
@@ -127,6 +138,8 @@ class _OpenVino:
 
         traced = tf.function(call, autograph=False).get_concrete_function(tf.TensorSpec(self._shape, tf.uint8))
         try:
+            import openvino
+
             network = openvino.convert_model(traced)
             # Without the first property, processors with bfloat16 would compute in bfloat16.
             properties = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
@@ -155,7 +168,7 @@ class _OpenVino:
         pixels = np.random.default_rng(0).integers(0, 256, (2, *self._shape[1:]), np.uint8)
         expected = np.asarray(self._model(pixels, training=False)).astype(np.float32)
         difference = float(np.abs(self._computed(queue, pixels) - expected).max())
-        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        allowed = TOLERANCE * float(np.abs(expected).max())
         if np.isfinite(expected).all() and not difference <= allowed:
             raise UserError(
                 f"--engine=openvino: OpenVINO computes other outputs than TensorFlow for {self._source}: the difference"
