@@ -108,7 +108,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears at `path`, synced to disk, only if the block succeeds."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with io.BufferedWriter(_EagerFile(temporary, "wb"), _BLOCK_BYTES) as file:
+        with naming(temporary, "write"), io.BufferedWriter(_EagerFile(temporary, "wb"), _BLOCK_BYTES) as file:
             yield file
             file.flush()
             _sync(file.fileno(), temporary)
@@ -120,14 +120,10 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 class _EagerFile(io.FileIO):
-    """A new file. The system starts to write each block to disk, so that `fsync` has little left to do.
-
-    An error of a write names the file. Other errors in the block of `atomic` keep their own names.
-    """
+    """A new file. The system starts to write each block to disk, so that `fsync` has little left to do."""
 
     def write(self, data: Buffer, /) -> int:
-        with naming(Path(self.name), "write"):
-            count = super().write(data)
+        count = super().write(data)
         if (start_writing := _libc("sync_file_range")) is not None:
             whole = ctypes.c_int64(0)
             start_writing(self.fileno(), whole, whole, _START_WRITING)  # Only a hint: `fsync` reports all errors.
