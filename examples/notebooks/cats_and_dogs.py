@@ -27,15 +27,15 @@ The cells of text are in English (en) and in Korean (ko).
 
 # %%
 import importlib.util
+import os
 
 from IPython import get_ipython
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Without this, TensorFlow prints many lines about the machine.
 if importlib.util.find_spec("tfrecord_tools") is None:
     get_ipython().run_line_magic("pip", 'install --quiet "tfrecord-tools @ git+ADDRESS"')
 
 # %%
-import os
-
 import matplotlib.pyplot as plt
 
 import tfrecord_tools
