@@ -1338,15 +1338,20 @@ def features_of(e: Ended) -> str:
     return next(e.place.glob("kept/*/about.json")).relative_to(e.place).as_posix()
 
 
+AUDITED: dict[str, Check] = {
+    "--tfrecords=out": lambda e: e.json("made/audit.json", "records") == 20,
+    "--features_from=CNN": lambda e: e.json("made/audit.json", "features_from") == "CNN",
+    "--weights=small.weights.h5": says("weights small.weights.h5"),
+    "--out=made": is_there("made/review.html"),
+    "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,
+}
 AUDIT = [
     Run(
         name="backbone",
         before=pretrained,
         flags={
-            "--tfrecords=out": lambda e: e.json("made/audit.json", "records") == 20,
-            "--features_from=CNN": lambda e: e.json("made/audit.json", "features_from") == "CNN",
+            **AUDITED,
             "--backbone_kwargs=filters=(4,8)": says("features: computed by CNN(filters=(4, 8)), 24 px"),
-            "--weights=small.weights.h5": says("weights small.weights.h5"),
             "--image_size=24": says(" 24 px, weights "),
             "--scaling=unit": lambda e: e.text(features_of(e)).count('"scaling": "unit"') == 1,
             "--custom_objects=mine.py": lambda e: e.text(features_of(e)).count("sha256 of mine.py") == 1,
@@ -1356,8 +1361,6 @@ AUDIT = [
             "--folds=3": lambda e: e.json("made/audit.json", "folds") == 3,
             "--seed=4": lambda e: e.json("made/audit.json", "seed") == 4,
             "--engine=tensorflow": lambda e: '"engine"' not in e.text(features_of(e)),
-            "--out=made": is_there("made/review.html"),
-            "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,
             "--pictures=6": lambda e: 1 <= e.text("made/review.html").count('type="text/plain"') <= 6,
         },
     ),
@@ -1366,13 +1369,9 @@ AUDIT = [
         marks=OPENVINO,
         before=pretrained,
         flags={
-            "--tfrecords=out": lambda e: e.json("made/audit.json", "records") == 20,
-            "--features_from=CNN": lambda e: e.json("made/audit.json", "features_from") == "CNN",
+            **AUDITED,
             "--backbone_kwargs=filters=(4,8)": says("features: computed by CNN(filters=(4, 8)), 32 px"),
-            "--weights=small.weights.h5": says("weights small.weights.h5"),
             "--image_size=32": says(" 32 px, weights "),
-            "--out=made": is_there("made/review.html"),
-            "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,
             "--engine=openvino": lambda e: e.text(features_of(e)).count('"engine": "openvino ') == 1,
         },
     ),

@@ -246,6 +246,15 @@ def test_in_several_processes(valid: Path, method: str) -> None:
     assert records[3]["path"] == expected[3]  # The other processes did not close our files.
 
 
+def in_threads(function: Callable[[int], object]) -> None:
+    """Call a function in eight threads at once, each with another number."""
+    threads = [threading.Thread(target=function, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_in_threads(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_files, "_MAX_OPEN_FILES", 3)
     records = open_dataset(out).records("train")
@@ -257,11 +266,7 @@ def test_in_threads(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             if records.serialized(number) != expected[number]:
                 wrong.append(number)
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(read)
     assert wrong == []
     assert open_shards(out) == 3
 
@@ -326,11 +331,7 @@ def test_batches_in_threads_and_after_a_fork(out: Path, source: Path) -> None:
             if found != [expected[number] for number in numbers]:
                 wrong.append(seed)
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(read)
     assert wrong == []
     child = os.fork()
     if not child:

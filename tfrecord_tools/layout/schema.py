@@ -124,9 +124,8 @@ def unframe(framed: bytes | memoryview) -> bytes | None:
     if len(framed) < FRAME_BYTES:
         return None
     data = bytes(framed[HEADER_BYTES:-4])
-    length, length_crc = _HEADER.unpack_from(framed)
     (crc,) = _CRC.unpack_from(framed, len(framed) - 4)
-    valid = length == len(data) and length_crc == _masked_crc(bytes(framed[:8])) and crc == _masked_crc(data)
+    valid = data_bytes(bytes(framed[:HEADER_BYTES])) == len(data) and crc == _masked_crc(data)
     return data if valid else None
 
 
