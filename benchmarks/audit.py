@@ -25,7 +25,7 @@ from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import appearance
 from tfrecord_tools.layout import near_duplicates
-from trainers.auditing import folding, labels, neighbors, scoring
+from trainers.auditing import folding, heads, labels, neighbors, scoring
 from trainers.auditing.labels import Judgment
 
 FOLDS = 5
@@ -76,6 +76,15 @@ def scores_of(judgment: Judgment) -> np.ndarray:
     scores = np.zeros(len(judgment.probabilities))
     scores[judgment.order] = np.arange(len(judgment.order), 0, -1)
     return scores
+
+
+def with_right_labels(features: np.ndarray, given: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return the scores of linear heads that were fitted to the right labels. No wrong label disturbs these heads."""
+    classes = int(truth.max()) + 1
+    logits, _ = heads.out_of_fold(heads.prepare(features), truth, folds, classes)
+    own = logits[np.arange(len(given)), given]
+    logits[np.arange(len(given)), given] = -np.inf
+    return np.asarray(logits.max(1) - own)
 
 
 def by_cleanlab(given: np.ndarray, judgment: Judgment) -> dict[str, np.ndarray]:
@@ -131,6 +140,7 @@ def print_flips(sets: dict[str, Set], seeds: int) -> None:
                 judgment, folds = judged(features, given, seed)
                 found = {"audit": scores_of(judgment), **by_cleanlab(given, judgment)}
                 found["cleanlab, default pipeline, same folds"] = cleanlab_default(features, given, folds)
+                found["limit: heads fitted to the right labels"] = with_right_labels(features, given, truth, folds)
                 for method, scores in found.items():
                     areas.setdefault(method, []).append(area(scores, wrong))
             print(f"{name}, {errors} of the labels wrong, {seeds} seeds: AUROC mean (worst)")
@@ -294,11 +304,14 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     arrays = read_or_extract(Path(given.features) if given.features else None, given)
     photos = arrays["features"], arrays["labels"]
-    sets = {"photographs": photos, "digits": digits(), "drawn classes": drawn_set()}
-    sets = {name: values for name, values in sets.items() if name in given.sets}
+    makers: dict[str, Callable[[], Set]] = {"photographs": lambda: photos, "digits": digits, "drawn classes": drawn_set}
+
+    def sets() -> dict[str, Set]:
+        return {name: make() for name, make in makers.items() if name in given.sets}
+
     measures: dict[str, Callable[[], None]] = {
-        "flips": lambda: print_flips(sets, given.seeds),
-        "estimate": lambda: print_estimates(sets, 2 * given.seeds),
+        "flips": lambda: print_flips(sets(), given.seeds),
+        "estimate": lambda: print_estimates(sets(), 2 * given.seeds),
         "strangers": lambda: print_strangers(photos, arrays["strangers"]),
         "near_duplicates": lambda: print_near_duplicates(arrays),
         "speed": lambda: print_speed(photos, given.records),
