@@ -189,9 +189,9 @@ def _notes(units: np.ndarray, pairs: np.ndarray, folds: int, most: int) -> Itera
 def _pairs(inputs: Inputs, near: Neighbors, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return near-duplicates: pairs i64[m 2], similarities f64[m] in 0..1, and bool[m], see below.
 
-    The last array says whether the two are probably the same picture.
-    Pairs with equal bytes, a similar hash, or a distance of at most half of the allowed distance are nearly always the
-    same picture. Among the other pairs are many of two different pictures, such as two portraits of black cats.
+    The last array says whether both records probably show the same picture. Pairs with equal bytes, a similar hash, or
+    a distance of at most half of the allowed distance nearly always do. Among the other pairs are many of two different
+    pictures, such as two portraits of black cats.
     """
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
@@ -199,11 +199,9 @@ def _pairs(inputs: Inputs, near: Neighbors, seed: int) -> tuple[np.ndarray, np.n
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
     by_hash = neighbors.cosines(inputs.features, hashed)
     values = np.concatenate([np.ones(len(copied)), by_hash, near.pair_similarities])
-    is_close = 1 - near.pair_similarities <= (1 - near.threshold) / 2
-    same = np.concatenate([np.ones(len(copied) + len(hashed), bool), is_close])
-    order = np.lexsort((-values, ~same, pairs[:, 1], pairs[:, 0]))
-    unique, first = np.unique(pairs[order], axis=0, return_index=True)
-    return unique, np.clip(values[order][first], 0, 1), same[order][first]
+    pairs, values = neighbors.distinct(pairs, values, len(inputs.labels))
+    is_close = 1 - values <= (1 - near.threshold) / 2
+    return pairs, np.clip(values, 0, 1), is_close | _is_among(pairs, hashed.astype(np.int64), len(inputs.labels))
 
 
 def _hashed(inputs: Inputs, seed: int) -> np.ndarray:
@@ -292,10 +290,14 @@ def _is_kept(inputs: Inputs, pairs: np.ndarray) -> np.ndarray:
     """Return bool[m], whether each pair of `pairs`, i64[m 2], is in `Inputs.kept_pairs`.
 
     The order of the two records of a pair does not matter."""
-    low, high = np.sort(inputs.contents[pairs], 1).T
-    kept_low, kept_high = np.sort(inputs.kept_pairs, 1).T
-    count = len(inputs.contents)
-    return np.isin(low * count + high, kept_low * count + kept_high)
+    return _is_among(np.sort(inputs.contents[pairs], 1), np.sort(inputs.kept_pairs, 1), len(inputs.contents))
+
+
+def _is_among(pairs: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
+    """Return bool[m], whether each row of `pairs`, i64[m 2], is a row of `others`, i64[k 2].
+
+    All numbers are below `count`."""
+    return np.isin(pairs[:, 0] * count + pairs[:, 1], others[:, 0] * count + others[:, 1])
 
 
 def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
