@@ -108,7 +108,7 @@ def show_history(history, title):
     for name, label in (("accuracy", "training"), ("val_accuracy", "validation")):
         axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", label=label)
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.05))
-    axes.set_title(f"{title}: {history['val_accuracy'][-1]:.1%} of the validation images")
+    axes.set_title(f"{title}: validation accuracy {history['val_accuracy'][-1]:.1%}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="lower right")
 
