@@ -24,6 +24,7 @@ _CLEAR = frozenset(
         errno.EROFS,
     }
 )
+_LONGEST = 100  # Characters of an object in a message.
 
 
 class UserError(Exception):
@@ -72,6 +73,13 @@ def named(names: Sequence[str], most: int = 10) -> str:
     """Return names as one line: the first `most` names, and the number of the others."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def short(value: object) -> str:
+    """Return a value of an argument as a message shows it. Long values are shown as their type: `<ndarray>`."""
+    text = str(value)
+    is_plain = isinstance(value, str) or ("\n" not in text and len(text) <= _LONGEST)
+    return text if is_plain else f"<{type(value).__name__}>"
 
 
 def as_flag(flag: str, values: Iterable[str]) -> str:

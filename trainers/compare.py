@@ -101,6 +101,10 @@ class Comparison:
     trials: tuple[Mapping[str, Any], ...] = ()
     command: str | None = None
 
+    def __fspath__(self) -> str:
+        """Return the directory. So functions that take a path also take this result."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         return html_frame.of_file(self.path / comparison_page.PAGE, html.escape(repr(self)))
 
