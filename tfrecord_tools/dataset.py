@@ -24,6 +24,7 @@ from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.augmentation import changes
 from tfrecord_tools.augmentation.named import Augment
 from tfrecord_tools.base import graphs, python_calls, words, workers
+from tfrecord_tools.base.checks import check_whole
 from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import Geometry
@@ -137,7 +138,7 @@ def train_batches(
         model.fit(train, epochs=10)
     """
     _check_records(records)
-    _check_whole(1, batch_size=batch_size)
+    check_whole(1, batch_size=batch_size)
     return train_stream(
         records,
         batch_size=batch_size,
@@ -279,8 +280,8 @@ class _Selection:
 
     def __init__(self, records: Records, order: Order | None, seed: int, batch_size: int, shard: tuple[int, int]):
         _check_records(records)
-        _check_whole(1, batch_size=batch_size)
-        _check_whole(None, seed=seed)
+        check_whole(1, batch_size=batch_size)
+        check_whole(seed=seed)
         order = order or orders.Shuffled(len(records), seed)
         index, workers = shard
         if not 0 <= index < workers or batch_size % workers:
@@ -316,7 +317,7 @@ class _Selection:
             parallel: As in `train_batches`.
             steps: As in `train_stream`.
         """
-        _check_whole(0, start_step=start_step)
+        check_whole(0, start_step=start_step)
         start, chunk = start_step * self.share, min(self.share, _CHUNK)
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -449,7 +450,7 @@ def eval_stream(
     The other arguments are those of `eval_batches`.
     """
     _check_records(records)
-    _check_whole(1, batch_size=batch_size)
+    check_whole(1, batch_size=batch_size)
     geometry = Geometry.of(image_size)
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
 
@@ -506,15 +507,6 @@ def _check_records(records: Records) -> None:
         )
     if not len(records):
         raise UserError("there are no records to read: the split or the selection is empty. Use another split.")
-
-
-def _check_whole(least: int | None, **values: int) -> None:
-    """Check that values are whole numbers, and at least `least`, if it is not None."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise UserError(f"{name}={short(value)}: must be a whole number.")
-        if least is not None and value < least:
-            raise UserError(f"{name}={value}: must be at least {least}.")
 
 
 def _check_cache(cache: Cache, records: Records, geometry: Geometry) -> None:

@@ -24,7 +24,7 @@ _CLEAR = frozenset(
         errno.EROFS,
     }
 )
-_LONGEST = 100  # Characters of an object in a message.
+_LONGEST = 200  # Characters of an object in a message.
 
 
 class UserError(Exception):

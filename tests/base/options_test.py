@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,8 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         ("function", 5, "--backbone=5: must be a text, a path or a function."),
         (
             "function",
-            lambda shape: shape,
-            "backbone=<function>: must be a function at the top level of a module, so that it can be imported by name."
+            functools.partial(print),
+            "backbone=functools.partial(<built-in function print>): must be a function at the top level of a module, so that it can be imported by name."
             " Define it with def, outside of other functions, or pass its name as a text: MODULE:FUNCTION or"
             " FILE.py:FUNCTION. Save it.",
         ),

@@ -471,10 +471,10 @@ def test_errors_name_the_setting(train: Records, settings: dict[str, Any], messa
 
 
 @pytest.mark.parametrize("make", [dataset.train_batches, dataset.eval_batches, dataset.cache_pixels])
-def test_what_is_not_the_records_of_a_split_is_refused(make: Any, valid: Path) -> None:
+def test_what_is_not_the_records_of_a_split_is_refused(make: Any, out: Path) -> None:
     settings: dict[str, Any] = {} if make is dataset.cache_pixels else {"batch_size": 4}
     settings |= {"seed": 0} if make is dataset.train_batches else {}
-    for given in (str(valid), dataset.open(valid)):
+    for given in (str(out), dataset.open(out)):
         with pytest.raises(
             UserError, match=r"^records=.*: must be the records of a split\. Pass the result of dataset"
         ):

@@ -187,6 +187,12 @@ def test_hold_out_differs_from_the_split_of_convert(tmp_path: Path) -> None:
     assert 8 <= len(train.hold_out(0.3)[1]) <= 45  # With the converter's own hash, there would be none.
 
 
+@pytest.mark.parametrize("fraction", [2, -0.1, float("nan"), "half", True])
+def test_hold_out_of_what_is_no_fraction(valid: Path, fraction: Any) -> None:
+    with pytest.raises(UserError, match=rf"^fraction={fraction}: must be a number from 0 to 1\.$"):
+        open_dataset(valid).records("train").hold_out(fraction)
+
+
 def test_hold_out_with_fraction_0_and_another_seed(valid: Path) -> None:
     records = open_dataset(valid).records("train")
     rest, held = records.hold_out(0.0, seed=0)

@@ -177,8 +177,8 @@ def test_a_model_of_adopted_records_gets_records_unchanged(workspace: Path, tmp_
         (
             ("--tfrecords=out", "--split=validation"),
             "out: split 'validation' does not exist. Splits: train, test. Pass one of these splits as --split. A"
-            " dataset contains only images with labels. To classify other images, pass their files, or the TFRecords that"
-            " contain them.",
+            " dataset contains only images with labels. To classify other images, pass their files, or the TFRecords"
+            " that contain them.",
         ),
         (
             ("--tfrecords=theirs", "--split=test"),
