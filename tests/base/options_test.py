@@ -109,7 +109,8 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         (
             "function",
             functools.partial(print),
-            "backbone=functools.partial(<built-in function print>): must be a function at the top level of a module, so that it can be imported by name."
+            "backbone=functools.partial(<built-in function print>): must be a function at the top level of a module,"
+            " so that it can be imported by name."
             " Define it with def, outside of other functions, or pass its name as a text: MODULE:FUNCTION or"
             " FILE.py:FUNCTION. Save it.",
         ),
