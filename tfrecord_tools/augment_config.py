@@ -126,7 +126,8 @@ _MOST = {"zoom_range": 100, **dict.fromkeys(_OPTIONAL, 5), "erasing_area": 1}
 
 
 def _check_within(name: str, value: Any, low: float, high: float, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= value <= high:
+    is_number: bool = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
         raise UserError(f"{name}={value}: must be {what} from {low} to {high}.")
 
 

@@ -76,7 +76,7 @@ def named(names: Sequence[str], most: int = 10) -> str:
 
 
 def short(value: object) -> str:
-    """Return a value of an argument as a message shows it. Long values are shown as their type: `<ndarray>`."""
+    """Return a value as a message shows it. Long values are shown as their type: `<ndarray>`."""
     text = str(value)
     is_plain = isinstance(value, str) or ("\n" not in text and len(text) <= _LONGEST)
     return text if is_plain else f"<{type(value).__name__}>"

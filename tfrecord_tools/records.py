@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import html
 import logging
-import numbers
 import operator
 import os
 import warnings
@@ -22,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfrecord_tools.base import files, words
-from tfrecord_tools.base.checks import check_whole
-from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line, short
+from tfrecord_tools.base.checks import check_fraction, check_whole
+from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
 from tfrecord_tools.layout.schema import Example, Keys
@@ -493,8 +492,7 @@ class Records:
         Raises:
             UserError: The fraction is not a number from 0 to 1, or the seed is not a whole number.
         """
-        if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real) or not 0 <= fraction <= 1:
-            raise UserError(f"fraction={short(fraction)}: must be a number from 0 to 1.")
+        check_fraction(fraction=fraction)
         check_whole(seed=seed)
         from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
 

@@ -179,7 +179,7 @@ class Run:
                 f"{self.path}: was trained by {self.info.trainer!r}, which is not a trainer of this package. Call"
                 " training.train with the recipe of this run and with TrainConfig(init_from=..., more_epochs=...)."
             )
-        if epochs is None:  # Else, it would be a new training.
+        if epochs is None:  # Without epochs, a new training would start.
             raise UserError("epochs=None: must be a whole number.")
         given = dict(init_from=self.path, more_epochs=epochs, run=run or f"{self.path}-more{epochs}", **options)
         return Run(training_options.train(self.info.trainer, given, log))

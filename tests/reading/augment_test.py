@@ -364,9 +364,8 @@ def test_batches_of_any_size() -> None:
 
 
 def test_numbers_of_numpy_are_those_of_python() -> None:
-    config = AugmentConfig(
-        rotation_range=np.int64(5), cval=np.float32(3), zoom_range=np.float32(0.25), horizontal_flip=np.bool_(True)
-    )
+    given: dict[str, Any] = {"rotation_range": np.int64(5), "cval": np.float32(3), "zoom_range": np.float32(0.25)}
+    config = AugmentConfig(**given | {"horizontal_flip": np.bool_(True)})
     assert config == AugmentConfig(rotation_range=5, cval=3, zoom_range=0.25, horizontal_flip=True)
     assert json.loads(json.dumps(dataclasses.asdict(config)))["zoom_range"] == 0.25
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -24,3 +25,18 @@ def check_whole(least: int | None = None, **values: Any) -> None:
             raise UserError(f"{name}={short(value)}: must be a whole number.")
         if least is not None and value < least:
             raise UserError(f"{name}={value}: must be at least {least}.")
+
+
+def check_fraction(**values: Any) -> None:
+    """Check that arguments are numbers from 0 to 1.
+
+    Args:
+        **values: Name of the argument -> value.
+
+    Raises:
+        UserError: A value is not a number from 0 to 1.
+    """
+    for name, value in values.items():
+        is_number: bool = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= 1:
+            raise UserError(f"{name}={short(value)}: must be a number from 0 to 1.")
