@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import re
 import shlex
 import traceback
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ _CLEAR = frozenset(
         errno.EROFS,
     }
 )
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")  # Codes that make text bold or colored in a terminal.
 _LONGEST = 200  # Characters of an object in a message.
 
 
@@ -57,7 +59,8 @@ def one_line(error: BaseException, keep: Literal["first", "last", "all"] = "firs
         error: The exception. If it has no message, the name of its type is returned.
         keep: The lines of the message to return.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = _STYLES.sub("", str(error).partition("\n\nArguments received by ")[0])  # Keras adds both.
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     selected = {"first": lines[:1], "last": lines[-1:], "all": lines}[keep]
     return " ".join(" ".join(selected).split()).rstrip(".")
 
