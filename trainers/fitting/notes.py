@@ -22,7 +22,7 @@ from trainers.recipes import Recipe
 _LEAST_KEPT = 0.66  # Share of the area that an image should keep. A 3:2 photograph keeps two thirds in a square.
 _MANY = 0.1  # The note is given if a larger share of the images keeps less.
 _SIMILAR = 1.25  # Images have about the same shape if their aspect ratios differ at most by this factor.
-_MOST = 0.9  # An input with the shape of the images is suggested if so many of them have about the same shape.
+_MOST = 0.9  # The share of images with about the same shape from which on the note suggests that shape.
 _SIDE = 32  # Most networks reduce the sides by a factor of 32.
 _FLIPS = ("horizontal_flip", "vertical_flip")
 
@@ -79,7 +79,7 @@ def may_be_mirrored(augment: Mapping[str, Any], class_names: Sequence[str]) -> M
 
 
 def _shape_hint(records: Records, geometry: Geometry) -> str:
-    """Return the end of the note: an input with the shape of the images, if most of them have about the same shape."""
+    """Return the end of the note: an input with the shape of the images, if most have about the same."""
     height, width = records.sizes.astype(np.float64).T
     aspects = width[height > 0] / height[height > 0]
     aspect = float(np.median(aspects))
