@@ -80,7 +80,7 @@ def scores_of(judgment: Judgment) -> np.ndarray:
 
 
 def with_right_labels(features: np.ndarray, given: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return the scores of linear heads that were fitted to the right labels: a limit of what features show."""
+    """Return the scores of linear heads that were fitted to the right labels, as a limit."""
     classes = int(truth.max()) + 1
     logits, _ = heads.out_of_fold(heads.prepare(features), truth, folds, classes)
     own = logits[np.arange(len(given)), given]
