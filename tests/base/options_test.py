@@ -96,6 +96,7 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         ("integer", True, "--count=True: must be a whole number."),
         ("number", "fast", "--rate=fast: must be a number."),
         ("text", 5, "--optimizer=5: must be a text."),
+        ("choice", True, "--order=True: must be one of shuffled, blocks."),
         ("choice", "block", "--order=block: must be one of shuffled, blocks. Did you mean blocks?"),
         ("path", 5, "--out=5: must be a path."),
         ("path", np.zeros((9, 9)), "--out=<ndarray>: must be a path."),

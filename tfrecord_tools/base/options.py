@@ -117,6 +117,8 @@ class Option:
             value = _CONVERSIONS[self.kind](given)
         except (TypeError, ValueError, SyntaxError, csv.Error):
             what, _, example = _TYPES[self.kind][1].partition(", as in ")
+            if self.choices and self.kind == "text":
+                what = f"one of {', '.join(self.choices)}"
             example = f", as in {self.example or example}" if self.example or example else ""
             words = f"{', '.join(self.choices)}, or " if self.kind == "weights" else ""
             raise UserError(f"{self.shown(given)}: must be {words}{what}{example}.") from None
