@@ -101,6 +101,10 @@ class Comparison:
     trials: tuple[Mapping[str, Any], ...] = ()
     command: str | None = None
 
+    def __fspath__(self) -> str:
+        """Return the directory. So functions that take a path also take this result."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         return html_frame.of_file(self.path / comparison_page.PAGE, html.escape(repr(self)))
 
@@ -152,6 +156,8 @@ def compare(
 def _config(tfrecords: str, out: str, given: Mapping[str, Any]) -> CompareConfig:
     default: dict[str, Any] = {"variant": list(recipes.RECIPES), "backbone": [], "seeds": [0]}
     values = default | options.checked(OPTIONS, given)
+    if not values["variant"]:
+        raise UserError("--variant=: has no value. Pass a trainer, such as --variant=features, or leave it out.")
     if not values["seeds"]:
         raise UserError("--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2.")
     return CompareConfig(

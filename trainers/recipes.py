@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -365,6 +366,11 @@ class TrainConfig:
                 f"--more_epochs={self.more_epochs}: --run is missing. Pass the run directory of the finished run that"
                 " you want to train further."
             )
+        if self.init_from and self.run and _in_run(self.init_from, self.run):
+            raise UserError(
+                f"--init_from={self.init_from}: is also the run directory of the new training (--run={self.run}). Pass"
+                " another --run. To train a finished run further, pass --more_epochs=N without --init_from."
+            )
         if self.cache_mb < 0:
             raise UserError(f"--cache_mb={self.cache_mb}: must be at least 0.")
         if self.block < 1:
@@ -384,6 +390,12 @@ class TrainConfig:
             raise UserError("--strategy=multi_worker: --run is missing. Pass a directory that all workers can access.")
         if self.checkpoint_every < 0:
             raise UserError(f"--checkpoint_every={self.checkpoint_every}: must be 0 or more.")
+
+
+def _in_run(path: str, run: str) -> bool:
+    """Return whether a path is a run directory, or a file in it."""
+    real, directory = os.path.realpath(path), os.path.realpath(run)
+    return directory in (real, os.path.dirname(real))
 
 
 def check_seed(flag: str, seed: int) -> None:

@@ -389,6 +389,8 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             f"Network without its classification layers: a name, or a network of your own ({backbones.FORMS}). The"
             " function takes input_shape and returns a keras.Model. Default: the value of the recipe (--recipe),"
             f" listed in docs/trainers.md. The names are {', '.join(backbones.BACKBONES)}.",
+            hint="Pass further arguments of the function as backbone_kwargs. If the network exists already, save it"
+            " with network.save('network.keras'), and pass the path of this file.",
         ),
         BACKBONE_KWARGS,
         CUSTOM_OBJECTS,
@@ -418,6 +420,7 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
             f"Function of yours that makes the whole classifier: {user_code.FORMS}. The function takes input_shape and"
             " classes, and returns a keras.Model. If this model is compiled, its loss and its optimizer are used."
             " Default: the classifier is the network of --backbone with new classification layers.",
+            hint="Pass further arguments of the function as backbone_kwargs.",
         ),
     ),
     "features": (

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 from absl import flags
 
 from tfrecord_tools.base import files, sizes, usage, user_code
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, short
 
 # The flags belong to the command that calls `define`, and are listed in its --help.
 flags.disclaim_key_flags()
@@ -67,6 +67,7 @@ class Option:
         choices: The allowed values. If it is empty, all are allowed. If `kind` is "weights", these words are allowed
             instead of pairs.
         example: Example for the error message.
+        hint: Sentence for the message about a function that cannot be imported by name.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Option:
     default: Any = None
     choices: Sequence[str] = ()
     example: str = ""
+    hint: str = ""
 
     def define(self, own: flags.FlagValues = flags.FLAGS) -> None:
         """Define the flag in `own`. By default, these are the flags of the running command."""
@@ -111,10 +113,12 @@ class Option:
             return given
         try:
             if self.kind == "function" and callable(given):
-                return user_code.name_of(given, f"{self.name}=")
+                return user_code.name_of(given, f"{self.name}=", self.hint and f" {self.hint}")
             value = _CONVERSIONS[self.kind](given)
         except (TypeError, ValueError, SyntaxError, csv.Error):
             what, _, example = _TYPES[self.kind][1].partition(", as in ")
+            if self.choices and self.kind == "text":
+                what = f"one of {', '.join(self.choices)}"
             example = f", as in {self.example or example}" if self.example or example else ""
             words = f"{', '.join(self.choices)}, or " if self.kind == "weights" else ""
             raise UserError(f"{self.shown(given)}: must be {words}{what}{example}.") from None
@@ -135,7 +139,7 @@ class Option:
         """Return the text `--name=value`."""
         if self.kind in _SEPARATORS and isinstance(given, Mapping):
             return f"--{self.name}={pairs_text(given, _SEPARATORS[self.kind])}"
-        texts = map(str, given) if isinstance(given, (list, tuple)) else [str(given)]
+        texts = map(short, given) if isinstance(given, (list, tuple)) else [short(given)]
         return f"--{self.name}={','.join(texts)}"
 
 
