@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainers.models import inference
     from trainers.predict import Answers, PredictOptions
     from trainers.results.sources import Images
+    from trainers.training_options import Log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,14 +156,14 @@ class Run:
         return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
 
     def train_more(
-        self, epochs: int, *, run: StrPath | None = None, log: Callable[[str], object] = command.say, **options: Any
+        self, epochs: int, *, run: StrPath | None = None, log: Log = command.say, **options: Any
     ) -> Run:
         """Train for more epochs in a new run directory, as the trainer does with `--run=RUN --more_epochs=N`.
 
         Args:
             epochs: Number of further epochs of the last phase.
             run: The new run directory. If None, the path of this run followed by `-moreN`.
-            log: Receives the lines for the user.
+            log: A function that receives the lines for the user, experiment trackers, or a list of both.
             options: Further options of the trainer that do not change the result, such as cache="off".
 
         Returns:
@@ -178,8 +179,8 @@ class Run:
                 f"{self.path}: was trained by {self.info.trainer!r}, which is not a trainer of this package. Call"
                 " training.train with the recipe of this run and with TrainConfig(init_from=..., more_epochs=...)."
             )
-        given = dict(init_from=self.path, more_epochs=epochs, run=run or f"{self.path}-more{epochs}", **options)
-        return Run(training_options.train(self.info.trainer, given, log))
+        own = {"init_from": self.path, "more_epochs": epochs, "run": run or f"{self.path}-more{epochs}", "log": log}
+        return Run(training_options.train(self.info.trainer, own | options, command.say))
 
     def _has(self, name: str) -> bool:
         """Return whether a file exists. It may be missing in workers that are not the chief, but nowhere else.
