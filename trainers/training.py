@@ -113,7 +113,7 @@ def _log_finished(
         judging.log_scores(metrics, log)
     with _logged(run, config, device, log) as book:
         book.log(report.read_history(run / run_directory.HISTORY))
-        book.finish(metrics, report.files(run))
+        book.finish(metrics, report.written(run))
 
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:
@@ -175,7 +175,7 @@ def _train_in(run: Path, training: Training, book: Logbook, log: Callable[[str],
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
     if chief:
-        book.finish(judging.judge(run, training, task, checkpointer, log), report.files(run))
+        book.finish(judging.judge(run, training, task, checkpointer, log), report.written(run))
 
 
 def _logged(

@@ -40,7 +40,8 @@ _SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 # --- Types for editors and type checkers. A test compares them with the tables. --------------------------------------
 
 
-Log: TypeAlias = "str | Callable[[str], object] | Sequence[str | Callable[[str], object]]"
+# A function that receives the lines for the user, names of experiment trackers, or several of both.
+Log: TypeAlias = str | Callable[[str], object] | Sequence[str | Callable[[str], object]]
 
 
 class TrainingOptions(TypedDict, total=False):

@@ -983,7 +983,8 @@ TRAINING: dict[str, Check] = {
     "--checkpoint_every=1": setting("other.checkpoint_every", 1),
     "--precision=float32": setting("flags.precision", "float32"),
     "--strategy=none": says("device: "),  # The same as auto on CPUs.
-    "--tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,
+    "--log=tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,
+    "--log_group=tries": lambda e: len(e.json("run/trackers.json", "id")) == 16,  # TensorBoard has no groups.
     "--batch_size=4": says("2 steps of 4 images"),
     "--optimizer=sgd": setting("recipe.phases.0.optimizer", "sgd"),
     "--optimizer_kwargs=momentum=0.5": setting("recipe.phases.0.optimizer_kwargs", {"momentum": 0.5}),

@@ -55,7 +55,8 @@ class Logbook:
         """
         final = final_metrics(metrics)
         self._all(lambda tracker: tracker.finish(final, files))
-        _store(self._run, complete={name: tracker.place() for name, tracker in self._trackers.items()})
+        if self._trackers:
+            _store(self._run, complete={name: tracker.place() for name, tracker in self._trackers.items()})
         self._trackers.clear()
 
     def close(self) -> None:

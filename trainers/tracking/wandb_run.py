@@ -74,7 +74,9 @@ class WandbRun(Tracker):
 
     @property
     def shown(self) -> str:
-        return self._run.url or f"wandb sync {next(iter(self._offline()), self._directory)}"
+        if offline := self._offline():
+            return f"wandb sync {offline[0]}"
+        return str(self._run.url)
 
     def log(self, rows: Sequence[Row]) -> None:
         for step, row in enumerate(rows, 1):
