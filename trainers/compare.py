@@ -76,8 +76,8 @@ OPTIONS = (
     Option(
         "log",
         "names",
-        "Experiment trackers to which each training is logged as a run of its own: tensorboard, mlflow, wandb (Weights &"
-        " Biases), or several, as in mlflow,wandb. The runs belong to a group with the name of --out. Default: no"
+        "Experiment trackers to which each training is logged as a run of its own: tensorboard, mlflow, wandb (Weights"
+        " & Biases), or several, as in mlflow,wandb. The runs belong to a group with the name of --out. Default: no"
         " tracker.",
         default=[],
         choices=tuple(TRACKERS),

@@ -397,8 +397,8 @@ class TrainConfig:
         logbook.check_names(self.log)
         if self.log_group is not None and not self.trackers:
             raise UserError(
-                f"--log_group={self.log_group}: only experiment trackers use it. Add --log, for example --log=mlflow, or"
-                " remove --log_group."
+                f"--log_group={self.log_group}: only experiment trackers use it. Add --log, for example --log=mlflow,"
+                " or remove --log_group."
             )
 
 

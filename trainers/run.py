@@ -155,9 +155,7 @@ class Run:
 
         return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
 
-    def train_more(
-        self, epochs: int, *, run: StrPath | None = None, log: Log = command.say, **options: Any
-    ) -> Run:
+    def train_more(self, epochs: int, *, run: StrPath | None = None, log: Log = command.say, **options: Any) -> Run:
         """Train for more epochs in a new run directory, as the trainer does with `--run=RUN --more_epochs=N`.
 
         Args:

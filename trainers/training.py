@@ -106,7 +106,7 @@ def train(
 def _log_finished(
     run: Path, metrics: Metrics, config: TrainConfig, device: Device, log: Callable[[str], object]
 ) -> None:
-    """Log the scores of a run that was finished before. Its trackers receive what they do not have yet."""
+    """Log the scores of a finished run. The trackers receive what they do not have yet."""
     more = "To train this model further, add --more_epochs=N. To train a new model, pass another --run"
     log(f"run: {run} is finished already. {more}")
     if device.chief:

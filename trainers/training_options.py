@@ -534,7 +534,7 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
 def _with_trackers(
     values: dict[str, Any], log: Callable[[str], object]
 ) -> tuple[dict[str, Any], Callable[[str], object]]:
-    """Return the values with only the trackers in `log`, and the function that receives the lines for the user."""
+    """Return the values with only trackers in `log`, and the function that receives the lines."""
     outputs = values.get("log", [])
     functions = [one for one in outputs if callable(one)] or [log]
 

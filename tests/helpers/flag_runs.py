@@ -1294,6 +1294,7 @@ COMPARE = [
             "--tfrecords=out": says("--tfrecords=out"),
             "--dry_run": lambda e: e.out.count("-m trainers.") == 2 and not e.has("comparison"),
             "--seeds=0,1": says("--seed=1"),
+            "--log=mlflow": says("--log=mlflow --log_group=comparison"),
             "--variant=scratch --backbone_kwargs=filters=(4,8)": says(
                 "'--backbone_kwargs=filters=(4,8)'"
             ),  # Quoted for a shell.

@@ -2,7 +2,8 @@
 
     python tracker_files.py OUT RUN TRACKERS KILL_AT
 
-trains on OUT in RUN, logs to TRACKERS, and kills this process with SIGKILL when its KILL_AT-th row is logged (0: never).
+trains on OUT in RUN, logs to TRACKERS, and kills this process with SIGKILL when its KILL_AT-th row is logged (0:
+never).
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ Point = tuple[str, int, float]  # Name, step, value.
 
 
 def in_history(run: Path, names: Sequence[str] = NAMES) -> list[Point]:
-    """Return the points that a tracker must have: the values of history.csv, with the number of the row as the step."""
+    """Return the points that a tracker must have. The step is the number of the row in history.csv."""
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return sorted((name, step, float(row[name])) for step, row in enumerate(rows, 1) for name in names)
 
 
 def in_events(run: Path) -> list[Point]:
-    """Return the points of all phases in TensorBoard's files, with the names of history.csv. They are float32."""
+    """Return the points in TensorBoard's files, with the names of history.csv and float32 values."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util import tensor_util
 
@@ -92,7 +93,10 @@ def wandb_points(run: Path, names: Sequence[str] = NAMES) -> list[Point]:
 
 
 def _leveldb(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a log of LevelDB, the format of W&B's files: blocks of 32 KiB, after a header of 7 bytes."""
+    """Yield the records of a log of LevelDB, the format of W&B's files.
+
+    The log has blocks of 32 KiB, after a header of 7 bytes that W&B has added.
+    """
     position, parts = 7, b""
     while position + 7 <= len(data):
         left = 32768 - position % 32768
@@ -108,7 +112,7 @@ def _leveldb(data: bytes) -> Iterator[bytes]:
 
 
 def killed(out: Path, run: Path, trackers: str, kill_at: int) -> subprocess.CompletedProcess[str]:
-    """Train in a process that kills itself when a row is logged. The working directory is that of the run directory."""
+    """Train in a process that kills itself when a row is logged. It works beside the run directory."""
     command = [sys.executable, __file__, str(out), str(run), trackers, str(kill_at)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True, check=False)
@@ -130,7 +134,7 @@ def main(out: str, run: str, trackers: str, kill_at: str) -> None:
 
     if int(kill_at):
         Logbook.log = log_and_kill  # type: ignore[method-assign]
-    scratch(tfrecords=out, run=run, log=trackers.split(","), **SCRATCH)  # type: ignore[operator]
+    scratch(tfrecords=out, run=run, log=trackers.split(","), **SCRATCH)
 
 
 if __name__ == "__main__":

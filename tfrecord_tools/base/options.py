@@ -103,10 +103,10 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str. For "integers", "numbers", "names" and "texts", a list of them. For "outputs", a list of
-            texts and functions. For "arguments", "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str. For "size", a
-            `sizes.Size`. For "function", a text: a function becomes `module:function`. For "augmentation", the value
-            itself, which `augmentation.named` checks.
+            A bool, int, float or str. For "integers", "numbers", "names" and "texts", a list of them. For "outputs", a
+            list of texts and functions. For "arguments", "mapping" and "weights", a dict. For "weights", it may also be
+            one of the choices, a str. For "size", a `sizes.Size`. For "function", a text: a function becomes
+            `module:function`. For "augmentation", the value itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.

@@ -74,7 +74,13 @@ class CompareConfig:
         """Return the training of a variant with a seed, and with a fold if `fold` is not 0."""
         plan = self.plan if fold else None
         return Job(
-            tfrecords=self.tfrecords, out=self.out, variant=variant, seed=seed, plan=plan, fold=fold, trackers=self.trackers
+            tfrecords=self.tfrecords,
+            out=self.out,
+            variant=variant,
+            seed=seed,
+            plan=plan,
+            fold=fold,
+            trackers=self.trackers,
         )
 
     def jobs(self, variants: Sequence[Variant]) -> list[Job]:

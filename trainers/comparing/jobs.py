@@ -142,7 +142,7 @@ class Job:
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
     def is_logged(self) -> bool:
-        """Return whether the trackers of this comparison have the finished training. The trainer logs what is missing."""
+        """Return whether the trackers of this comparison have the whole training."""
         return logbook.is_complete(self.run, self.trackers)
 
     def seconds(self) -> float:

@@ -125,7 +125,7 @@ def write(
 
 
 def written(run: Path) -> list[Path]:
-    """Return the files of a finished run that experiment trackers store: the report, the plots and the tables."""
+    """Return the files of a finished run that experiment trackers store: report, plots and tables."""
     names = (REPORT, run_directory.HISTORY, run_directory.METRICS, run_directory.SETTINGS)
     return [path for name in names if (path := run / name).exists()] + sorted((run / PLOTS).glob("*.png"))
 

@@ -68,7 +68,7 @@ class Logbook:
         for name, tracker in list(self._trackers.items()):
             try:
                 action(tracker)
-            except Exception as error:  # The packages raise errors of many types.
+            except Exception as error:  # noqa: BLE001 The packages raise errors of many types.
                 del self._trackers[name]
                 self._log(
                     f"warning: --log={name}: {one_line(error)}. From now on, nothing is logged to {name}."

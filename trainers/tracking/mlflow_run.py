@@ -18,7 +18,7 @@ from trainers.tracking.tracker import Row, Subject, Tracker, numbers
 
 _ID, _GROUP = "tfrecord_tools.run", "tfrecord_tools.group"  # Tags of a run.
 _LONGEST = 500  # Characters of a parameter that all servers accept.
-_MOST_PARAMETERS, _MOST_METRICS = 100, 1000  # Of one request.
+_MOST_PARAMETERS, _MOST_METRICS = 100, 1000  # In one request.
 # By default, MLflow tries for minutes to reach a server. A training would wait.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
@@ -41,7 +41,9 @@ class MlflowRun(Tracker):
                 self._id = self._create(experiment, subject)
             run = self._client.get_run(self._id).data
             self._sent = {
-                (name, metric.step) for name in run.metrics for metric in self._client.get_metric_history(self._id, name)
+                (name, metric.step)
+                for name in run.metrics
+                for metric in self._client.get_metric_history(self._id, name)
             }
             self._experiment, self._last = experiment, 0
             self._set_parameters(subject.parameters, run.params)

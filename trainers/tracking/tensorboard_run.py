@@ -1,7 +1,7 @@
 """Log a training to event files, which TensorBoard shows.
 
-Each phase has the directories PHASE/train and PHASE/validation. The directory itself has the flags and the final metrics,
-which TensorBoard's page "HParams" compares between runs.
+Each phase has the directories PHASE/train and PHASE/validation. The flags and the final metrics are in the directory
+above them. TensorBoard's page "HParams" compares them between runs.
 """
 
 from __future__ import annotations

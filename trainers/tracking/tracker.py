@@ -1,4 +1,4 @@
-"""What every experiment tracker can do, and what it receives from a training."""
+"""Define what every experiment tracker can do, and what it receives from a training."""
 
 from __future__ import annotations
 

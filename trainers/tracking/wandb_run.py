@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tfrecord_tools.errors import UserError
 from trainers.tracking.tracker import Row, Subject, Tracker
@@ -44,9 +43,7 @@ class WandbRun(Tracker):
             dir=str(subject.path),
             resume=None if offline else "allow",
             reinit="create_new",  # A run that the user has opened in this process stays as it is.
-            settings=wandb.Settings(
-                silent=True, console="off", finish_timeout=_SECONDS, finish_timeout_raises=True
-            ),
+            settings=wandb.Settings(silent=True, console="off", finish_timeout=_SECONDS, finish_timeout_raises=True),
         )
         self._next = max(1, self._run.starting_step)
 

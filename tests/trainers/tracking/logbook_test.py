@@ -1,4 +1,4 @@
-"""Tests of experiment trackers: rows without gaps or duplicates, failures, and errors before the training."""
+"""Tests of experiment trackers: rows without gaps or duplicates, failures, errors at the start."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     monkeypatch.setattr(Recorder, "points", [], raising=False)
     monkeypatch.setattr(Recorder, "opened", [], raising=False)
     monkeypatch.setattr(Recorder, "ended", [], raising=False)
-    monkeypatch.setitem(logbook.TRACKERS, "mlflow", Recorder)  # type: ignore[arg-type]
+    monkeypatch.setitem(logbook.TRACKERS, "mlflow", Recorder)
     return Recorder
 
 
 def check_events(run: Path) -> None:
-    expected = [point for point in tracker_files.in_history(run)]
+    expected = tracker_files.in_history(run)
     events = [point for point in tracker_files.in_events(run) if point[0] in tracker_files.NAMES]
     assert [point[:2] for point in events] == [point[:2] for point in expected]
     assert [point[2] for point in events] == pytest.approx([point[2] for point in expected], rel=1e-6)
@@ -103,7 +103,10 @@ def test_tensorboard_has_the_history_of_both_phases(workspace: Path, tmp_path: P
     )
     assert f"tensorboard: tensorboard --logdir={tmp_path}/run/tensorboard" in lines
     directories = sorted(str(path.parent.relative_to(run.path)) for path in run.path.glob("tensorboard/**/events*"))
-    assert directories == ["tensorboard", *(f"tensorboard/{phase}/{split}" for phase in ("finetune", "head") for split in ("train", "validation"))]
+    assert directories == [
+        "tensorboard",
+        *(f"tensorboard/{phase}/{split}" for phase in ("finetune", "head") for split in ("train", "validation")),
+    ]
     check_events(run.path)
     of_run = EventAccumulator(str(run.path / "tensorboard")).Reload()
     (final,) = of_run.Tensors("final/accuracy")
@@ -148,8 +151,8 @@ def test_a_tracker_that_fails_does_not_end_the_training(
     assert run.history["epoch"] == [1, 2, 3]
     check_events(run.path)
     assert [line for line in lines if line.startswith("warning: ")] == [
-        "warning: --log=mlflow: the network is gone. From now on, nothing is logged to mlflow. history.csv has all rows. To"
-        " log the missing rows, run the same command again after the training"
+        "warning: --log=mlflow: the network is gone. From now on, nothing is logged to mlflow. history.csv has all rows."
+        " To log the missing rows, run the same command again after the training"
     ]
     assert (recorder.points, recorder.ended) == ([1], [])
     train(workspace, tmp_path / "run", ["mlflow", "tensorboard"])
@@ -231,7 +234,10 @@ def test_settings_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("wandb,tensorbord", "--log=wandb,tensorbord: must be one of tensorboard, mlflow, wandb. Did you mean tensorboard?"),
+        (
+            "wandb,tensorbord",
+            "--log=wandb,tensorbord: must be one of tensorboard, mlflow, wandb. Did you mean tensorboard?",
+        ),
         (3, "--log=3: must be names, separated by commas, or a function that takes a text."),
     ],
 )
@@ -261,7 +267,12 @@ def test_nothing_is_imported_without_the_flag(workspace: Path, tmp_path: Path) -
 
 
 def test_final_metrics_are_numbers() -> None:
-    metrics = {"loss": 0.5, "accuracy_interval": [0.1, 0.9], "recall": {"cats": 1, "a/b": None, "c/d": 0.5}, "split": "x"}
+    metrics = {
+        "loss": 0.5,
+        "accuracy_interval": [0.1, 0.9],
+        "recall": {"cats": 1, "a/b": None, "c/d": 0.5},
+        "split": "x",
+    }
     assert final_metrics(metrics | {"corrupt": ["x"], "auc": float("nan")}) == {
         "final/loss": 0.5,
         "final/accuracy_interval.0": 0.1,
