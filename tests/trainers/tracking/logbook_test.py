@@ -19,7 +19,9 @@ from tracker_files import SCRATCH
 
 import trainers
 from tfrecord_tools.errors import UserError
-from trainers import recipes
+from trainers import recipes, training
+from trainers.devices.cluster import Cluster
+from trainers.devices.device import Device
 from trainers.run import Run
 from trainers.tracking import logbook
 from trainers.tracking.tracker import Row, Subject, Tracker, final_metrics
@@ -151,8 +153,8 @@ def test_a_tracker_that_fails_does_not_end_the_training(
     assert run.history["epoch"] == [1, 2, 3]
     check_events(run.path)
     assert [line for line in lines if line.startswith("warning: ")] == [
-        "warning: --log=mlflow: the network is gone. From now on, nothing is logged to mlflow. history.csv has all rows."
-        " To log the missing rows, run the same command again after the training"
+        "warning: --log=mlflow: the network is gone. From now on, nothing is logged to mlflow. history.csv has all"
+        " rows. To log the missing rows, run the same command again after the training"
     ]
     assert (recorder.points, recorder.ended) == ([1], [])
     train(workspace, tmp_path / "run", ["mlflow", "tensorboard"])
@@ -217,6 +219,14 @@ def test_a_directory_of_a_tracker_is_not_its_package(tmp_path: Path, monkeypatch
     monkeypatch.setattr(logbook.TRACKERS["wandb"], "package", "no_such_package")
     with pytest.raises(UserError, match=r"^--log=wandb: the package no_such_package is not installed\. "):
         logbook.check(["wandb"])
+
+
+def test_only_the_chief_logs(workspace: Path, tmp_path: Path, recorder: type[Recorder]) -> None:
+    for worker in (1, 0):
+        device = Device(name="CPU", precision="float32", jit_compile=False, cluster=Cluster(worker=worker, workers=2))
+        config = recipes.TrainConfig(tfrecords="out", log=["mlflow"])
+        with training._logged(tmp_path, config, device, print):
+            assert len(recorder.opened) == (1 if worker == 0 else 0)
 
 
 def test_settings_that_do_not_fit() -> None:
