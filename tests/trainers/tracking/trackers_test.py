@@ -158,6 +158,9 @@ def test_wandb_has_settings_metrics_and_the_report(workspace: Path) -> None:
         for item in record.summary.update
     }
     assert summary["final/accuracy"] == run.metrics["accuracy"]
+    stored_files = b"".join(record.SerializeToString() for record in tracker_files.in_wandb(run.path))
+    for name in ("report.html", "metrics.json", *(f"plots/{path.name}" for path in run.path.glob("plots/*.png"))):
+        assert name.encode() in stored_files, name
     assert records["exit"].exit.exit_code == 0
 
 
