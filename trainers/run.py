@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainers.models import inference
     from trainers.predict import Answers, PredictOptions
     from trainers.results.sources import Images
+    from trainers.training_options import Log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,15 +156,13 @@ class Run:
 
         return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
 
-    def train_more(
-        self, epochs: int, *, run: StrPath | None = None, log: Callable[[str], object] = command.say, **options: Any
-    ) -> Run:
+    def train_more(self, epochs: int, *, run: StrPath | None = None, log: Log = command.say, **options: Any) -> Run:
         """Train for more epochs in a new run directory, as the trainer does with `--run=RUN --more_epochs=N`.
 
         Args:
             epochs: Number of further epochs of the last phase.
             run: The new run directory. If None, the path of this run followed by `-moreN`.
-            log: Receives the lines for the user.
+            log: A function that receives the lines for the user, experiment trackers, or a list of both.
             options: Further options of the trainer that do not change the result, such as cache="off".
 
         Returns:
@@ -181,8 +180,8 @@ class Run:
             )
         if epochs is None:  # Without epochs, a new training would start.
             raise UserError("epochs=None: must be a whole number.")
-        given = dict(init_from=self.path, more_epochs=epochs, run=run or f"{self.path}-more{epochs}", **options)
-        return Run(training_options.train(self.info.trainer, given, log))
+        own = {"init_from": self.path, "more_epochs": epochs, "run": run or f"{self.path}-more{epochs}", "log": log}
+        return Run(training_options.train(self.info.trainer, own | options, command.say))
 
     def _has(self, name: str) -> bool:
         """Return whether a file exists. It may be missing in workers that are not the chief, but nowhere else.

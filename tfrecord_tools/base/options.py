@@ -29,7 +29,7 @@ flags.disclaim_key_flags()
 Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal[
     "switch", "integer", "number", "text", "path", "size", "function", "integers", "numbers", "names", "texts",
-    "arguments", "mapping", "weights", "augmentation",
+    "outputs", "arguments", "mapping", "weights", "augmentation",
 ]  # fmt: skip
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
@@ -44,6 +44,10 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
     "texts": ("str | Sequence[str]", "a text or several texts"),
+    "outputs": (
+        "str | Callable[[str], object] | Sequence[str | Callable[[str], object]]",
+        "names, separated by commas, or a function that takes a text",
+    ),
     "arguments": (
         "Mapping[str, Any]",
         "name=value pairs, separated by commas, with values as in Python (0.25, True, 'text')",
@@ -89,7 +93,7 @@ class Option:
             "number": flags.DEFINE_float,
             "path": usage.define_path,
             "size": usage.define_size,
-            **dict.fromkeys(("integers", "numbers", "names"), flags.DEFINE_list),
+            **dict.fromkeys(("integers", "numbers", "names", "outputs"), flags.DEFINE_list),
             "texts": flags.DEFINE_multi_string,
         }.get(self.kind, flags.DEFINE_string)
         define(self.name, self.default, self.help, flag_values=own)
@@ -101,10 +105,10 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str. For "integers", "numbers", "names" and "texts", a list of them. For "arguments",
-            "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str. For "size", a
-            `sizes.Size`. For "function", a text: a function becomes `module:function`. For "augmentation", the value
-            itself, which `augmentation.named` checks.
+            A bool, int, float or str. For "integers", "numbers", "names" and "texts", a list of them. For "outputs", a
+            list of texts and functions. For "arguments", "mapping" and "weights", a dict. For "weights", it may also be
+            one of the choices, a str. For "size", a `sizes.Size`. For "function", a text: a function becomes
+            `module:function`. For "augmentation", the value itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
@@ -127,7 +131,9 @@ class Option:
         if isinstance(value, dict):
             return value
         wrong = [
-            one for one in (value if isinstance(value, list) else [value]) if self.choices and one not in self.choices
+            one
+            for one in (value if isinstance(value, list) else [value])
+            if self.choices and not callable(one) and one not in self.choices
         ]
         if wrong:
             near = difflib.get_close_matches(str(wrong[0]), self.choices, 1)
@@ -332,6 +338,7 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
+    "outputs": lambda given: [one if callable(one) else _text(one) for one in _parts(given)],
     "texts": lambda given: [_text(one) for one in ([given] if isinstance(given, str) else given)],
     "arguments": _arguments,
     "mapping": _mapping,

@@ -84,7 +84,7 @@ def test_options_have_types_for_editors() -> None:
         table = {option.name: option for option in training_options.OPTIONS[trainer]}
         assert declared.keys() == table.keys()
         listed = inspect.signature(getattr(trainers, trainer)).parameters
-        assert listed.keys() - {"log"} == table.keys()
+        assert listed.keys() == table.keys()
         for name, option in table.items():
             assert f"{name} (" in (getattr(trainers, trainer).__call__.__doc__ or ""), name
             expected = {"switch": bool, "integer": int, "number": float, "text": str}.get(option.kind)

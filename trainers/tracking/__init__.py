@@ -1,0 +1,1 @@
+"""Log trainings to experiment trackers: TensorBoard, MLflow, and Weights & Biases."""
