@@ -14,8 +14,8 @@ import tensorflow as tf
 from tfrecord_tools.base import console
 from tfrecord_tools.errors import UserError
 from trainers.checkpoint import Checkpointer
-from trainers.epoch_table import EpochTable
 from trainers.recipes import Phase
+from trainers.tracking.epoch_table import EpochTable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

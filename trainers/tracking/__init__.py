@@ -1,1 +1,1 @@
-"""Log trainings to experiment trackers: TensorBoard, MLflow, and Weights & Biases."""
+"""Show trainings: as a table in notebooks, and in experiment trackers."""

@@ -11,9 +11,9 @@ import pytest
 import tiny_training
 
 from tfrecord_tools.base import console
-from trainers import epoch_table
 from trainers.checkpoint import Checkpointer
 from trainers.fit import fit
+from trainers.tracking import epoch_table
 
 
 class Output:
