@@ -97,8 +97,8 @@ def test_other_field_by_flag(tmp_path: Path) -> None:
 
 
 def test_labels_that_contradict_each_other(tmp_path: Path) -> None:
-    texts = {"cls": [0, 1, 0, 1], "json": [{"label": value} for value in (0, 0, 1, 1)]}
-    path = write(tmp_path / "pets.tar", samples(4, **texts))
+    fields = [{"label": value} for value in (0, 0, 1, 1)]
+    path = write(tmp_path / "pets.tar", samples(4, cls=[0, 1, 0, 1], json=fields))
     assert refusal(path) == (
         f"{path}: the labels in 'label' and in 'cls' are not the same classes. Name the right ones:"
         " --label_column=json.label or --label_column=cls."

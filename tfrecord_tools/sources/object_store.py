@@ -23,6 +23,8 @@ OBJECT = np.dtype(
 _EXTRAS = {
     "s3": "'tfrecord-tools[s3]'", "s3a": "'tfrecord-tools[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
 }  # fmt: skip
+# These packages would log where they found credentials, and each request to the Hub.
+_CHATTY = ("botocore", "aiobotocore", "httpx", "httpx2")
 _MTIMES = (
     "LastModified",
     "mtime",
@@ -119,8 +121,8 @@ def opened(url: str) -> tuple[Any, str]:
     try:
         import fsspec.core
 
-        for name in ("botocore", "aiobotocore"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # They would log where they found credentials.
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise UserError(f"{url}: a package is missing ({error}): pip install {package}") from error
