@@ -22,7 +22,7 @@ _SHARD_BYTES = 250_000_000
 _FORMAT = "array_record"
 _OPTIONS = "group_size:1"  # Each record is compressed alone. Otherwise a reader of one record reads its group.
 _RECORD_BYTES = 64  # More than a record takes in addition to its image and its path.
-_ROWS = 64  # Records that are read again at once.
+_ROWS = 16  # Records that are read again at once.
 
 
 class ArrayRecord:

@@ -24,6 +24,7 @@ _GROUP_BYTES = 32 << 20  # Size of the images in a row group. Readers load whole
 _GROUP_ROWS = 1000
 _ROW_BYTES = 512  # More than the other columns take in a row.
 _BATCH_ROWS = 64
+_BUFFER_BYTES = 1 << 20
 _CHUNKED_SINCE = 21  # Version of pyarrow.
 
 
@@ -54,21 +55,32 @@ class Parquet:
 
     def count(self, root: Path) -> Counts:
         """Read the Parquet files, and count their images per split and label."""
-        import pyarrow.parquet as pq
-
         counts = Counts()
         for path in (root / DIRECTORY).iterdir():
-            with pq.ParquetFile(path, page_checksum_verification=True) as opened:
-                for batch in opened.iter_batches(_BATCH_ROWS, columns=["image.bytes", "label"], use_threads=False):
-                    labels = batch.column("label").to_pylist()
-                    for image, label in zip(batch.column("image").field("bytes"), labels):
-                        counts[split_of(path), label] += len(image.as_buffer()) > 0
+            for batch in _batches(path):
+                labels = batch.column("label").to_pylist()
+                for image, label in zip(batch.column("image").field("bytes"), labels):
+                    counts[split_of(path), label] += len(image.as_buffer()) > 0
         return counts
 
     def notes(self, out: Path) -> Iterator[str]:
         """Yield how `datasets` and `convert` read the files."""
         yield f"to load them: datasets.load_dataset({str(out)!r})"
         yield f"to convert them back: python -m tfrecord_tools.convert {shlex.join([f'--src={out}'])}"
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the images and the labels of a file.
+
+    Row groups are read one by one, since pyarrow would hold the whole file in memory.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, page_checksum_verification=True) as opened:
+        for group in range(opened.num_row_groups):
+            yield from opened.iter_batches(
+                _BATCH_ROWS, row_groups=[group], columns=["image.bytes", "label"], use_threads=False
+            )
 
 
 class _File:
