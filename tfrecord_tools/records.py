@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import html
 import logging
+import operator
 import os
 import warnings
 import zlib
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfrecord_tools.base import files, words
+from tfrecord_tools.base.checks import check_fraction, check_whole
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
@@ -62,6 +64,10 @@ class Dataset:
     digest: str
     raw_size: int | None = None
     keys: Keys = schema.OURS
+
+    def __fspath__(self) -> str:
+        """Return the directory. So functions that take the path of a dataset also take a `Dataset`."""
+        return str(self.directory)
 
     def _repr_html_(self) -> str:
         """Show the report card in a notebook: the class table, samples and notes."""
@@ -117,6 +123,14 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]], shards: Sequence[int]) ->
     columns["shard"] = columns["shard"] + np.repeat(np.cumsum([0, *shards])[:-1], sizes)
     columns["split"] = np.repeat(np.arange(len(parts), dtype=np.int8), sizes)
     return columns
+
+
+def _not_integers(what: str) -> str:
+    return f"record numbers must be integers, not {what}; for several records, call select"
+
+
+def _outside(number: int, count: int) -> str:
+    return f"record {number:,} does not exist: there are {words.number(count, 'record')}"
 
 
 def read_numbers(path: str, count: int) -> np.ndarray:
@@ -257,7 +271,12 @@ class Records:
         Raises:
             CorruptRecord: The stored bytes are damaged.
         """
-        number = range(len(self))[number]
+        try:
+            number = range(len(self))[operator.index(number)]
+        except TypeError:
+            raise TypeError(_not_integers(type(number).__name__)) from None
+        except IndexError:
+            raise IndexError(_outside(number, len(self))) from None
         return self._example(number, self.serialized(number))
 
     def __getitems__(self, numbers: Sequence[int] | np.ndarray) -> list[Example]:
@@ -281,11 +300,11 @@ class Records:
         """Return record numbers as i64[k] in 0..n-1. Negative numbers count from the end, as in a list."""
         given, count = np.asarray(numbers), len(self)
         if given.size and given.dtype.kind not in "iu":
-            raise TypeError(f"record numbers must be integers, not {given.dtype}")
+            raise TypeError(_not_integers(str(given.dtype)))
         numbers = given.astype(np.int64)
         outside = numbers[(numbers < -count) | (numbers >= count)]
         if len(outside):
-            raise IndexError(f"record {outside[0]:,} does not exist: there are {count:,} records")
+            raise IndexError(_outside(outside[0], count))
         return np.where(numbers < 0, numbers + count, numbers)
 
     def __repr__(self) -> str:
@@ -441,9 +460,19 @@ class Records:
         tables = [index.read(Path(self._index_path), columns, split) for split in self._splits]
         return pa.concat_tables(tables).take(self._rows)
 
-    def select(self, numbers: np.ndarray) -> Records:
-        """Return the records with these `numbers`, i64[k], in this order. Nothing is read."""
-        rows = self._rows[numbers]
+    def select(self, numbers: Sequence[int] | np.ndarray) -> Records:
+        """Return some of the records. Nothing is read.
+
+        Args:
+            numbers: The numbers of the records, i64[k], in the order of the result. Negative numbers count from the
+                end. Or bool[n]: whether a record is in the result.
+
+        Raises:
+            TypeError: The numbers are not integers.
+            IndexError: There is no record with a number, or the length is not n.
+        """
+        given = np.asarray(numbers)
+        rows = self._rows[given if given.dtype == bool else self._numbers(given)]
         return Records(self._index_path, self._splits, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
@@ -459,7 +488,12 @@ class Records:
 
         Returns:
             (rest, held out)
+
+        Raises:
+            UserError: The fraction is not a number from 0 to 1, or the seed is not a whole number.
         """
+        check_fraction(fraction=fraction)
+        check_whole(seed=seed)
         from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
 
         table = self.indexed("source_sha256", "group")
@@ -496,12 +530,13 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
     Example:
         records = open_dataset("out").records("train")
     """
-    if files.is_url(os.fspath(directory)):
+    given = files.paths(directory=directory)["directory"]
+    if files.is_url(given):
         raise UserError(
             f"{directory}: must be a local directory. Copy the dataset to this machine first:"
             f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
         )
-    directory = Path(files.expand_user(os.fspath(directory)))
+    directory = Path(given)
     if not (directory / dataset_files.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Run the same convert command again.")

@@ -137,9 +137,9 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
         split = split or DEFAULT_SPLIT
         if split not in data.splits:
             raise UserError(
-                f"{data.directory}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. A dataset"
-                " contains only images with labels. To classify other images, pass their files, or the TFRecords that"
-                " contain them."
+                f"{data.directory}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Pass one of"
+                " these splits as --split. A dataset contains only images with labels. To classify other images, pass"
+                " their files, or the TFRecords that contain them."
             )
         return RecordSet(data, predictions.records_of(data, split))
     if split:
