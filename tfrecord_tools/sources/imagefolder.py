@@ -40,13 +40,13 @@ def find(src: str, reading: Reading) -> list[Table]:
     Raises:
         UserError: A directory has several such tables.
     """
-    if not os.path.isdir(src):
+    try:
+        with os.scandir(src) as entries:
+            splits = sorted(entry.name for entry in entries if entry.is_dir() and split_named(entry.name))
+    except OSError:  # Not a directory, or one that cannot be listed.
         return []
     return _in_directory(src, "", reading) or [
-        table
-        for name in sorted(os.listdir(src))
-        if split_named(name)
-        for table in _in_directory(os.path.join(src, name), name, reading)
+        table for name in splits for table in _in_directory(os.path.join(src, name), name, reading)
     ]
 
 
