@@ -272,6 +272,19 @@ def test_pattern_as_a_command(tmp_path: Path) -> None:
     )
 
 
+def test_pattern_of_other_files(tmp_path: Path) -> None:
+    source = tree(tmp_path / "pets", {"cats": 2, "dogs": 2})
+    with tarfile.open(tmp_path / "pets.tar", "w:") as tar:
+        tar.add(source, "pets")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    for pattern, first in (("pets/*/*.jpg", "pets/cats/000.jpg"), ("*.tar", "pets.tar"), ("*.parquet", "x.parquet")):
+        assert refusal(tmp_path / pattern) == (
+            f"--src={tmp_path}/{pattern}: the files that match are neither Parquet files of images nor tar files of"
+            f" webdataset, for example {tmp_path}/{first}. Pass the directory of the files instead of a pattern."
+        )
+    assert refusal(tmp_path / "*.png").startswith(f"--src={tmp_path}/*.png: no file matches. Pass the path of a file,")
+
+
 def test_exclude_and_flags_that_do_not_fit(tmp_path: Path) -> None:
     for name in ("train-0", "test-0", "extra"):
         write(tmp_path / f"pets/{name}.tar", samples(2, name, cls=[0, 1]))

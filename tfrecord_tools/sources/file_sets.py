@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError, named
@@ -23,7 +24,6 @@ _PROBED_ENTRIES = 100
 _SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+$", re.IGNORECASE)  # train-00000-of-00002
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MAX_EXPANDED = 1_000_000
 _SPECIAL = re.compile(r"[*?\[{]")
 _SPECIAL_IN_URL = re.compile(r"[*{]")
 
@@ -246,6 +246,15 @@ def check_matches(pattern: str) -> None:
     _matching(pattern)
 
 
+def refuse(pattern: str) -> NoReturn:
+    """Raise a UserError about a pattern without files of a known kind."""
+    first = _matching(pattern)[0]
+    raise UserError(
+        f"--src={pattern}: the files that match are neither Parquet files of images nor tar files of webdataset, for"
+        f" example {first}. Pass the directory of the files instead of a pattern."
+    )
+
+
 def _matching(pattern: str) -> list[str]:
     """Return the sorted paths of the files that match a pattern.
 
@@ -253,7 +262,7 @@ def _matching(pattern: str) -> list[str]:
         UserError: There is no such file, or a file in a range such as {000..012} is missing.
     """
     found: dict[str, None] = {}
-    for part in itertools.islice(expanded(pattern), _MAX_EXPANDED):
+    for part in expanded(pattern):
         if files.is_url(part):
             matches = sorted(object_store.matching(part, root_of(pattern)))
         else:

@@ -228,6 +228,8 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
             continue  # The paths in the archive give the classes.
         if found := file_sets.find(config.src, kind, objects.paths if objects else None):
             return _scan_rows(config, found, kind, read, least)
+    if file_sets.is_pattern(config.src):
+        file_sets.refuse(config.src)
     tables = [] if config.label_regex or config.split else imagefolder.find(config.src, config.reading())
     if tables and config.names_labels:
         return _scan_imagefolder(config, tables, least)
