@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_sources import contents, converted, draw, flip, tree, with_splits
+from image_sources import contents, converted, draw, flip, frame, tree, with_splits
 
 from tfrecord_tools import records as records_module
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
@@ -45,9 +45,8 @@ def out(valid: Path, tmp_path: Path) -> Path:
 def frames(out: Path, split: str) -> Iterator[tuple[Path, int, int]]:
     """Yield (shard path, offset of the frame, length of the frame) of each record."""
     records = open_dataset(out).records(split)
-    for i in range(len(records)):
-        shard = Path(records._shards.paths[records._shard[i]])
-        yield shard, int(records._offset[i]), int(records._frame_bytes[i])
+    for number in range(len(records)):
+        yield frame(records, number)
 
 
 def damage(out: Path, split: str, number: int, at: int = 40) -> None:
