@@ -252,8 +252,12 @@ class Records:
         for start in range(0, len(self), _BLOCK):
             yield self._in_map(slice(start, start + _BLOCK))
 
-    def _frames(self, numbers: Any) -> Frames:
-        """Return where the frames of records are. `numbers`: i64[k], or one number."""
+    def _frame(self, number: int) -> tuple[int, int, int]:
+        """Return the shard of one record, and the size and the offset of its frame."""
+        return self._map.frame(number if self._chosen is None else int(self._chosen[number]))
+
+    def _frames(self, numbers: np.ndarray) -> Frames:
+        """Return where the frames of records i64[k] are."""
         return self._map.frames(numbers if self._chosen is None else self._chosen[numbers])
 
     def __getitem__(self, number: int) -> Example:
@@ -280,8 +284,8 @@ class Records:
         # label.
         record["label"] = int(self.labels[number])
         if not record["path"]:
-            frame = self._frames(number)
-            record["path"] = index.place(os.path.basename(self._shards.paths[frame.shards]), int(frame.offsets))
+            shard, _, offset = self._frame(number)
+            record["path"] = index.place(os.path.basename(self._shards.paths[shard]), offset)
         return record
 
     def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -318,7 +322,7 @@ class Records:
             CorruptRecord: The stored bytes are damaged. The message names shard, offset and source path.
         """
         number = range(len(self))[number]
-        shard, size, offset = map(int, self._frames(number))
+        shard, size, offset = self._frame(number)
         reason = "corrupt"
         try:
             framed = self._shards.read(shard, size, offset)
@@ -443,11 +447,23 @@ class Records:
         return index.hashes(self.indexed("source_sha256"), "source_sha256")
 
     def indexed(self, *columns: str) -> pa.Table:
-        """Return columns of the index, one row per record. Each call reads the index."""
+        """Return columns of the index, one row per record. Each call reads the index.
+
+        Only the shards of these records are read, so that a few records take little time and memory.
+        """
         import pyarrow as pa
 
-        table = pa.concat_tables([index.read(Path(self._index_path), columns, split) for split in self._splits])
-        return table if self._chosen is None and len(self) == self._map.rows else table.take(self.rows)
+        path = Path(self._index_path)
+        if self._chosen is None and len(self) == self._map.rows:
+            return pa.concat_tables([index.read(path, columns, split) for split in self._splits])
+        splits, rows = self._map.places(self._in_map(slice(None)))
+        own = [rows[splits == number] for number in range(len(self._splits))]
+        tables = [index.SplitRows(path, name).take(rows, columns) for name, rows in zip(self._splits, own)]
+        if len(tables) == 1:
+            return tables[0]
+        positions = np.empty(len(rows), np.int64)
+        positions[np.argsort(splits, kind="stable")] = np.arange(len(rows))
+        return pa.concat_tables(tables).take(positions)
 
     def select(self, numbers: np.ndarray) -> Records:
         """Return the records with these `numbers`, i64[k], in this order. Nothing is read."""

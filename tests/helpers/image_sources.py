@@ -61,8 +61,8 @@ def with_splits(root: Path, train: int = 5, validation: int = 3) -> Path:
 
 def frame(records: Records, number: int) -> tuple[Path, int, int]:
     """Return (path of the shard, offset of the frame, length of the frame) of a record."""
-    shard, size, offset = records._frames(number)
-    return Path(records._shards.paths[shard]), int(offset), int(size)
+    shard, size, offset = records._frame(number)
+    return Path(records._shards.paths[shard]), offset, size
 
 
 def rewrite(out: Path, number: int, change: Callable[[bytes], bytes]) -> None:

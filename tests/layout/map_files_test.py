@@ -96,9 +96,12 @@ def test_a_map_equals_the_index(
         assert (out / f".records-{split}.map").exists()
         assert (records.labels.tolist(), records.rows.tolist()) == (columns["label"], columns["row"])
         shards, sizes, offsets = records._frames(np.arange(len(records)))
+        assert [*zip(shards, sizes, offsets)] == [records._frame(number) for number in range(len(records))]
         assert (shards.tolist(), offsets.tolist()) == (columns["shard"], columns["offset"])
         assert sizes.tolist() == [length + 16 for length in columns["length"]]
-        assert [records[number]["path"] for number in range(len(records))] == columns["path"]
+        assert [records[number]["path"] for number in range(len(records))] == list(records.paths) == columns["path"]
+        chosen = np.array([2, 0, len(records) - 1, 0])
+        assert list(records.select(chosen).paths) == [columns["path"][number] for number in chosen]
 
 
 @pytest.mark.parametrize("splits", [("train",), ("validation",), ("train", "validation"), ("validation", "train")])

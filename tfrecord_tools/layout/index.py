@@ -101,8 +101,7 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
     with _as_user_error(path):
         wanted = list(columns)
         if not set(LOOK).isdisjoint(columns):
-            present = pq.read_schema(path).names
-            wanted = [name for name in columns if name in present or name not in LOOK]
+            wanted = _present(pq.read_schema(path).names, columns)
         table = pq.read_table(path, columns=wanted, filters=[("split", "==", split)] if split else None)
         return _with_look(table, columns).select(list(columns))
 
@@ -135,22 +134,42 @@ class SplitRows:
             ]
         self.most = sum(rows for _, rows in self._groups)
 
+    def take(self, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Read the rows i64[k] of the split, in this order. Only their row groups are read.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        numbers, counts = np.array(self._groups, np.int64).reshape(-1, 2).T
+        groups = np.cumsum(counts).searchsorted(rows, "right")
+        read = np.bincount(groups, minlength=len(counts))[: len(counts)] > 0
+        table = self._read(numbers[read].tolist(), _present(self._file.schema_arrow.names, columns))
+        if len(table) < counts[read].sum():  # There are rows of other splits in the row groups.
+            table = self._read(numbers.tolist(), _present(self._file.schema_arrow.names, columns))
+        else:
+            left_out = np.cumsum(np.where(read, 0, counts))
+            rows = rows - left_out[groups]
+        return _with_look(table, columns).select(list(columns)).take(rows)
+
+    def _read(self, groups: list[int], columns: Sequence[str]) -> pa.Table:
+        """Read the rows of the split in some row groups."""
+        import pyarrow.compute as pc
+
+        with _as_user_error(self.path):
+            table = self._file.read_row_groups(groups, ["split", *columns])
+            return table.filter(pc.equal(table.column("split"), self._split))
+
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield the rows in the order of the records, about a quarter of a million rows at a time.
 
         Raises:
             UserError: The file is damaged.
         """
-        import pyarrow.compute as pc
-
         block: list[int] = []
         waiting = 0
         for number, rows in [*self._groups, (-1, _BLOCK_ROWS)]:
             if block and waiting + rows > _BLOCK_ROWS:
-                with _as_user_error(self.path):
-                    table = self._file.read_row_groups(block, ["split", *columns])
-                    own = table.filter(pc.equal(table.column("split"), self._split)).select(list(columns))
-                yield own
+                yield self._read(block, columns)
                 block, waiting = [], 0
             block.append(number)
             waiting += rows
@@ -178,6 +197,11 @@ def damaged(path: Path, reason: object) -> UserError:
     return UserError(
         f"{path}: cannot be read ({reason}). The dataset is incomplete or damaged. Copy or convert it again."
     )
+
+
+def _present(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return the columns without those of `LOOK` that the index lacks."""
+    return [name for name in columns if name in names or name not in LOOK]
 
 
 def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -3,7 +3,7 @@
 The index has the same values, but takes seconds to read and is read again by each process. A map is one array of 64-bit
 integers, so that a file with it is mapped into memory and shared by all processes (`map_files`).
 
-The array has these parts, all little-endian:
+The array has these parts:
     header: 512 values, see `_Header`.
     first: i64[shards + 1], the first row of each shard, and the number of rows.
     base: i64[shards + 1], the bytes of all shards before each shard, and the bytes of all shards.
@@ -15,6 +15,7 @@ The array has these parts, all little-endian:
 
 from __future__ import annotations
 
+import bisect
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,19 +26,19 @@ import numpy as np
 from tfrecord_tools.layout import index
 from tfrecord_tools.layout.schema import FRAME_BYTES
 
-WORD = np.dtype("<i8")
+WORD = np.dtype(np.int64)  # A file from a computer with another byte order has a wrong `_MAGIC`.
 HEADER = 512  # Values of the header: a page, so that the other parts are aligned.
-_MAGIC = int.from_bytes(b"TFRECMAP", "little")
+_MAGIC = int.from_bytes(b"TFRECMAP", "big")
 _COLUMNS = ("shard", "offset", "length", "label")
 Put = Callable[[int, np.ndarray], object]  # Stores values from a position on.
 
 
 class Frames(NamedTuple):
-    """Shards of frames, their sizes in bytes and the bytes at which they start: i64[k] or single numbers."""
+    """Shards of frames, their sizes in bytes and the bytes at which they start, each i64[k]."""
 
-    shards: Any
-    sizes: Any
-    offsets: Any
+    shards: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
 
 
 class _Header(NamedTuple):
@@ -107,6 +108,8 @@ class RecordMap:
         self._gaps = words[parts.labels + header.records : parts.labels + header.rows]
         self.rows = header.rows
         self.shard_sizes = np.diff(self._base)
+        # For single numbers, these are three times as fast as arrays.
+        self._views = memoryview(self._first), memoryview(self._base), memoryview(self._starts)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,8 +137,16 @@ class RecordMap:
         """Return the labels of records, i64[k]."""
         return self.labels[numbers]
 
-    def frames(self, numbers: Any) -> Frames:
-        """Return where the frames of records are. `numbers`: i64[k], or one number."""
+    def frame(self, number: int) -> tuple[int, int, int]:
+        """Return the shard of one record, and the size and the offset of its frame."""
+        first, base, starts = self._views
+        row = int(self.rows_of(number))
+        start = starts[row]
+        shard = bisect.bisect_right(first, row) - 1
+        return shard, starts[row + 1] - start, start - base[shard]
+
+    def frames(self, numbers: np.ndarray) -> Frames:
+        """Return where the frames of records i64[k] are."""
         rows = self.rows_of(numbers)
         starts = self._starts[rows]
         shards = self._first.searchsorted(rows, "right") - 1
@@ -176,7 +187,7 @@ class JoinedMaps:
         for one in self._maps:
             one.note_check()
 
-    def rows_of(self, numbers: Any) -> Any:
+    def rows_of(self, numbers: np.ndarray) -> np.ndarray:
         splits, rows = self.places(numbers)
         return rows + self._first_rows[splits]
 
@@ -187,11 +198,13 @@ class JoinedMaps:
     def labels_of(self, numbers: np.ndarray) -> np.ndarray:
         return self._gather(numbers, lambda one, own: (one.labels[own],))[1][0]
 
-    def frames(self, numbers: Any) -> Frames:
-        splits, (shards, sizes, offsets) = self._gather(np.atleast_1d(numbers), RecordMap.frames)
-        shards += self._first_shards[splits]
-        columns = Frames(shards, sizes, offsets)
-        return columns if np.ndim(numbers) else Frames(*(column[0] for column in columns))
+    def frame(self, number: int) -> tuple[int, int, int]:
+        shard, size, offset = self.frames(np.array([number]))
+        return int(shard[0]), int(size[0]), int(offset[0])
+
+    def frames(self, numbers: np.ndarray) -> Frames:
+        splits, (shards, sizes, offsets) = self._gather(numbers, RecordMap.frames)
+        return Frames(shards + self._first_shards[splits], sizes, offsets)
 
     def _gather(
         self, numbers: np.ndarray, ask: Callable[[RecordMap, np.ndarray], Sequence[np.ndarray]]
