@@ -509,7 +509,7 @@ class Records:
 
 def _crc(arrays: Iterator[np.ndarray]) -> int:
     """Return the CRC-32 of the bytes of arrays, one after the other."""
-    return functools.reduce(lambda crc, array: zlib.crc32(np.ascontiguousarray(array), crc), arrays, 0)
+    return functools.reduce(lambda crc, array: zlib.crc32(np.ascontiguousarray(array).data, crc), arrays, 0)
 
 
 def open_dataset(directory: str | os.PathLike[str], *, cache_dir: str | os.PathLike[str] | None = None) -> Dataset:

@@ -109,7 +109,7 @@ class RecordMap:
         self.rows = header.rows
         self.shard_sizes = np.diff(self._base)
         # For single numbers, these are three times as fast as arrays.
-        self._views = memoryview(self._first), memoryview(self._base), memoryview(self._starts)
+        self._views = self._first.data, self._base.data, self._starts.data
 
     def __len__(self) -> int:
         return len(self.labels)
