@@ -213,7 +213,7 @@ class Records:
             return self._map.labels  # Not kept, so that it is not pickled.
         if self._labels is None:
             self._labels = self._map.labels if self._chosen is None else self._map.labels_of(self._chosen)
-            self._labels.flags.writeable = False
+            self._labels.setflags(write=False)
         return self._labels
 
     @property

@@ -323,6 +323,17 @@ def test_several_processes_at_once(out: Path, locks: bool, monkeypatch: pytest.M
     assert {path.name for path in out.glob(".*") if path.suffix != ".lock"} == {MAP}
 
 
+def test_a_long_wait_is_reported(
+    out: Path, as_large: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(map_files, "_REPORTED", -1.0)
+    monkeypatch.setattr(map_files, "_LONGEST", 0.2)
+    with map_files.files.lock(out / f"{MAP}.lock", "in use"):
+        assert len(open_dataset(out).records("train")) == 14
+    assert caplog.messages == [f"{out}: waiting for another process that makes the map of the records."]
+    assert (out / MAP).exists()
+
+
 # --- Directories -----------------------------------------------------------------------------------------------------
 
 

@@ -89,7 +89,10 @@ def expand_fields(config: object, *names: str) -> None:
 
 
 def cache_directory() -> Path | None:
-    """Return this user's directory for files that can be made again. It may not exist yet. None: no home directory."""
+    """Return this user's directory for files that can be made again; None if there is no home directory.
+
+    The directory may not exist yet.
+    """
     if os.name == "nt":
         root = os.environ.get("LOCALAPPDATA") or os.path.expanduser(r"~\AppData\Local")
     elif sys.platform == "darwin":

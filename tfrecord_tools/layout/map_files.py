@@ -35,6 +35,7 @@ _FORMAT = 1
 _TAIL = 1 << 16  # Bytes of the index, at its end, that are part of the stamp.
 _RECENT = 60.0  # Seconds for which other processes rely on a check of the shards.
 _LONGEST = 900.0  # Seconds to wait for another process that makes the same map.
+_REPORTED = 20.0  # Seconds after which the wait is reported.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +188,13 @@ def _turn(lock: Path) -> Iterator[bool]:
 
     The lock only saves work: without it, two processes write two files, and the last one remains.
     """
-    end = time.monotonic() + _LONGEST
-    while (held := files.hold(lock)) is None and time.monotonic() < end:
+    start, reported = time.monotonic(), False
+    while (held := files.hold(lock)) is None and (waited := time.monotonic() - start) < _LONGEST:
+        if waited > _REPORTED and not reported:
+            _log.warning(
+                "%s: waiting for another process that makes the map of the records.%s", lock.parent, files.owner(lock)
+            )
+            reported = True
         time.sleep(0.05)
     if held is None:
         yield False

@@ -104,7 +104,7 @@ class RecordMap:
         self._base = words[parts.base : parts.starts]
         self._starts = words[parts.starts : parts.starts + header.rows + 1]
         self.labels = words[parts.labels : parts.labels + header.records]
-        self.labels.flags.writeable = False
+        self.labels.setflags(write=False)
         self._gaps = words[parts.labels + header.records : parts.labels + header.rows]
         self.rows = header.rows
         self.shard_sizes = np.diff(self._base)
@@ -172,7 +172,7 @@ class JoinedMaps:
     @property
     def labels(self) -> np.ndarray:
         labels = np.concatenate([one.labels for one in self._maps])
-        labels.flags.writeable = False
+        labels.setflags(write=False)
         return labels
 
     @property
