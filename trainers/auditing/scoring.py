@@ -194,9 +194,8 @@ def _pairs(inputs: Inputs, near: Neighbors, seed: int) -> tuple[np.ndarray, np.n
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
     by_hash = neighbors.cosines(inputs.features, hashed)
     values = np.concatenate([np.ones(len(copied)), by_hash, near.pair_similarities])
-    order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))
-    unique, first = np.unique(pairs[order], axis=0, return_index=True)
-    return unique, np.clip(values[order][first], 0, 1)
+    pairs, values = neighbors.distinct(pairs, values, len(inputs.labels))
+    return pairs, np.clip(values, 0, 1)
 
 
 def _hashed(inputs: Inputs, seed: int) -> np.ndarray:
