@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import flags
 
-from tfrecord_tools import dataset, order
+from tfrecord_tools import order
 from tfrecord_tools.base import command
 from tfrecord_tools.conversion import plan
 from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.schema import FRAME_BYTES
+from tfrecord_tools.records import open_dataset
 
 _CLASSES = 1000
 _MEAN_BYTES = 110_000
@@ -44,7 +45,7 @@ class Opened(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Memory of a process in bytes: its own, that of all processes, and its fair share of both."""
+    """Memory of a process in bytes: its own, what it has with others, and its own plus its share of that."""
 
     private: int
     shared: int
@@ -88,24 +89,27 @@ def _column(values: Any, kind: pa.DataType, count: int) -> pa.Array:
 def measure(directory: Path) -> Opened:
     """Open the dataset in this process, which has done nothing before."""
     before, start = memory().private, time.perf_counter()
-    records = dataset.open(directory).records("train")
+    records = open_dataset(directory).records("train")
     opened = time.perf_counter()
     order.Shuffled(len(records), 0)[order.batch_positions(0, 32)]
     return Opened(opened - start, time.perf_counter() - opened, memory().private - before)
 
 
 def use_all(directory: Path) -> Memory:
-    """Open the dataset, use all positions and labels, and return the memory while all processes are open."""
-    records = dataset.open(directory).records("train")
+    """Open the dataset, use all positions and labels, and return how much memory grew while all do this."""
+    assert _barrier is not None
+    _barrier.wait()
+    before = memory()
+    _barrier.wait()
+    records = open_dataset(directory).records("train")
     for start in range(0, len(records), _BLOCK):
         numbers = np.arange(start, min(start + _BLOCK, len(records)))
         records._frames(numbers).sizes.sum()
     np.bincount(records.labels)
-    assert _barrier is not None
     _barrier.wait()
-    used = memory()
+    after = memory()
     _barrier.wait()
-    return used
+    return Memory(*(now - then for now, then in zip(after, before)))
 
 
 def memory() -> Memory:
@@ -153,8 +157,8 @@ def show(directory: Path, rows: int, processes: int) -> None:
     used: list[Memory] = in_new_processes(processes, use_all, directory)
     private, shared, share = (np.array(column) / 1e6 for column in zip(*used))
     print(
-        f"  {processes} processes that use all positions and labels: each has {private.max():,.0f} MB of its own and"
-        f" {shared.max():,.0f} MB with others; together {share.sum():,.0f} MB"
+        f"  {processes} processes that use all positions and labels: each grew by {private.max():,.1f} MB of its own and"
+        f" {shared.max():,.1f} MB that it has with others; together {share.sum():,.1f} MB"
     )
 
 
