@@ -157,8 +157,8 @@ def show(directory: Path, rows: int, processes: int) -> None:
     used: list[Memory] = in_new_processes(processes, use_all, directory)
     private, shared, share = (np.array(column) / 1e6 for column in zip(*used))
     print(
-        f"  {processes} processes that use all positions and labels: each grew by {private.max():,.1f} MB of its own and"
-        f" {shared.max():,.1f} MB that it has with others; together {share.sum():,.1f} MB"
+        f"  {processes} processes that use all positions and labels: each grew by {private.max():,.1f} MB of its own"
+        f" and {shared.max():,.1f} MB that it has with others; together {share.sum():,.1f} MB"
     )
 
 
