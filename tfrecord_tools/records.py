@@ -209,8 +209,6 @@ class Records:
     @property
     def labels(self) -> np.ndarray:
         """i64[n], the label of each record. The array cannot be written."""
-        if self._chosen is None and isinstance(self._map, RecordMap):
-            return self._map.labels  # Not kept, so that it is not pickled.
         if self._labels is None:
             self._labels = self._map.labels if self._chosen is None else self._map.labels_of(self._chosen)
             self._labels.setflags(write=False)
@@ -269,7 +267,7 @@ class Records:
             CorruptRecord: The stored bytes are damaged.
         """
         number = range(len(self))[number]
-        return self._example(number, self.serialized(number))
+        return self._example(number, self._read(number))
 
     def __getitems__(self, numbers: Sequence[int] | np.ndarray) -> list[Example]:
         """Return several records, faster than one by one. PyTorch's DataLoader calls this method."""
@@ -321,8 +319,11 @@ class Records:
         Raises:
             CorruptRecord: The stored bytes are damaged. The message names shard, offset and source path.
         """
-        number = range(len(self))[number]
-        shard, size, offset = self._frame(number)
+        return self._read(range(len(self))[number])
+
+    def _read(self, number: int) -> bytes:
+        """Return `serialized` of a record. `number` does not count from the end."""
+        shard, size, offset = self._map.frame(number if self._chosen is None else int(self._chosen[number]))
         reason = "corrupt"
         try:
             framed = self._shards.read(shard, size, offset)

@@ -140,7 +140,7 @@ class RecordMap:
     def frame(self, number: int) -> tuple[int, int, int]:
         """Return the shard of one record, and the size and the offset of its frame."""
         first, base, starts = self._views
-        row = int(self.rows_of(number))
+        row = int(self.rows_of(number)) if len(self._gaps) else number
         start = starts[row]
         shard = bisect.bisect_right(first, row) - 1
         return shard, starts[row + 1] - start, start - base[shard]
