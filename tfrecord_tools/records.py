@@ -194,6 +194,7 @@ class Records:
         self._shards = shards
         self._map = records
         self._chosen = chosen
+        self._count = len(records) if chosen is None else len(chosen)
         self._labels: np.ndarray | None = None
         self.raw_size = raw_size
         self.keys = keys
@@ -201,7 +202,7 @@ class Records:
         self.failure = ""
 
     def __len__(self) -> int:
-        return len(self._map) if self._chosen is None else len(self._chosen)
+        return self._count
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_labels": None}

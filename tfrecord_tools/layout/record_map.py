@@ -109,7 +109,7 @@ class RecordMap:
         self.rows = header.rows
         self.shard_sizes = np.diff(self._base)
         # For single numbers, these are three times as fast as arrays.
-        self._views = self._first.data, self._base.data, self._starts.data
+        self._for_one = self._first.tolist(), self._base.tolist(), self._starts.data
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,7 +139,7 @@ class RecordMap:
 
     def frame(self, number: int) -> tuple[int, int, int]:
         """Return the shard of one record, and the size and the offset of its frame."""
-        first, base, starts = self._views
+        first, base, starts = self._for_one
         row = int(self.rows_of(number)) if len(self._gaps) else number
         start = starts[row]
         shard = bisect.bisect_right(first, row) - 1
