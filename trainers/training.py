@@ -93,7 +93,8 @@ def train(
                 settings["other"]["weights"] = training.weights
             del parent  # The model would fill memory during the training.
             run = _train(training, settings, log)
-            usage = plain_keras.block(run / run_directory.MODEL, training.info, recipe.model.libraries)
+            if not console.in_notebook():  # In a notebook, the `Run` that is returned predicts.
+                usage = plain_keras.block(run / run_directory.MODEL, training.info, recipe.model.libraries)
     if device.chief:
         for line in (f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}", *usage):
             log(line)
