@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from image_sources import break_image, converted, flip, rewrite, tree
+from image_sources import break_image, converted, flip, frame, rewrite, tree
 
 from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
@@ -64,7 +64,8 @@ def damaged_copy(out: Path, copy: Path, numbers: list[int]) -> Records:
     shutil.copytree(out, copy)
     records = dataset.open(copy).records("train")
     for number in numbers:
-        flip(Path(records._shards.paths[records._shard[number]]), int(records._offset[number]) + 60)
+        shard, offset, _ = frame(records, number)
+        flip(shard, offset + 60)
     return dataset.open(copy).records("train")
 
 

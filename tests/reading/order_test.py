@@ -202,3 +202,16 @@ def test_lists_and_numbers_of_numpy_are_accepted() -> None:
     )
     np.testing.assert_array_equal(Shuffled(np.int32(9), 0)[positions], Shuffled(9, 0)[positions])
     np.testing.assert_array_equal(Blocks(1000, 0)[positions], Blocks(1000, 0, block=256, window=16)[positions])
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 18])
+@pytest.mark.parametrize(("count", "classes"), [(0, 1), (1, 1), (500, 3), (500, 400)])
+def test_records_by_label_equal_a_stable_sort(
+    monkeypatch: pytest.MonkeyPatch, block: int, count: int, classes: int
+) -> None:
+    """The labels are sorted in blocks, which saves memory."""
+    monkeypatch.setattr(order, "_BLOCK", block)
+    labels = np.random.default_rng(0).integers(-2, classes, count) * 10**12  # Any numbers of groups.
+    records, counts = order._by_label(labels)
+    assert records.tolist() == np.argsort(labels, kind="stable").tolist()
+    assert counts.tolist() == np.unique(labels, return_counts=True)[1].tolist()
