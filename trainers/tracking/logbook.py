@@ -150,8 +150,13 @@ def opened(
 
 
 def is_complete(run: Path, names: Sequence[str]) -> bool:
-    """Return whether trackers have a finished training completely."""
-    return set(names) <= set((run_directory.read_json(run / FILE) or {}).get("complete", {}))
+    """Return whether trackers have a finished training completely, at the places to which they log now."""
+    complete = (run_directory.read_json(run / FILE) or {}).get("complete", {})
+    for name in names:
+        with _explained(name):
+            if complete.get(name) != TRACKERS[name].place():
+                return False
+    return True
 
 
 def _store(run: Path, *, id: str | None = None, complete: Mapping[str, str] = {}) -> None:
