@@ -118,7 +118,10 @@ def json_text(value: Any) -> str:
 
 
 def valid_text(text: str) -> str:
-    """Return a text with halves of characters written as `\\ud800`. JSON may contain them, and UTF-8 may not."""
+    """Return a text with halves of characters written as `\\ud800`.
+
+    JSON may contain them, and UTF-8 may not.
+    """
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 

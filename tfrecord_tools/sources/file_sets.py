@@ -113,7 +113,7 @@ class FileSet:
 
 
 def _missing(names: Iterable[str]) -> list[str]:
-    """Return a note for each set of files, such as train-00000-of-00002, of which files are missing."""
+    """Return a note for each set of files, such as train-00000-of-00002, that is not complete."""
     found: dict[str, set[int]] = {}
     totals = {}
     for name in names:

@@ -236,7 +236,11 @@ def _labels(
     if "number" in columns:
         numbers = tables.texts(table, columns["number"])
         number_of = {label: int(number) for label, number in zip(labels, numbers) if label and number}
-        return labels, sorted(number_of, key=number_of.__getitem__), []
+        names = sorted(number_of, key=number_of.__getitem__)
+        if sorted(set(number_of.values())) == list(range(len(names))):
+            return labels, names, []
+        note = f"the numbers in {columns['number']!r} are not 0 to {len(names) - 1:,}"
+        return labels, names, [f"{note}. The labels of the dataset only count classes with images"]
     names, file = _names_beside(found)
     if names and not reading.classes:
         labels = ["" if label == _NO_LABEL else label for label in labels]
