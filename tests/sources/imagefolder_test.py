@@ -90,12 +90,12 @@ def test_one_table_above_the_directories_of_splits(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("table", [True, False])
-def test_splits_without_labels_are_left_out(tmp_path: Path, table: bool) -> None:
+@pytest.mark.parametrize("row", [{"file_name": "1.jpg"}, {"file_name": "1.jpg", "label": ""}, None])
+def test_splits_without_labels_are_left_out(tmp_path: Path, row: Mapping[str, str] | None) -> None:
     flat(tmp_path / "pets/train", "csv")
     draw(tmp_path / "pets/test/1.jpg")
-    if table:
-        write(tmp_path / "pets/test/metadata.csv", [{"file_name": "1.jpg"}])
+    if row:
+        write(tmp_path / "pets/test/metadata.csv", [row])
     sources = scanned(tmp_path / "pets")
     assert len(sources) == 6
     assert sources.notes[-1] == "left out, since no table in it has labels: test"

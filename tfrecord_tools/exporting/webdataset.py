@@ -15,6 +15,7 @@ from tfrecord_tools.exporting import shard_writer
 from tfrecord_tools.exporting.pictures import Counts, Picture
 from tfrecord_tools.exporting.shard_writer import ShardFormat, split_of
 from tfrecord_tools.records import Dataset
+from tfrecord_tools.sources import archives
 
 _SHARD_BYTES = 250_000_000
 _TAR_END = 2 * tarfile.BLOCKSIZE
@@ -39,8 +40,8 @@ class Webdataset:
         counts = Counts()
         for path in root.iterdir():
             with tarfile.open(path, "r:") as tar:
-                members = list(tar)
-                for image, label in zip(members[::3], members[1::3], strict=True):
+                members = archives.members(str(path), tar)
+                for image, label, _ in zip(members, members, members, strict=True):
                     paired = image.size and os.path.splitext(image.name)[0] == os.path.splitext(label.name)[0]
                     text = tar.extractfile(label)
                     if paired and text is not None:
@@ -67,6 +68,7 @@ class _Tar:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             self._tar.addfile(member, io.BytesIO(data))
+        vars(self._tar)["members"] = []  # Otherwise, tarfile keeps all members in memory, 1 kB each.
 
     def close(self) -> None:
         self._tar.close()

@@ -72,13 +72,16 @@ def check_readable(src: str, encoding: str | None) -> None:
 
 def _has_labels(path: str, reading: Reading) -> bool:
     try:
-        names = tables.read(path, reading.encoding)[0].column_names
+        table = tables.read(path, reading.encoding)[0]
     except UserError:
         return False
-    given = reading.columns["label"]
-    if PATH_COLUMN not in names and reading.columns["path"] not in names:
+    names, given = set(table.column_names), reading.columns["label"]
+    if names.isdisjoint({PATH_COLUMN, reading.columns["path"]}):
         return False
-    return bool(reading.label_columns) or given in names or any(map(manifest.may_be_label, names))
+    if reading.label_columns:
+        return True
+    columns = [name for name in names if (name == given if given in names else manifest.may_be_label(name))]
+    return any(table.column_names.count(name) > 1 or any(tables.texts(table, name)) for name in columns)
 
 
 def read(src: str, found: Sequence[Table], reading: Reading) -> Manifest:

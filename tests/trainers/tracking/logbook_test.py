@@ -102,6 +102,14 @@ def test_complete_means_complete_at_the_present_place(
     assert not logbook.is_complete(tmp_path, ["mlflow"])
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", '{"id": 3, "complete": {}}', '{"complete": []}'])
+def test_damaged_file_of_trackers(tmp_path: Path, content: str) -> None:
+    (tmp_path / "trackers.json").write_text(content)
+    with pytest.raises(UserError) as error, logbook.opened(["tensorboard"], tmp_path, {}, None, print):
+        pass
+    assert str(error.value) == f"{tmp_path}/trackers.json: is damaged. Delete this file. The run is then logged anew."
+
+
 @pytest.mark.parametrize(
     ("flags", "logged"),
     [((), False), (("--log=tensorboard",), True), (("--tensorboard", "--log="), True), (("--log=",), True)],
