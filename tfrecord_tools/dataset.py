@@ -401,7 +401,7 @@ def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> 
 
 
 def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-    """Return a new array with undefined values. Its memory starts at a multiple of 64 bytes.
+    """Return a new array with undefined values, aligned to 64 bytes.
 
     TensorFlow uses the memory of such an array. Others are copied, which takes 4 us per image of 150 x 150 pixels.
     """
