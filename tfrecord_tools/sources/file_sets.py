@@ -183,7 +183,7 @@ def find(src: str, kind: Kind, objects: Sequence[str] | None = None) -> FileSet 
         root, found = os.path.dirname(src), [src] if kind.named(src) else []
     else:
         root, found, whole = src, _below(src, kind, _Disk(), src), True
-    with_images, others, unreadable = [], [], {}
+    with_images, others, unreadable = list[str](), list[str](), dict[str, str]()
     for path in found:
         name = _relative(path, root)
         try:

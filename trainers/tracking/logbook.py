@@ -153,9 +153,11 @@ def opened(
 def is_complete(run: Path, names: Sequence[str]) -> bool:
     """Return whether trackers have a finished training completely, at the places to which they log now."""
     complete = _stored(run)["complete"]
+    if not set(names) <= set(complete):
+        return False
     for name in names:
         with _explained(name):
-            if complete.get(name) != TRACKERS[name].place():
+            if complete[name] != TRACKERS[name].place():
                 return False
     return True
 
