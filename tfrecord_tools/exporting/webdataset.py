@@ -15,7 +15,6 @@ from tfrecord_tools.exporting import shard_writer
 from tfrecord_tools.exporting.pictures import Counts, Picture
 from tfrecord_tools.exporting.shard_writer import ShardFormat, split_of
 from tfrecord_tools.records import Dataset
-from tfrecord_tools.sources import archives
 
 _SHARD_BYTES = 250_000_000
 _TAR_END = 2 * tarfile.BLOCKSIZE
@@ -39,8 +38,9 @@ class Webdataset:
         """Read the tar files, and count their images per split and label."""
         counts = Counts()
         for path in root.iterdir():
-            with tarfile.open(path, "r:") as tar:
-                members = archives.members(str(path), tar)
+            # Images that cannot be read are not counted.
+            with contextlib.suppress(tarfile.TarError, ValueError), tarfile.open(path, "r:") as tar:
+                members = _read_members(tar)
                 for image, label, _ in zip(members, members, members, strict=True):
                     paired = image.size and os.path.splitext(image.name)[0] == os.path.splitext(label.name)[0]
                     text = tar.extractfile(label)
@@ -68,10 +68,21 @@ class _Tar:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             self._tar.addfile(member, io.BytesIO(data))
-        vars(self._tar)["members"] = []  # Otherwise, tarfile keeps all members in memory, 1 kB each.
+        _forget_members(self._tar)
 
     def close(self) -> None:
         self._tar.close()
+
+
+def _read_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for member in tar:
+        _forget_members(tar)
+        yield member
+
+
+def _forget_members(tar: tarfile.TarFile) -> None:
+    """Free the members that tarfile keeps in memory, 1 kB each."""
+    vars(tar)["members"] = []
 
 
 def _members(picture: Picture) -> dict[str, bytes]:
