@@ -188,7 +188,7 @@ def train_stream(
     else:
         _check_cache(cache, records, geometry)
         fetch = cache.get
-    data = selection.batches(start_step, fetch, tf.uint8, geometry.shape, parallel, steps)
+    data = selection.batches(start_step, fetch, tf.uint8, geometry.shape, parallel, steps, reads=cache is None)
     change = changes.of(augment, (selection.share, *geometry.shape), jit)
 
     @graphs.plain
@@ -301,6 +301,7 @@ class _Selection:
         shape: tuple[int, ...],
         parallel: int | None = None,
         steps: int | None = None,
+        reads: bool = True,
     ) -> tf.data.Dataset:
         """Return the batches, beginning with batch `start_step`. The images are what `fetch` returns.
 
@@ -311,14 +312,17 @@ class _Selection:
             shape: Shape of an image of `fetch`.
             parallel: As in `train_batches`.
             steps: As in `train_stream`.
+            reads: Whether `fetch` reads the records, so that a bucket fetches them ahead.
         """
         if start_step < 0:
             raise UserError(f"start_step={start_step}: must be at least 0.")
         start, chunk = start_step * self.share, min(self.share, _CHUNK)
+        follow = self._records.plan(self._order) if reads else lambda position: None
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
             slots = int(first) + np.arange(chunk)
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
+            follow(int(positions[0]))
             epochs, numbers = self._order.at(positions)
             images = fetch(numbers)
             replaced = np.zeros_like(numbers)  # A record that replaces a corrupt one gets another key.
@@ -449,8 +453,10 @@ def eval_stream(
     _check_positive(batch_size=batch_size)
     geometry = Geometry.of(image_size)
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
+    follow = records.plan()
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
+        follow(int(numbers[0]))
         images = fetch(numbers)
         decoded = {number: image for number, image in zip(numbers.tolist(), images) if image is not None}
         valid = np.array(list(decoded), np.int64)

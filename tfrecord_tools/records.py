@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from tfrecord_tools.layout.shard_files import ShardFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from tfrecord_tools.remote.opening import Bucket
+    from tfrecord_tools.remote.plans import Plan
+    from tfrecord_tools.remote.shards import RemoteShards
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +56,8 @@ class Dataset:
         raw_size: Height and width in pixels of images that are stored as raw pixels, u8[h w 3]. None: images are
             encoded.
         keys: Names of the features that hold image, label and path.
+        bucket: Where the shards are. None: in `directory`. If the dataset is in a bucket, `directory` is its directory
+            in the cache.
     """
 
     directory: Path
@@ -62,14 +68,28 @@ class Dataset:
     digest: str
     raw_size: int | None = None
     keys: Keys = schema.OURS
+    bucket: Bucket | None = None
+
+    @property
+    def location(self) -> str:
+        """The directory or the URL that was opened, for messages."""
+        return str(self.directory) if self.bucket is None else self.bucket.url
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the dataset on this machine. If it is in a bucket, it is fetched first.
+
+        Raises:
+            UserError: The file does not exist in the bucket, or cannot be fetched.
+        """
+        return self.directory / name if self.bucket is None else self.bucket.fetch(name)
 
     def _repr_html_(self) -> str:
         """Show the report card in a notebook: the class table, samples and notes."""
         from tfrecord_tools.base import html_frame  # Imported here, because most readers do not need it.
 
         counts = ", ".join(f"{words.number(count, 'record')} in {split}" for split, count in self.splits.items())
-        title = f"{self.directory}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
-        return html_frame.of_file(self.directory / dataset_files.CARD, html.escape(title))
+        title = f"{self.location}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
+        return html_frame.of_file(self.file(dataset_files.CARD), html.escape(title))
 
     def records(self, split: str, *others: str) -> Records:
         """Open the records of a split, or of several splits one after the other.
@@ -86,13 +106,13 @@ class Dataset:
         splits = (split, *others)
         for name in splits:
             if name not in self.splits:
-                raise UserError(f"{self.directory}: split {name!r} does not exist. Splits: {', '.join(self.splits)}.")
-        shards, parts = [self._shard_paths(name) for name in splits], [self._columns(name) for name in splits]
-        columns = parts[0] if len(parts) == 1 else _joined(parts, [len(paths) for paths in shards])
+                raise UserError(f"{self.location}: split {name!r} does not exist. Splits: {', '.join(self.splits)}.")
+        names, parts = [self._shard_names(name) for name in splits], [self._columns(name) for name in splits]
+        columns = parts[0] if len(parts) == 1 else _joined(parts, [len(shards) for shards in names])
         records = Records(
             str(self.directory / index.FILE_NAME),
             splits,
-            ShardFiles([path for paths in shards for path in paths]),
+            self._shards(splits, names, parts),
             columns,
             np.flatnonzero(columns["label"] != index.LEFT_OUT),
             self.raw_size,
@@ -101,9 +121,16 @@ class Dataset:
         records.check_shards()
         return records
 
-    def _shard_paths(self, split: str) -> list[str]:
+    def _shards(
+        self, splits: Sequence[str], names: Sequence[Sequence[str]], parts: Sequence[Mapping[str, np.ndarray]]
+    ) -> ShardFiles | RemoteShards:
+        if self.bucket is None:
+            return ShardFiles([str(self.directory / name) for shards in names for name in shards])
+        return self.bucket.shards(dict(zip(splits, names)), dict(zip(splits, parts)))
+
+    def _shard_names(self, split: str) -> list[str]:
         total = self.shards[split]
-        return [str(self.directory / dataset_files.shard_name(self.name, split, i, total)) for i in range(total)]
+        return [dataset_files.shard_name(self.name, split, i, total) for i in range(total)]
 
     def _columns(self, split: str) -> dict[str, np.ndarray]:
         table = index.read(self.directory / index.FILE_NAME, _COLUMNS, split)
@@ -117,6 +144,14 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]], shards: Sequence[int]) ->
     columns["shard"] = columns["shard"] + np.repeat(np.cumsum([0, *shards])[:-1], sizes)
     columns["split"] = np.repeat(np.arange(len(parts), dtype=np.int8), sizes)
     return columns
+
+
+class Sequenced(Protocol):
+    """Record numbers by position, and the next position of each; `order.Order` is one."""
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray: ...
+
+    def next_use(self, numbers: np.ndarray, position: int) -> np.ndarray: ...
 
 
 def read_numbers(path: str, count: int) -> np.ndarray:
@@ -183,7 +218,7 @@ class Records:
         self,
         index_path: str,
         splits: Sequence[str],
-        shards: ShardFiles,
+        shards: ShardFiles | RemoteShards,
         columns: Mapping[str, np.ndarray],
         rows: np.ndarray,
         raw_size: int | None = None,
@@ -293,6 +328,11 @@ class Records:
         rows = zlib.crc32(self._rows.tobytes())
         return f"Records({self._index_path!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
 
+    @property
+    def _location(self) -> str:
+        """The directory or the URL of the dataset."""
+        return os.path.dirname(self._index_path if self.remote is None else self.remote.paths[0])
+
     @functools.cached_property
     def identity(self) -> str:
         """A text that is equal for the same records of the same dataset in the same order.
@@ -312,8 +352,13 @@ class Records:
         shard = self._shard[number]
         reason = "corrupt"
         try:
-            framed = self._shards.read(int(shard), int(self._frame_bytes[number]), int(self._offset[number]))
+            framed = self._shards.read(
+                int(shard), int(self._frame_bytes[number]), int(self._offset[number]), int(self._rows[number])
+            )
             data = schema.unframe(framed)
+        except UserError as error:  # The bucket cannot be read.
+            self.failure = str(error)
+            raise
         except OSError as error:  # A bad sector, or a deleted file.
             data, reason = None, f"unreadable ({error.strerror})"
         if data is None:
@@ -334,6 +379,7 @@ class Records:
             IndexError: A record does not exist.
         """
         numbers = self._numbers(numbers)
+        self._expect(numbers)
         read = self._read_batch(numbers)
         return [self.serialized(number) if data is None else data for number, data in zip(numbers.tolist(), read)]
 
@@ -362,6 +408,7 @@ class Records:
             decode: As in `get_or_none`.
         """
         results: list[Any] = []
+        self._expect(numbers)
         blocks = np.cumsum(self._frame_bytes[numbers]) // _READ_AHEAD
         for part in np.split(numbers, np.flatnonzero(np.diff(blocks)) + 1):
             results += [
@@ -372,11 +419,43 @@ class Records:
     def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
         """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""
         read: list[bytes | None] = [None] * len(numbers)
-        for i, framed in self._shards.read_many(
-            self._shard[numbers], self._frame_bytes[numbers], self._offset[numbers]
-        ):
-            read[i] = schema.unframe(framed)
+        try:
+            for i, framed in self._shards.read_many(
+                self._shard[numbers], self._frame_bytes[numbers], self._offset[numbers], self._rows[numbers]
+            ):
+                read[i] = schema.unframe(framed)
+        except UserError as error:  # The bucket cannot be read.
+            self.failure = str(error)
+            raise
         return read
+
+    def _expect(self, numbers: np.ndarray) -> None:
+        """Tell a bucket which records are read next. Files on this machine need no hint."""
+        if self.remote is not None:
+            self.remote.expect(self._rows[numbers])
+
+    @property
+    def remote(self) -> RemoteShards | None:
+        """The shards in a bucket, with their `traffic`. None: the shards are files on this machine."""
+        return None if isinstance(self._shards, ShardFiles) else self._shards
+
+    def plan(self, sequence: Sequenced | None = None) -> Callable[[int], None]:
+        """Return a function that is called with each new position of a reader.
+
+        If the records are in a bucket, those of the next positions are fetched in the background. Otherwise, the
+        function does nothing.
+
+        Args:
+            sequence: The order in which the records are read, such as `order.Shuffled`. None: each record once, in
+                order of the numbers.
+        """
+        remote = self.remote
+        if remote is None:
+            return lambda position: None
+        from tfrecord_tools.remote import plans  # Imported here, because local datasets do not need it.
+
+        plan: Plan = plans.Plan(sequence or plans.Once(len(self)), self._rows)
+        return lambda position: remote.follow(plan, position)
 
     def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:
         """Return the result of `get_or_none`. If `serialized` is None, the record is read."""
@@ -395,7 +474,7 @@ class Records:
             self.failure = (
                 f"{len(self.corrupt):,} of {len(self):,} records are corrupt. The last one is {self.corrupt[number]}"
                 " Was the dataset replaced while it was read? Run the verify command to see all damage: python -m"
-                f" tfrecord_tools.verify {os.path.dirname(self._index_path)}"
+                f" tfrecord_tools.verify {self._location}"
             )
             raise UserError(self.failure)
         return None
@@ -472,8 +551,7 @@ class Records:
         ends = self._all["offset"] + self._all["length"] + schema.FRAME_BYTES
         expected = np.zeros(len(self._shards.paths), np.int64)
         np.maximum.at(expected, self._all["shard"], ends)
-        for path, size in zip(self._shards.paths, expected):
-            actual = os.path.getsize(path) if os.path.exists(path) else None
+        for path, size, actual in zip(self._shards.paths, expected, self._shards.sizes):
             if actual is None and os.path.islink(path):
                 raise UserError(
                     f"{path}: is a link to {os.readlink(path)}, which does not exist. Put the file back, or adopt the"
@@ -484,23 +562,40 @@ class Records:
                 raise UserError(f"{path}: {state}. The dataset is incomplete. Copy or convert it again.")
 
 
-def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
-    """Open a dataset directory. Only its `convert.json` is read.
+def open_dataset(
+    directory: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+) -> Dataset:
+    """Open a dataset directory, or a dataset in a bucket.
+
+    Only its `convert.json` is read. If it is in a bucket, the index (records.parquet) is fetched to the cache once.
 
     Args:
-        directory: The directory that `convert` or `adopt` wrote.
+        directory: The directory that `convert` or `adopt` wrote, or the URL of a copy, such as s3://bucket/pets.
+        cache_dir: Only for a URL: directory on this machine for copies of records. Several processes may use the same
+            directory. None: `~/.cache/tfrecord_tools`.
+        cache_bytes: Only for a URL: largest number of bytes of records in `cache_dir`. None: 80 % of the free space.
 
     Raises:
-        UserError: The directory does not exist, is unfinished, or is not a dataset of this tool.
+        UserError: The directory does not exist, is unfinished, or is not a dataset of this tool. Or the bucket cannot
+            be read.
 
     Example:
         records = open_dataset("out").records("train")
     """
     if files.is_url(os.fspath(directory)):
-        raise UserError(
-            f"{directory}: must be a local directory. Copy the dataset to this machine first:"
-            f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
-        )
+        from tfrecord_tools.remote.opening import open_bucket  # Imported here, because most readers do not need it.
+
+        bucket = open_bucket(os.fspath(directory), cache_dir, cache_bytes)
+        return _opened(bucket.directory, bucket)
+    for name, value in (("cache_dir", cache_dir), ("cache_bytes", cache_bytes)):
+        if value is not None:
+            raise UserError(
+                f"--{name}={value}: only datasets in a bucket use it. Remove it, or pass a URL such as s3://bucket/pets"
+                f" instead of {directory}."
+            )
     directory = Path(files.expand_user(os.fspath(directory)))
     if not (directory / dataset_files.CONVERT_JSON).exists():
         if partial_of(directory).exists():
@@ -513,6 +608,11 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             f"{directory}: {problem}. Pass a directory that was written by"
             f" python -m tfrecord_tools.convert --src=IMAGES --out={out}"
         )
+    return _opened(directory)
+
+
+def _opened(directory: Path, bucket: Bucket | None = None) -> Dataset:
+    """Return the dataset with the convert.json in `directory`."""
     try:
         facts = dataset_files.read(directory)
         return Dataset(
@@ -524,6 +624,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             digest=facts["digest"],
             raw_size=facts["config"]["resize"] if facts["config"].get("store") == "raw" else None,
             keys=Keys(**facts.get("keys", {})),
+            bucket=bucket,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -42,8 +42,13 @@ class ShardFiles:
         self.paths = list(paths)
         self._open: dict[tuple[int, int], int] = {}
 
-    def read(self, shard: int, size: int, offset: int) -> bytes:
-        """Read `size` bytes at `offset` of a shard; fewer if the file is too short.
+    @property
+    def sizes(self) -> list[int | None]:
+        """Bytes of each shard. None: the file does not exist."""
+        return [os.path.getsize(path) if os.path.exists(path) else None for path in self.paths]
+
+    def read(self, shard: int, size: int, offset: int, row: int = 0) -> bytes:
+        """Read `size` bytes at `offset` of a shard; fewer if the file is too short. `row` is not used.
 
         Raises:
             OSError: The shard cannot be read. The error names the shard.
@@ -53,13 +58,16 @@ class ShardFiles:
         except OSError as error:
             raise files.named(error, self.paths[shard], "read") from error
 
-    def read_many(self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray) -> Iterator[tuple[int, memoryview]]:
+    def read_many(
+        self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, rows: np.ndarray | None = None
+    ) -> Iterator[tuple[int, memoryview]]:
         """Read several parts. Parts that follow each other in a shard are read together.
 
         Args:
             shards: i64[n], the shard of each part.
             sizes: i64[n], the number of bytes of each part.
             offsets: i64[n], the byte at which each part starts.
+            rows: Not used. Shards in a bucket need the rows of the records.
 
         Yields:
             Index and bytes of each part, in the order of the files. The bytes are only valid until the next part. If a

@@ -6,6 +6,7 @@ from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.remote.by_fsspec import FsspecStore
 from tfrecord_tools.remote.by_obstore import SCHEMES, ObjectStore
+from tfrecord_tools.remote.forked import ForkSafe
 from tfrecord_tools.remote.interface import (
     SHORT,
     Changed,
@@ -48,4 +49,4 @@ def open_store(url: str, patience: Patience = Patience()) -> Store:
     if not files.is_url(url):
         raise UserError(f"{url}: is not a URL. Pass a URL such as s3://bucket/pets.")
     scheme = url.partition("://")[0].lower()
-    return ObjectStore(url, patience) if scheme in SCHEMES else FsspecStore(url, patience)
+    return ForkSafe(ObjectStore(url, patience)) if scheme in SCHEMES else FsspecStore(url, patience)

@@ -1,0 +1,466 @@
+"""Fetch records of one split from a bucket into the cache, ahead of the readers if the order is known.
+
+Records that follow each other in a shard are fetched by one request, if the order needs all of them soon. Every record
+is checked by its checksums before it is written. If the budget is used up, records that are needed last make room, and
+nothing is removed for a record that is needed later (Belady 1966).
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import schema
+from tfrecord_tools.remote.interface import Object, Store
+from tfrecord_tools.remote.part import ABSENT, PRESENT, Part
+from tfrecord_tools.remote.plans import NEVER, Plan
+from tfrecord_tools.remote.space import Space
+from tfrecord_tools.remote.traffic import Meter
+
+_log = logging.getLogger(__name__)
+
+THREADS = 32  # Requests under way at once. Small records need many, because each waits for the latency.
+_MOST_BYTES = 8 << 20  # Largest request, unless a record is larger.
+_QUEUED = 2 * THREADS  # Planned requests that are waiting or under way.
+_LEAST_AHEAD = 32 << 20  # Bytes ahead of the readers, if the budget allows.
+_AHEAD_SECONDS = 2.0  # The bytes that arrive in this time are fetched ahead.
+_AHEAD_SHARE = 0.25  # Largest share of the budget for records that are fetched ahead.
+_SOON_SHARE = 0.75  # Neighbors are fetched together if the order needs them before this share of the budget.
+_MOST_POSITIONS = 1 << 16  # Positions that are looked ahead.
+_SPARE = 256  # At least this part of the budget is made free at once.
+_RECENT = 60  # Seconds. Records that other processes used in this time are removed last.
+_ANNOUNCED = 8  # Threads of a reader announce their positions out of order.
+_SILENT = 60.0  # Seconds after which a plan does not count, if another one is in use.
+_TICK = 0.5  # Seconds until the planner looks again, if nobody wakes it up.
+_PAUSE = 5.0  # Seconds without planned requests after a failed one.
+
+
+class Fetcher:
+    """Fetches the records of a part. It is used by one process.
+
+    Args:
+        store: The store.
+        objects: The shards, with the tags of the versions to read.
+        part: The records in the cache.
+        space: The cache directory.
+        meter: Counts what is fetched.
+    """
+
+    def __init__(self, store: Store, objects: Sequence[Object], part: Part, space: Space, meter: Meter):
+        self._store, self._objects, self._space, self._meter = store, objects, space, meter
+        self.part = part
+        self._planned = 0
+        self._bad: set[int] = set()
+        self._plans: weakref.WeakKeyDictionary[Plan, _Reader] = weakref.WeakKeyDictionary()
+        self._current: weakref.ref[Plan] | None = None
+        self._failed = 0.0
+        self._full = False
+        self._known_plan: weakref.ref[Plan] | None = None
+        self._known = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._last_end = -1
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._planner: threading.Thread | None = None
+        self._mean = float(np.mean(part.cost)) if len(part.cost) else 1.0
+
+    # --- Readers ----------------------------------------------------------------------------------------
+
+    def need(self, rows: np.ndarray) -> dict[int, memoryview]:
+        """Return when all records i64[k] are in the cache, except those in the result: row -> frame.
+
+        Raises:
+            UserError: The store does not give the records.
+        """
+        rows = np.unique(rows)
+        absent = rows[self.part.flags[rows] != PRESENT]
+        self._meter.add(found=len(rows) - len(absent), missed=len(absent))
+        if not len(absent):
+            return {}
+        began = time.monotonic()
+        given: dict[int, memoryview] = {}
+        checked = began
+        while len(absent):
+            flags = self.part.flags[absent]
+            free = absent[flags == ABSENT]
+            if len(free):
+                given |= self._fetch_now(free)
+            absent = np.array([row for row in absent.tolist() if row not in given], np.int64)
+            absent = absent[self.part.flags[absent] != PRESENT]
+            if len(absent) and not len(free):
+                time.sleep(0.001 if time.monotonic() - began < 0.1 else 0.005)
+                if time.monotonic() - checked > 0.25:
+                    checked = time.monotonic()
+                    self.part.rescue(absent)
+        self._meter.add(waited=time.monotonic() - began)
+        return given
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Begin to fetch records i64[k] that will be needed at once. Return without waiting."""
+        rows = np.unique(rows)
+        absent = rows[self.part.flags[rows] == ABSENT]
+        if len(absent):
+            for run in self._runs(self._claim(self._with_neighbors(absent), absent, urgent=True)):
+                self._submit(_Request(run, store=True), urgent=False)
+
+    def drop_damaged(self, row: int) -> bool:
+        """Drop a record, because its copy in the cache is damaged. Return False if its bytes in the store are, too."""
+        if row in self._bad:
+            return False
+        self.part.discard(np.array([row]))
+        return True
+
+    def _fetch_now(self, rows: np.ndarray) -> dict[int, memoryview]:
+        claimed = self._claim(self._with_neighbors(rows), rows, urgent=True)
+        requests = [_Request(run, store=True) for run in self._runs(claimed)]
+        missing = np.setdiff1d(rows, claimed)
+        missing = missing[self.part.flags[missing] == ABSENT]  # There is no room for them.
+        requests += [_Request(run, store=False) for run in self._runs(missing)]
+        for request in requests:
+            self._submit(request, urgent=True)
+        given: dict[int, memoryview] = {}
+        for request in requests:
+            request.done.wait()
+        for request in requests:
+            if request.error is not None:
+                raise request.error
+            given |= request.frames
+        return given
+
+    # --- Plans ------------------------------------------------------------------------------------------
+
+    def follow(self, plan: Plan, position: int) -> None:
+        """Fetch ahead of a position of a plan. Readers call this all the time."""
+        reader = self._plans.get(plan)
+        if reader is None:
+            reader = self._plans.setdefault(plan, _Reader())
+        reader.positions.append(position)
+        reader.heard = time.monotonic()
+        self._current = weakref.ref(plan)
+        if self._planner is None:
+            with self._lock:
+                if self._planner is None:
+                    self._planner = threading.Thread(
+                        target=_plan_ahead, args=(weakref.ref(self), self._wake), daemon=True, name="plan"
+                    )
+                    self._planner.start()
+        self._wake.set()
+
+    def _positions(self) -> list[tuple[Plan, int]]:
+        """Return the plans that are in use, with their positions."""
+        readers = [(plan, reader) for plan, reader in list(self._plans.items()) if reader.positions]
+        latest = max((reader.heard for _, reader in readers), default=0.0)
+        return [(plan, min(reader.positions)) for plan, reader in readers if reader.heard > latest - _SILENT]
+
+    def _distance(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many records are read before each of the rows i64[k]. Unknown: long ago used is far."""
+        distance = np.full(len(rows), NEVER)
+        for plan, position in self._positions():
+            np.minimum(distance, plan.next_use(rows, position) - position, out=distance)
+        unknown = distance >= NEVER // 2
+        if unknown.any():
+            idle = self.part.idle(rows[unknown])
+            distance[unknown] = np.where(idle > _RECENT, NEVER + idle, _RECENT + idle)
+        return distance
+
+    def plan_once(self) -> None:
+        """Request what the current plan needs soon."""
+        plan = self._current() if self._current else None
+        now = time.monotonic()
+        if plan is None or self._full or now - self._failed < _PAUSE or self._planned >= _QUEUED:
+            return
+        position = min(self._plans[plan].positions)
+        rows = plan.upcoming(position, self._ahead_positions())
+        missing = rows[self.part.flags[rows] == ABSENT]
+        if not len(missing):
+            return
+        first = np.sort(np.unique(missing, return_index=True)[1])
+        missing = missing[first][: 4 * THREADS]
+        claimed = self._claim(self._with_neighbors(missing), missing, urgent=False)
+        for run in self._runs(claimed):
+            self._submit(_Request(run, store=True), urgent=False)
+
+    def _ahead_positions(self) -> int:
+        ahead = max(_LEAST_AHEAD, self._meter.bandwidth * _AHEAD_SECONDS)
+        return int(min(ahead, _AHEAD_SHARE * self._space.budget) / self._mean) + 1
+
+    # --- What is fetched --------------------------------------------------------------------------------
+
+    def _with_neighbors(self, rows: np.ndarray) -> np.ndarray:
+        """Add absent records on both sides that are needed soon, so that one request fetches them."""
+        part = self.part
+        most = max(1, int(_MOST_BYTES / self._mean))
+        plans = bool(self._positions())
+        soon = _SOON_SHARE * self._space.budget / self._mean
+        sequential = not plans and self._is_sequential(rows)
+        if not plans and not sequential:
+            return rows
+        wanted = [rows]
+        for side in (-1, 1) if plans else (1,):
+            edges, step = rows, 1
+            reach = 0
+            while len(edges) and reach < most:
+                steps = np.arange(reach + 1, reach + step + 1)
+                near = edges[:, None] + side * steps
+                inside = (near >= 0) & (near < len(part.flags))
+                near = np.where(inside, near, edges[:, None])
+                fits = inside & (part.flags[near] == ABSENT) & (part.shard[near] == part.shard[edges][:, None])
+                if plans and fits.any():  # Edges have common neighbors: the distance of each is computed once.
+                    unique, places = np.unique(near[fits], return_inverse=True)
+                    fits[fits] = (self._distance(unique) <= soon)[places]
+                fits = np.logical_and.accumulate(fits, axis=1)
+                wanted.append(near[fits])
+                edges = edges[fits[:, -1]]
+                reach, step = reach + step, min(2 * step, 64)
+        return np.unique(np.concatenate(wanted))
+
+    def _is_sequential(self, rows: np.ndarray) -> bool:
+        """Return whether readers without a plan seem to go forward through the shards."""
+        first, last = int(rows[0]), int(rows[-1])
+        follows = first in (self._last_end, self._last_end + 1) or (first > 0 and self.part.flags[first - 1] == PRESENT)
+        self._last_end = last + 1
+        return last - first < 2 * len(rows) and follows
+
+    def _runs(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Group rows i64[k] into runs of neighbors, each small enough for one request."""
+        if not len(rows):
+            return []
+        part, rows = self.part, np.sort(rows)
+        ends = part.offset[rows] + part.size[rows]
+        gaps = (part.shard[rows[1:]] != part.shard[rows[:-1]]) | (part.offset[rows[1:]] != ends[:-1])
+        filled = np.cumsum(part.size[rows]) // _MOST_BYTES
+        return np.split(rows, np.flatnonzero(gaps | (filled[1:] != filled[:-1])) + 1)
+
+    def _claim(self, rows: np.ndarray, needed: np.ndarray, urgent: bool) -> np.ndarray:
+        """Claim absent rows for which there is room, and make room. Return the claimed rows.
+
+        Args:
+            rows: The rows to fetch.
+            needed: Those that are needed first, in the order of their use.
+            urgent: A reader waits for the needed rows.
+        """
+        order = np.concatenate([needed, np.setdiff1d(rows, needed)])
+        distance = self._distance(order) if self._plans else np.zeros(len(order), np.int64)
+        if urgent:
+            distance[: len(needed)] = 0
+        by_use = np.argsort(distance, kind="stable")
+        order, distance = order[by_use], distance[by_use]
+        with self._space.locked():
+            absent = self.part.flags[order] == ABSENT
+            order, distance = order[absent], distance[absent]
+            costs = np.cumsum(self.part.cost[order])
+            if len(costs) and costs[-1] > self._space.free():
+                self._make_room(int(costs[-1]), distance, costs)
+            return self.part.claim(order[costs <= self._space.free()])
+
+    def _make_room(self, need: int, distance: np.ndarray, costs: np.ndarray) -> None:
+        """Remove records that are needed later than those to fetch. The lock is held.
+
+        Args:
+            need: Bytes of all records to fetch.
+            distance: i64[k], when each is needed, in ascending order.
+            costs: i64[k], cumulative bytes.
+        """
+        self._space.remove_idle(need)
+        free = self._space.free()
+        if free >= need:
+            return
+        rows, victims = self._present()
+        if not len(rows):
+            return
+        far_first = np.argsort(-victims, kind="stable")
+        rows, victims = rows[far_first], victims[far_first]
+        gained = np.cumsum(self.part.cost[rows])
+        # The j-th record to fetch needs the first `count[j]` victims; all of them must be needed later than it is.
+        count = np.minimum(np.searchsorted(gained, np.maximum(costs - free, 0)) + 1, len(rows))
+        fine = np.flatnonzero((victims[count - 1] > distance) | (costs <= free))
+        if not len(fine) or costs[fine[-1]] <= free:
+            return
+        bound = distance[fine[-1]]
+        wanted = costs[fine[-1]] - free + self._space.budget // _SPARE
+        most = min(int(np.searchsorted(gained, wanted)) + 1, len(rows))
+        self.part.evict(rows[:most][victims[:most] > bound])
+
+    def _present(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all rows in the cache, and how many records are read before each of them."""
+        rows = np.flatnonzero(self.part.flags == PRESENT)
+        positions = self._positions()
+        if len(positions) != 1:
+            return rows, self._distance(rows)
+        plan, position = positions[0]
+        known_rows, known = self._known
+        if self._known_plan is None or self._known_plan() is not plan:
+            known_rows = known = np.zeros(0, np.int64)
+        places = np.minimum(np.searchsorted(known_rows, rows), max(len(known_rows) - 1, 0))
+        next_use = np.full(len(rows), -1)
+        if len(known_rows):
+            same = known_rows[places] == rows
+            next_use[same] = known[places[same]]
+        passed = (next_use < position) | (next_use >= NEVER // 2)
+        next_use[passed] = plan.next_use(rows[passed], position)
+        self._known_plan, self._known = weakref.ref(plan), (rows, next_use)
+        distance = next_use - position
+        unknown = next_use >= NEVER // 2
+        if unknown.any():
+            distance[unknown] = self._distance(rows[unknown])
+        return rows, distance
+
+    # --- Requests ---------------------------------------------------------------------------------------
+
+    def _submit(self, request: _Request, urgent: bool) -> None:
+        request.planned = not urgent
+        with self._lock:
+            self._planned += request.planned
+        pool().put(urgent, lambda: self._run(request))
+
+    def _run(self, request: _Request) -> None:
+        try:
+            self._perform(request)
+        except UserError as error:
+            request.error = error
+        except Exception as error:  # noqa: BLE001  Whoever waits for the request raises it.
+            request.error = UserError(f"{self._store.url}: {type(error).__name__}: {error}")
+        if request.error is not None:
+            self._failed = time.monotonic()
+            if request.store:
+                self.part.release(request.rows)
+        with self._lock:
+            self._planned -= request.planned
+        request.done.set()
+        self._wake.set()
+
+    def _perform(self, request: _Request) -> None:
+        rows, part = request.rows, self.part
+        shard = int(part.shard[rows[0]])
+        start, end = int(part.offset[rows[0]]), int(part.offset[rows[-1]] + part.size[rows[-1]])
+        data = self._get(shard, start, end)
+        offsets = (part.offset[rows] - start).tolist()
+        frames = {
+            row: data[offset : offset + size]
+            for row, offset, size in zip(rows.tolist(), offsets, part.size[rows].tolist())
+        }
+        for row in [row for row, frame in frames.items() if not _is_valid(frame)]:
+            self._meter.add(retried=1)
+            begin = int(part.offset[row])
+            frames[row] = self._get(shard, begin, begin + int(part.size[row]))
+            if not _is_valid(frames[row]):  # The object in the store is damaged.
+                self._bad.add(row)
+            data = memoryview(b"".join(frames.values()))
+        if not request.planned:
+            request.frames = frames
+        if request.store:
+            try:
+                part.write(rows, data)
+            except OSError as error:
+                self._disk_failed(error)
+                part.release(rows)
+
+    def _get(self, shard: int, start: int, end: int) -> memoryview:
+        found = self._objects[shard]
+        began, count = self._meter.began(), 0
+        try:
+            data = self._store.get(found.path, start, end, found.tag)
+            count = len(data)
+        finally:
+            self._meter.ended(began, count)
+        self._meter.add(bytes=count, requests=1)
+        return data
+
+    def _disk_failed(self, error: OSError) -> None:
+        """Go on without more space: the budget becomes what is there, and readers use what they fetch from memory."""
+        self._space.shrink()
+        if not self._full:
+            self._full = True
+            _log.warning(
+                f"--cache_dir={self._space.root}: {error.strerror or error}. Records that do not fit are fetched again"
+                " when they are needed. Free some space, or pass a smaller --cache_bytes or another --cache_dir."
+            )
+
+
+def _is_valid(frame: memoryview) -> bool:
+    return schema.unframe(frame) is not None
+
+
+class _Reader:
+    """What the readers of a plan have announced: their last positions, and when."""
+
+    def __init__(self) -> None:
+        self.positions: collections.deque[int] = collections.deque(maxlen=_ANNOUNCED)
+        self.heard = 0.0
+
+
+class _Request:
+    """A range of a shard to fetch.
+
+    Attributes:
+        rows: Neighboring rows.
+        store: Whether this process has claimed the rows, so that they are written to the cache.
+        frames: The result, unless the request was planned: row -> frame.
+        error: Why the request failed.
+    """
+
+    def __init__(self, rows: np.ndarray, store: bool):
+        self.rows, self.store, self.planned = rows, store, False
+        self.frames: dict[int, memoryview] = {}
+        self.error: UserError | None = None
+        self.done = threading.Event()
+
+
+def _plan_ahead(of: weakref.ref[Fetcher], wake: threading.Event) -> None:
+    """Run `plan_once` whenever something has changed, until nobody uses the fetcher any more."""
+    while True:
+        wake.wait(_TICK)
+        wake.clear()
+        fetcher = of()
+        if fetcher is None:
+            return
+        try:
+            fetcher.plan_once()
+        except Exception as error:  # noqa: BLE001  Readers fetch by themselves, and get the error.
+            _log.debug("planning failed: %r", error)
+        del fetcher
+
+
+class Pool:
+    """The threads of this process that wait for answers. They are started when they are needed."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.PriorityQueue[tuple[bool, int, Callable[[], None]]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._threads = self._busy = 0
+
+    def put(self, urgent: bool, task: Callable[[], None]) -> None:
+        """Run a task, before all tasks that are not urgent if it is."""
+        with self._lock:
+            self._busy += 1
+            if self._busy > self._threads and self._threads < THREADS:
+                self._threads += 1
+                threading.Thread(target=self._work, daemon=True, name="fetch").start()
+        self._tasks.put((not urgent, next(self._numbers), task))
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()[2]
+            task()
+            del task
+            with self._lock:
+                self._busy -= 1
+
+
+_pools: dict[int, Pool] = {}
+
+
+def pool() -> Pool:
+    """Return the threads of this process. A forked process has its own."""
+    process = os.getpid()
+    return _pools.get(process) or _pools.setdefault(process, Pool())

@@ -1,0 +1,175 @@
+"""The shards of a dataset in a bucket, with the interface of `layout.shard_files.ShardFiles`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfrecord_tools.layout import schema
+from tfrecord_tools.remote import space as spaces
+from tfrecord_tools.remote.fetching import Fetcher
+from tfrecord_tools.remote.interface import Object, Store
+from tfrecord_tools.remote.part import Part
+from tfrecord_tools.remote.plans import Plan
+from tfrecord_tools.remote.traffic import Meter, Traffic
+
+_ATTEMPTS = 5  # A record can be removed between the moment it is there and the moment it is read.
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split of a dataset in a bucket.
+
+    Attributes:
+        directory: Its directory in the cache.
+        objects: Its shards.
+        columns: Columns shard, offset and length of its records; shards are counted from 0 within the split.
+    """
+
+    directory: Path
+    objects: Sequence[Object]
+    columns: Mapping[str, np.ndarray]
+
+
+class RemoteShards:
+    """The shards of one or several splits. They can be pickled, and used after a fork and in several threads.
+
+    Attributes:
+        paths: URLs of the shards.
+    """
+
+    def __init__(self, store: Store, cache_dir: Path, cache_bytes: int | None, splits: Sequence[Split]):
+        self._store, self._cache_dir, self._cache_bytes = store, cache_dir, cache_bytes
+        self._splits = list(splits)
+        self.paths = [f"{store.url}/{found.path}" for split in splits for found in split.objects]
+        self._starts = np.cumsum([0, *(len(split.columns["offset"]) for split in splits)])
+        self._first_shards = np.cumsum([0, *(len(split.objects) for split in splits)]).tolist()
+        self._running: dict[int, _Running] = {}
+
+    @property
+    def sizes(self) -> list[int | None]:
+        """Bytes of each shard when the dataset was opened."""
+        return [found.size for split in self._splits for found in split.objects]
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this process has fetched so far."""
+        return self._run().meter.copy()
+
+    @property
+    def budget(self) -> int:
+        """Largest number of bytes of records in the cache directory."""
+        return self._run().space.budget
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that were measured. 0: nothing was fetched yet."""
+        return self._run().meter.bandwidth
+
+    def read(self, shard: int, size: int, offset: int, row: int) -> bytes:
+        """Read the frame of a record. If its copy in the cache is damaged, it is fetched again once."""
+        part, own = self._part_of(row)
+        fetcher = self._run().fetchers[part]
+        frame = b""
+        for _ in range(_ATTEMPTS):
+            given = fetcher.need(np.array([own]))
+            if own in given:
+                return bytes(given[own])
+            fetcher.part.touch(np.array([own]))
+            try:
+                frame = fetcher.part.files.read(shard - self._first_shards[part], size, offset)
+            except OSError:  # The copy was deleted.
+                frame = b""
+            if schema.unframe(frame) is not None or not fetcher.drop_damaged(own):
+                break
+        return frame
+
+    def read_many(
+        self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, rows: np.ndarray
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Read the frames of records, as `ShardFiles.read_many`. `rows`: i64[k], the rows of the records."""
+        parts = np.searchsorted(self._starts, rows, "right") - 1
+        for number in np.unique(parts).tolist():
+            chosen = np.flatnonzero(parts == number)
+            fetcher = self._run().fetchers[number]
+            own = rows[chosen] - self._starts[number]
+            given = fetcher.need(own)
+            is_given = np.array([row in given for row in own.tolist()], bool)
+            for index in np.flatnonzero(is_given).tolist():
+                yield int(chosen[index]), given[int(own[index])]
+            rest = chosen[~is_given]
+            fetcher.part.touch(own[~is_given])
+            local = shards[rest] - self._first_shards[number]
+            for index, view in fetcher.part.files.read_many(local, sizes[rest], offsets[rest]):
+                yield int(rest[index]), view
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Begin to fetch records that will be read at once."""
+        parts = np.searchsorted(self._starts, rows, "right") - 1
+        for number in np.unique(parts).tolist():
+            self._run().fetchers[number].expect(rows[parts == number] - self._starts[number])
+
+    def follow(self, plan: Plan, position: int) -> None:
+        """Fetch what a plan needs next. Call it with each new position.
+
+        Args:
+            plan: Made by `plan` of this object.
+            position: Position in the sequence of the plan at which the reader is.
+        """
+        running = self._run()
+        for number, own in enumerate(running.plans_of(plan, self._starts)):
+            running.fetchers[number].follow(own, position)
+
+    def _part_of(self, row: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._starts, row, "right")) - 1
+        return number, row - int(self._starts[number])
+
+    def _run(self) -> _Running:
+        """Return what this process has opened. A forked process opens everything again."""
+        process = os.getpid()
+        running = self._running.get(process)
+        if running is None:
+            running = self._running.setdefault(
+                process, _Running(self._store, self._cache_dir, self._cache_bytes, self._splits)
+            )
+        return running
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_running": {}}
+
+
+class _Running:
+    """The opened parts of a process."""
+
+    def __init__(self, store: Store, cache_dir: Path, cache_bytes: int | None, splits: Sequence[Split]):
+        self.space = spaces.of(cache_dir, cache_bytes)
+        self.meter = Meter()
+        self.fetchers = []
+        for split in splits:
+            columns = split.columns
+            part = Part(
+                self.space,
+                split.directory,
+                [os.path.basename(found.path) for found in split.objects],
+                columns["shard"],
+                columns["offset"],
+                columns["length"] + schema.FRAME_BYTES,
+            )
+            self.fetchers.append(Fetcher(store, split.objects, part, self.space, self.meter))
+        self._plans: weakref.WeakKeyDictionary[Plan, list[Plan]] = weakref.WeakKeyDictionary()
+
+    def plans_of(self, plan: Plan, starts: np.ndarray) -> list[Plan]:
+        """Return a plan for each part."""
+        if len(self.fetchers) == 1:
+            return [plan]
+        known = self._plans.get(plan)
+        if known is None:
+            bounds = zip(starts[:-1].tolist(), starts[1:].tolist())
+            known = self._plans.setdefault(plan, [plan.within(first, end) for first, end in bounds])
+        return known
