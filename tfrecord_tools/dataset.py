@@ -11,6 +11,7 @@ next valid record of the order replaces it. In evaluation, it is left out.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -317,19 +318,19 @@ class _Selection:
         if start_step < 0:
             raise UserError(f"start_step={start_step}: must be at least 0.")
         start, chunk = start_step * self.share, min(self.share, _CHUNK)
-        follow = self._records.plan(self._order) if reads else lambda position: None
+        reading = self._records.plan(self._order) if reads else lambda position: contextlib.nullcontext()
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
             slots = int(first) + np.arange(chunk)
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
-            follow(int(positions[0]))
             epochs, numbers = self._order.at(positions)
-            images = fetch(numbers)
             replaced = np.zeros_like(numbers)  # A record that replaces a corrupt one gets another key.
-            for i, image in enumerate(images):
-                if image is None:
-                    images[i], numbers[i] = self._next_valid(int(positions[i]), fetch)
-                    replaced[i] = positions[i] + 1
+            with reading(int(positions[0])):
+                images = fetch(numbers)
+                for i, image in enumerate(images):
+                    if image is None:
+                        images[i], numbers[i] = self._next_valid(int(positions[i]), fetch)
+                        replaced[i] = positions[i] + 1
             keys = orders.hash64(self._seed, _DRAWS, epochs, numbers, replaced).view(np.int64)
             return _stacked(images, dtype, shape), self._records.labels[numbers], numbers, keys
 
@@ -453,11 +454,11 @@ def eval_stream(
     _check_positive(batch_size=batch_size)
     geometry = Geometry.of(image_size)
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
-    follow = records.plan()
+    reading = records.plan()
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        follow(int(numbers[0]))
-        images = fetch(numbers)
+        with reading(int(numbers[0])):
+            images = fetch(numbers)
         decoded = {number: image for number, image in zip(numbers.tolist(), images) if image is not None}
         valid = np.array(list(decoded), np.int64)
         return _stacked(list(decoded.values()), tf.uint8, shape), records.labels[valid], valid

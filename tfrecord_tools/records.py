@@ -6,6 +6,7 @@ of shape (h, w, 3).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import html
@@ -439,8 +440,8 @@ class Records:
         """The shards in a bucket, with their `traffic`. None: the shards are files on this machine."""
         return None if isinstance(self._shards, ShardFiles) else self._shards
 
-    def plan(self, sequence: Sequenced | None = None) -> Callable[[int], None]:
-        """Return a function that is called with each new position of a reader.
+    def plan(self, sequence: Sequenced | None = None) -> Callable[[int], contextlib.AbstractContextManager[None]]:
+        """Return a function of a position, for `with` blocks that read the records at this position and after it.
 
         If the records are in a bucket, those of the next positions are fetched in the background. Otherwise, the
         function does nothing.
@@ -448,14 +449,21 @@ class Records:
         Args:
             sequence: The order in which the records are read, such as `order.Shuffled`. None: each record once, in
                 order of the numbers.
+
+        Example:
+            order = Shuffled(len(records), seed=0)
+            reading = records.plan(order)
+            for position in range(0, len(records), 32):
+                with reading(position):
+                    batch = records.serialized_batch(order[position + np.arange(32)])
         """
         remote = self.remote
         if remote is None:
-            return lambda position: None
+            return lambda position: contextlib.nullcontext()
         from tfrecord_tools.remote import plans  # Imported here, because local datasets do not need it.
 
         plan: Plan = plans.Plan(sequence or plans.Once(len(self)), self._rows)
-        return lambda position: remote.follow(plan, position)
+        return lambda position: remote.following(plan, position)
 
     def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:
         """Return the result of `get_or_none`. If `serialized` is None, the record is read."""

@@ -21,6 +21,7 @@ from trainers.devices import device as devices
 from trainers.devices.device import Device
 from trainers.fit import Task, fit
 from trainers.fitting import inputs, notes, parents, setup, tasks
+from trainers.fitting.bucket import BucketTraffic
 from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
@@ -156,16 +157,17 @@ def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> No
     recipe, config, chief = training.recipe, training.config, training.device.chief
     checkpointer = _checkpointer(run, training, log)
     throughput = Throughput(recipe.batch_size, config.deterministic)
+    traffic = BucketTraffic(training.splits, log)
     task = tasks.make_task(training, throughput, log)
     # Keras warns about every dataset with an unknown length. It is unknown here because corrupt records are left out.
     warnings.filterwarnings("ignore", "Your input ran out of data")
 
     def callbacks(phase: Phase) -> list[keras.callbacks.Callback]:
         if not config.tensorboard or not chief:
-            return [throughput]
+            return [throughput, traffic]
         # Each phase has its own TensorBoard run, because Keras counts epochs from 0 in every phase.
         directory = run / run_directory.TENSORBOARD / phase.name
-        return [throughput, keras.callbacks.TensorBoard(directory, write_graph=False)]
+        return [throughput, traffic, keras.callbacks.TensorBoard(directory, write_graph=False)]
 
     verbose = console.bar_verbosity() if chief else 0
     try:

@@ -7,7 +7,7 @@ nothing is removed for a record that is needed later (Belady 1966).
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import itertools
 import logging
 import os
@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -39,7 +39,6 @@ _SOON_SHARE = 0.75  # Neighbors are fetched together if the order needs them bef
 _MOST_POSITIONS = 1 << 16  # Positions that are looked ahead.
 _SPARE = 256  # At least this part of the budget is made free at once.
 _RECENT = 60  # Seconds. Records that other processes used in this time are removed last.
-_ANNOUNCED = 8  # Threads of a reader announce their positions out of order.
 _SILENT = 60.0  # Seconds after which a plan does not count, if another one is in use.
 _TICK = 0.5  # Seconds until the planner looks again, if nobody wakes it up.
 _PAUSE = 5.0  # Seconds without planned requests after a failed one.
@@ -104,6 +103,13 @@ class Fetcher:
         self._meter.add(waited=time.monotonic() - began)
         return given
 
+    def probe(self) -> None:
+        """Read the first records, to measure latency and bandwidth: one, and then up to four requests at once."""
+        rows = np.arange(int(np.searchsorted(np.cumsum(self.part.size), 4 * _MOST_BYTES)) + 1)[: len(self.part.size)]
+        for part in (rows[:1], rows[1:]):
+            if len(part):
+                self.need(part)
+
     def expect(self, rows: np.ndarray) -> None:
         """Begin to fetch records i64[k] that will be needed at once. Return without waiting."""
         rows = np.unique(rows)
@@ -138,13 +144,13 @@ class Fetcher:
 
     # --- Plans ------------------------------------------------------------------------------------------
 
-    def follow(self, plan: Plan, position: int) -> None:
-        """Fetch ahead of a position of a plan. Readers call this all the time."""
+    @contextlib.contextmanager
+    def following(self, plan: Plan, position: int) -> Iterator[None]:
+        """Fetch ahead of a position of a plan. In the block, the records at this position and after it are read."""
         reader = self._plans.get(plan)
         if reader is None:
             reader = self._plans.setdefault(plan, _Reader())
-        reader.positions.append(position)
-        reader.heard = time.monotonic()
+        reader.enter(position)
         self._current = weakref.ref(plan)
         if self._planner is None:
             with self._lock:
@@ -154,12 +160,16 @@ class Fetcher:
                     )
                     self._planner.start()
         self._wake.set()
+        try:
+            yield
+        finally:
+            reader.leave(position)
 
     def _positions(self) -> list[tuple[Plan, int]]:
         """Return the plans that are in use, with their positions."""
-        readers = [(plan, reader) for plan, reader in list(self._plans.items()) if reader.positions]
+        readers = list(self._plans.items())
         latest = max((reader.heard for _, reader in readers), default=0.0)
-        return [(plan, min(reader.positions)) for plan, reader in readers if reader.heard > latest - _SILENT]
+        return [(plan, reader.position) for plan, reader in readers if reader.heard > latest - _SILENT]
 
     def _distance(self, rows: np.ndarray) -> np.ndarray:
         """Return how many records are read before each of the rows i64[k]. Unknown: long ago used is far."""
@@ -178,7 +188,7 @@ class Fetcher:
         now = time.monotonic()
         if plan is None or self._full or now - self._failed < _PAUSE or self._planned >= _QUEUED:
             return
-        position = min(self._plans[plan].positions)
+        position = self._plans[plan].position
         rows = plan.upcoming(position, self._ahead_positions())
         missing = rows[self.part.flags[rows] == ABSENT]
         if not len(missing):
@@ -378,8 +388,9 @@ class Fetcher:
     def _disk_failed(self, error: OSError) -> None:
         """Go on without more space: the budget becomes what is there, and readers use what they fetch from memory."""
         self._space.shrink()
-        if not self._full:
-            self._full = True
+        with self._lock:
+            first, self._full = not self._full, True
+        if first:
             _log.warning(
                 f"--cache_dir={self._space.root}: {error.strerror or error}. Records that do not fit are fetched again"
                 " when they are needed. Free some space, or pass a smaller --cache_bytes or another --cache_dir."
@@ -391,11 +402,27 @@ def _is_valid(frame: memoryview) -> bool:
 
 
 class _Reader:
-    """What the readers of a plan have announced: their last positions, and when."""
+    """The threads that read by a plan.
+
+    Attributes:
+        position: The lowest position that is read now, or that was read last.
+        heard: When a thread began to read.
+    """
 
     def __init__(self) -> None:
-        self.positions: collections.deque[int] = collections.deque(maxlen=_ANNOUNCED)
-        self.heard = 0.0
+        self._reading: list[int] = []
+        self._lock = threading.Lock()
+        self.position, self.heard = 0, 0.0
+
+    def enter(self, position: int) -> None:
+        with self._lock:
+            self._reading.append(position)
+            self.position, self.heard = min(self._reading), time.monotonic()
+
+    def leave(self, position: int) -> None:
+        with self._lock:
+            self._reading.remove(position)
+            self.position = min(self._reading, default=self.position)
 
 
 class _Request:

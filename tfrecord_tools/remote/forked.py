@@ -1,7 +1,7 @@
 """Use a store after a fork. obstore's threads do not exist in a forked process, and its calls would never return.
 
-A forked process, such as a worker of PyTorch's DataLoader, therefore starts a helper process, and asks it through a pipe.
-The helper ends when the process that started it ends.
+A forked process, such as a worker of PyTorch's DataLoader, therefore starts a helper process, and asks it through a
+pipe. The helper ends when the process that started it ends.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ class _Helper:
                 future = self._waiting.popitem()[1]
             except KeyError:  # Another thread was faster.
                 return
-            future.set_exception(Unreachable("the process that reads the bucket has ended. Run the same command again."))
+            future.set_exception(
+                Unreachable("the process that reads the bucket has ended. Run the same command again.")
+            )
 
 
 _helpers: dict[int, _Helper] = {}

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,12 @@ from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.remote import space as spaces
-from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Store
+from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Patience, Store
 from tfrecord_tools.remote.shards import RemoteShards, Split
 from tfrecord_tools.remote.store import open_store
 
+PATIENCE = Patience()  # While records are read.
+_PART = 8 << 20
 _RANGE = 16 << 20  # Bytes of a large file that are in memory at once.
 _SHARD = re.compile(r"\.tfrecord-\d+-of-\d+$")
 _HEADS = 16  # Requests at once, for stores that cannot list objects.
@@ -84,6 +86,26 @@ class Bucket:
                         file.write(self.store.get(name, start, min(found.size, start + _RANGE), found.tag))
         return path
 
+    def in_parts(self, name: str) -> tuple[int, Callable[[int, int], bytes]]:
+        """Return the size of an object, and a function that reads a number of bytes at an offset.
+
+        The object is fetched in parts of 8 MiB, which are kept in memory for the next call, but not in the cache.
+        """
+        found = self._object(name)
+        part, start = memoryview(b""), 0
+
+        def read(size: int, offset: int) -> bytes:
+            nonlocal part, start
+            end = min(offset + size, found.size)
+            if offset < start or end > start + len(part):
+                if offset >= end:
+                    return b""
+                part = self.store.get(name, offset, min(max(end, offset + _PART), found.size), found.tag)
+                start = offset
+            return bytes(part[offset - start : end - start])
+
+        return found.size, read
+
     def _object(self, name: str) -> Object:
         found = self.objects.get(name)
         if found is None:
@@ -125,7 +147,7 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
         (directory / "url").write_text(f"{url}\n")
     except OSError as error:
         raise UserError(f"--cache_dir={root}: {error.strerror}. Pass a directory that you may write.") from error
-    bucket = Bucket(url, directory, open_store(url), objects, root, cache_bytes)
+    bucket = Bucket(url, directory, open_store(url, PATIENCE), objects, root, cache_bytes)
     for name in (index.FILE_NAME, dataset_files.CONVERT_JSON):
         bucket.fetch(name)
     return bucket

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +15,11 @@ import numpy as np
 
 from tfrecord_tools.layout import schema
 from tfrecord_tools.remote import space as spaces
-from tfrecord_tools.remote.fetching import Fetcher
+from tfrecord_tools.remote.fetching import THREADS, Fetcher
 from tfrecord_tools.remote.interface import Object, Store
 from tfrecord_tools.remote.part import Part
 from tfrecord_tools.remote.plans import Plan
-from tfrecord_tools.remote.traffic import Meter, Traffic
+from tfrecord_tools.remote.traffic import Estimate, Meter, Traffic
 
 _ATTEMPTS = 5  # A record can be removed between the moment it is there and the moment it is read.
 
@@ -68,9 +70,30 @@ class RemoteShards:
         return self._run().space.budget
 
     @property
-    def bandwidth(self) -> float:
-        """Bytes per second that were measured. 0: nothing was fetched yet."""
-        return self._run().meter.bandwidth
+    def cache_dir(self) -> Path:
+        """The cache directory."""
+        return self._cache_dir
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all records of these splits."""
+        return sum(int(fetcher.part.size.sum()) for fetcher in self._run().fetchers)
+
+    def estimate(self, block: int = 1) -> Estimate:
+        """Estimate what an epoch fetches if the cache is smaller than the data.
+
+        Args:
+            block: Number of neighboring records that are read together.
+        """
+        running = self._run()
+        count = int(self._starts[-1])
+        missing = max(0.0, 1 - running.space.budget / sum(int(fetcher.part.cost.sum()) for fetcher in running.fetchers))
+        size, requests = int(missing * self.bytes), math.ceil(missing * count / block)
+        if not running.meter.bandwidth:
+            running.fetchers[0].probe()
+        bandwidth, latency = running.meter.fastest, running.meter.latency
+        seconds = max(size / bandwidth, requests * latency / THREADS) if bandwidth else None
+        return Estimate(size, requests, seconds)
 
     def read(self, shard: int, size: int, offset: int, row: int) -> bytes:
         """Read the frame of a record. If its copy in the cache is damaged, it is fetched again once."""
@@ -115,16 +138,14 @@ class RemoteShards:
         for number in np.unique(parts).tolist():
             self._run().fetchers[number].expect(rows[parts == number] - self._starts[number])
 
-    def follow(self, plan: Plan, position: int) -> None:
-        """Fetch what a plan needs next. Call it with each new position.
-
-        Args:
-            plan: Made by `plan` of this object.
-            position: Position in the sequence of the plan at which the reader is.
-        """
+    @contextlib.contextmanager
+    def following(self, plan: Plan, position: int) -> Iterator[None]:
+        """Fetch what a plan needs next. In the block, the records at `position` and after it are read."""
         running = self._run()
-        for number, own in enumerate(running.plans_of(plan, self._starts)):
-            running.fetchers[number].follow(own, position)
+        with contextlib.ExitStack() as stack:
+            for number, own in enumerate(running.plans_of(plan, self._starts)):
+                stack.enter_context(running.fetchers[number].following(own, position))
+            yield
 
     def _part_of(self, row: int) -> tuple[int, int]:
         number = int(np.searchsorted(self._starts, row, "right")) - 1

@@ -27,6 +27,10 @@ class Traffic:
     waited: float = 0.0
     retried: int = 0
 
+    def __add__(self, other: Traffic) -> Traffic:
+        """Return the counts of both."""
+        return Traffic(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
     def __sub__(self, other: Traffic) -> Traffic:
         """Return what was counted since `other`."""
         return Traffic(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
@@ -44,6 +48,26 @@ class Traffic:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What an epoch will fetch.
+
+    Attributes:
+        bytes: Bytes.
+        requests: Requests.
+        seconds: Seconds that this takes at the measured speed. None: the speed is not known.
+    """
+
+    bytes: int
+    requests: int
+    seconds: float | None
+
+    def __str__(self) -> str:
+        """Return a part of a sentence."""
+        seconds = "" if self.seconds is None else f", which takes {self.seconds:,.0f} s at the measured speed"
+        return f"{self.bytes / 1e6:,.0f} MB in {self.requests:,} requests{seconds}"
+
+
 class Meter:
     """Counters that several threads increase, and the bandwidth while requests are under way."""
 
@@ -53,6 +77,7 @@ class Meter:
         self._under_way = 0
         self._busy_since = 0.0
         self._busy, self._busy_bytes = 0.0, 0
+        self._window, self._window_bytes, self._fastest = 0.0, 0, 0.0
         self.latency = 0.05  # Seconds until a small answer is there: a guess until it is measured.
 
     def add(self, **counts: float) -> None:
@@ -76,12 +101,21 @@ class Meter:
             now = time.monotonic()
             self._under_way -= 1
             self._busy_bytes += count
+            self._window_bytes += count
+            if now - self._window > 1:
+                self._fastest = max(self._fastest, self._window_bytes / (now - self._window))
+                self._window, self._window_bytes = now, 0
             if self._under_way == 0:
                 self._busy += now - self._busy_since
             if count and count < 1 << 17:
                 self.latency += 0.1 * (now - began - self.latency)
             if self._busy > 20:  # Old measurements count half.
                 self._busy, self._busy_bytes = self._busy / 2, self._busy_bytes // 2
+
+    @property
+    def fastest(self) -> float:
+        """Bytes per second of the fastest second so far, or `bandwidth`."""
+        return max(self._fastest, self.bandwidth)
 
     @property
     def bandwidth(self) -> float:
