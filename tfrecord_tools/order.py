@@ -109,7 +109,7 @@ class Order(abc.ABC):
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
     def next_use(self, numbers: np.ndarray, position: int) -> np.ndarray:
-        """Return the first position, i64[k], at or after `position`, at which each of the records i64[k] is read.
+        """Return the positions, i64[k], from `position` on, at which records i64[k] are read next.
 
         The orders of this module compute it by their inverse, without the positions in between. For other orders, the
         next 65,536 positions are searched, and records that do not occur there count as read after them.
@@ -123,7 +123,7 @@ class Order(abc.ABC):
         return found
 
     def _in_epoch(self, numbers: np.ndarray, position: int, later: int) -> np.ndarray | None:
-        """Return the positions of records in the epoch that `position` lies in, or in a later one. None: not known.
+        """Return the positions of records in the epoch of `position`, or in a later one. None: unknown.
 
         For `Balanced`, each class has its own epoch.
         """
@@ -293,7 +293,7 @@ def stream_positions(places: np.ndarray, batch_size: int, shard: tuple[int, int]
 
 
 def _network(shape: tuple[int, ...], count: int, *key: int | np.ndarray) -> tuple[np.uint64, np.uint64, np.ndarray]:
-    """Return the network of `permute`: bits of a half, mask of a half, and the keys of all rounds u64[rounds k]."""
+    """Return bits and mask of a half in `permute`, and the keys of all rounds u64[rounds k]."""
     half = np.uint64(max(1, -(-max(count - 1, 1).bit_length() // 2)))
     round_keys = np.stack([np.broadcast_to(hash64(*key, number), shape) for number in range(_ROUNDS)])
     return half, np.uint64((1 << int(half)) - 1), round_keys

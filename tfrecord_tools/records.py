@@ -441,7 +441,7 @@ class Records:
         return None if isinstance(self._shards, ShardFiles) else self._shards
 
     def plan(self, sequence: Sequenced | None = None) -> Callable[[int], contextlib.AbstractContextManager[None]]:
-        """Return a function of a position, for `with` blocks that read the records at this position and after it.
+        """Return a function of a position, for `with` blocks that read the records at this position.
 
         If the records are in a bucket, those of the next positions are fetched in the background. Otherwise, the
         function does nothing.

@@ -1,4 +1,4 @@
-"""Tests of datasets in a bucket: the same batches as from files, whatever the network and the cache do."""
+"""Tests of datasets in a bucket: the same batches as from files, also with faults."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ def test_a_claim_of_a_dead_process_is_taken_over(url: str, pets: Path, tmp_path:
 
 
 def best_hits(sequence: np.ndarray, capacity: int) -> int:
-    """Return the hits of a cache that always removes what is needed last (Belady), computed from the whole order."""
+    """Return the hits of a cache that removes what is needed last (Belady)."""
     later = np.full(len(sequence), 1 << 40)
     last: dict[int, int] = {}
     for position in range(len(sequence) - 1, -1, -1):

@@ -119,7 +119,7 @@ class Fetcher:
                 self._submit(_Request(run, store=True), urgent=False)
 
     def drop_damaged(self, row: int) -> bool:
-        """Drop a record, because its copy in the cache is damaged. Return False if its bytes in the store are, too."""
+        """Drop a record with a damaged copy. Return False if its bytes in the store are damaged, too."""
         if row in self._bad:
             return False
         self.part.discard(np.array([row]))
@@ -146,7 +146,7 @@ class Fetcher:
 
     @contextlib.contextmanager
     def following(self, plan: Plan, position: int) -> Iterator[None]:
-        """Fetch ahead of a position of a plan. In the block, the records at this position and after it are read."""
+        """Fetch ahead of a position of a plan. In the block, the records at the position are read."""
         reader = self._plans.get(plan)
         if reader is None:
             reader = self._plans.setdefault(plan, _Reader())
@@ -386,7 +386,7 @@ class Fetcher:
         return data
 
     def _disk_failed(self, error: OSError) -> None:
-        """Go on without more space: the budget becomes what is there, and readers use what they fetch from memory."""
+        """Go on without more space: readers use what they fetch from memory."""
         self._space.shrink()
         with self._lock:
             first, self._full = not self._full, True

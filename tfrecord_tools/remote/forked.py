@@ -1,4 +1,6 @@
-"""Use a store after a fork. obstore's threads do not exist in a forked process, and its calls would never return.
+"""Use a store after a fork.
+
+The threads of obstore do not exist in a forked process, so its calls would never return.
 
 A forked process, such as a worker of PyTorch's DataLoader, therefore starts a helper process, and asks it through a
 pipe. The helper ends when the process that started it ends.
@@ -22,7 +24,7 @@ from tfrecord_tools.remote.interface import Object, Store, Unreachable
 
 _LENGTH = struct.Struct("<Q")
 _THREADS = 32
-_first_user = 0  # The process that used obstore first. Its children cannot.
+_first_user = 0  # The process that used obstore first. Forked children of this process cannot use it.
 
 
 class ForkSafe:
@@ -135,7 +137,7 @@ def _lock_of(process: int) -> threading.Lock:
 def serve() -> None:
     """Answer calls from standard input until it ends."""
     output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # Whatever prints must not end up in the answers.
+    os.dup2(2, 1)  # Printed lines must not end up in the answers.
     lock = threading.Lock()
 
     def answer(number: int, store: Store, method: str, arguments: tuple[object, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Open a dataset in a bucket: pin the versions of its objects, and fetch its small files to the cache once."""
+"""Open a dataset in a bucket: pin the versions of its objects, and fetch its index once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Bucket:
         store: The store.
         objects: File name -> version when the dataset was opened.
         cache_dir: The cache directory.
-        cache_bytes: Its budget. None: 80 % of the disk.
+        cache_bytes: Largest number of bytes of records there. None: 80 % of the disk.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""The records of one split in a cache directory: copies of its shards with holes, and a state for each record.
+"""The records of one split in a cache: copies of its shards with holes, and a state per record.
 
 Only the records that were fetched take space: the rest of each copy is a hole. The state of a record is a byte in a
 file that all processes map into memory. It says whether the record is absent, is there, or is being fetched by the
@@ -72,7 +72,7 @@ class Part:
         self._recover(self._user.number)  # A killed process may have had the same number.
 
     def claim(self, rows: np.ndarray) -> np.ndarray:
-        """Mark absent records as being fetched by this process. Return the rows that were absent. Hold the lock."""
+        """Mark absent records as being fetched by this process, and return them. Hold the lock."""
         absent = rows[self.flags[rows] == ABSENT]
         self.flags[absent] = self._user.number
         self._filled[0] += self.cost[absent].sum()

@@ -68,7 +68,7 @@ class Plan:
         return _Within(self, first, end)
 
     def next_use(self, rows: np.ndarray, position: int) -> np.ndarray:
-        """Return the next position, i64[k], of each of the rows i64[k]. `NEVER`: the plan does not read the row."""
+        """Return the next position, i64[k], of rows i64[k]. `NEVER`: the plan does not read the row."""
         places = np.searchsorted(self._sorted, rows)
         places = np.minimum(places, len(self._sorted) - 1)
         numbers = places if self._numbers is None else self._numbers[places]

@@ -29,8 +29,8 @@ class Split:
     """A split of a dataset in a bucket.
 
     Attributes:
-        directory: Its directory in the cache.
-        objects: Its shards.
+        directory: Directory of the split in the cache.
+        objects: The shards.
         columns: Columns shard, offset and length of its records; shards are counted from 0 within the split.
     """
 
@@ -40,7 +40,9 @@ class Split:
 
 
 class RemoteShards:
-    """The shards of one or several splits. They can be pickled, and used after a fork and in several threads.
+    """The shards of one or several splits.
+
+    They can be pickled, and used after a fork and in several threads.
 
     Attributes:
         paths: URLs of the shards.
@@ -61,7 +63,7 @@ class RemoteShards:
 
     @property
     def traffic(self) -> Traffic:
-        """What this process has fetched so far."""
+        """Counts of what this process has fetched so far."""
         return self._run().meter.copy()
 
     @property

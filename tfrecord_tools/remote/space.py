@@ -118,7 +118,7 @@ def _header(path: Path) -> np.ndarray:
 
 
 def create_state(path: Path, rows: int) -> np.ndarray:
-    """Return the state of a split, memory-mapped and shared: u8[HEADER_BYTES + 5 * rows]. The lock must be held."""
+    """Return the shared state of a split, u8[HEADER_BYTES + 5 * rows]. The lock must be held."""
     size = HEADER_BYTES + 5 * rows
     if not path.exists() or path.stat().st_size != size or _header(path)[_ROWS] != rows:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def filled_field(state: np.ndarray) -> np.ndarray:
 
 
 class User:
-    """A process that uses a split. Its number is free again when the process has ended.
+    """A process that uses a split. When the process has ended, another one can take its number.
 
     Attributes:
         number: A number from 1 to 200 that no other living user of the split has.
@@ -159,7 +159,7 @@ class User:
 
 
 def is_alive(path: Path) -> bool:
-    """Return whether the process that took the number `path.name` still runs. Hold the lock of the cache directory."""
+    """Return whether the process with the number `path.name` still runs. Hold the lock."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:

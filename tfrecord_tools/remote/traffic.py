@@ -1,4 +1,4 @@
-"""What was fetched from a bucket, and how fast."""
+"""Counters of what was fetched from a bucket, and how fast."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What an epoch will fetch.
+    """An estimate of what an epoch will fetch.
 
     Attributes:
         bytes: Bytes.
