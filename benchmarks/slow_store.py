@@ -68,7 +68,7 @@ class SlowStore(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # Otherwise, the body would wait 40 ms for an acknowledgement of the header.
+    disable_nagle_algorithm = True  # Otherwise, the body would wait 40 ms for an acknowledgment of the header.
     server: SlowStore
 
     def log_message(self, format: str, *args: object) -> None:

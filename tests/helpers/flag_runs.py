@@ -884,7 +884,7 @@ BENCH = [
 PREVIEW = [
     Run(
         name="a bucket",
-        flags=IN_A_BUCKET | {"--record=5": draws_panels},
+        flags=IN_A_BUCKET | {"--record=5": is_there("preview.png")},
     ),
     Run(
         name="record",

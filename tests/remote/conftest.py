@@ -33,7 +33,7 @@ def network(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadNetw
     """The way to the server. It has no faults until a test sets `fault`."""
     proxy = BadNetwork(s3_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    monkeypatch.setattr(opening, "PATIENCE", Patience(connect=2, stall=1, retry=20))
+    monkeypatch.setattr(opening, "PATIENCE", Patience(connect=2, stall=0.5, retry=20))
     yield proxy
     proxy.stop()
 

@@ -54,8 +54,8 @@ ORDERS = {
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 3])
 @pytest.mark.parametrize("name", ORDERS)
-def test_records_equal_those_of_files(url: str, pets: Path, tmp_path: Path, name: str, share: float) -> None:
-    remote, local = opened(url, tmp_path / "cache", share), open_dataset(pets).records("train")
+def test_records_equal_those_of_files(pets: Path, tmp_path: Path, name: str, share: float) -> None:
+    remote, local = opened(f"file://{pets}", tmp_path / "cache", share), open_dataset(pets).records("train")
     order = ORDERS[name](local)
     assert read_all(remote, order) == read_all(local, order)
     traffic = remote.remote.traffic
@@ -285,7 +285,7 @@ def test_a_full_disk_ends_nothing(
     order = Shuffled(len(local), 0)
     with caplog.at_level(logging.WARNING):
         assert read_all(remote, order) == read_all(local, order)
-    (line,) = [entry.getMessage() for entry in caplog.records]
+    (line,) = [entry.getMessage() for entry in caplog.records if entry.name == fetching.__name__]
     assert line.startswith(f"--cache_dir={tmp_path / 'cache'}: No space left on device. Records that do not fit are")
 
 
@@ -383,7 +383,7 @@ def oldest_hits(sequence: np.ndarray, capacity: int) -> int:
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_hits_are_those_of_the_best_cache(
-    url: str, pets: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    pets: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nearly all records that the best possible cache would keep are not fetched a second time."""
     monkeypatch.setattr(fetching, "_SPARE", 1 << 40)
@@ -391,7 +391,7 @@ def test_hits_are_those_of_the_best_cache(
     monkeypatch.setattr(fetching.Fetcher, "_with_neighbors", lambda self, rows: rows)
     local = open_dataset(pets).records("train")
     share = 0.3
-    remote = opened(url, tmp_path / "cache", share)
+    remote = opened(f"file://{pets}", tmp_path / "cache", share)
     own = remote.remote._run().fetchers[0].part
     own.cost[:] = int(own.cost.mean())  # The optimum is easy to compute for equal sizes only.
     capacity = remote.remote.budget // int(own.cost[0])

@@ -35,7 +35,7 @@ _QUEUED = 2 * THREADS  # Planned requests that are waiting or under way.
 _LEAST_AHEAD = 32 << 20  # Bytes ahead of the readers, if the budget allows.
 _AHEAD_SECONDS = 2.0  # The bytes that arrive in this time are fetched ahead.
 _AHEAD_SHARE = 0.25  # Largest share of the budget for records that are fetched ahead.
-_SOON_SHARE = 0.75  # Neighbors are fetched together if the order needs them before this share of the budget.
+_SOON_SHARE = 1.0  # Neighbors are fetched together if the order needs them before this share of the budget.
 _MOST_POSITIONS = 1 << 16  # Positions that are looked ahead.
 _SPARE = 256  # At least this part of the budget is made free at once.
 _RECENT = 60  # Seconds. Records that other processes used in this time are removed last.
@@ -70,6 +70,7 @@ class Fetcher:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._planner: threading.Thread | None = None
+        space.members.add(self)
         self._mean = float(np.mean(part.cost)) if len(part.cost) else 1.0
 
     # --- Readers ----------------------------------------------------------------------------------------
@@ -284,12 +285,18 @@ class Fetcher:
         free = self._space.free()
         if free >= need:
             return
-        rows, victims = self._present()
+        members: list[Fetcher] = list(self._space.members)
+        present = [(number, *member.present()) for number, member in enumerate(members)]
+        of = np.concatenate([np.full(len(rows), number) for number, rows, _ in present])
+        rows, victims = (np.concatenate(arrays) for arrays in list(zip(*present))[1:])
         if not len(rows):
             return
         far_first = np.argsort(-victims, kind="stable")
-        rows, victims = rows[far_first], victims[far_first]
-        gained = np.cumsum(self.part.cost[rows])
+        of, rows, victims = of[far_first], rows[far_first], victims[far_first]
+        sizes = np.empty(len(rows), np.int64)
+        for number, member in enumerate(members):
+            sizes[of == number] = member.part.cost[rows[of == number]]
+        gained = np.cumsum(sizes)
         # The j-th record to fetch needs the first `count[j]` victims; all of them must be needed later than it is.
         count = np.minimum(np.searchsorted(gained, np.maximum(costs - free, 0)) + 1, len(rows))
         fine = np.flatnonzero((victims[count - 1] > distance) | (costs <= free))
@@ -298,9 +305,11 @@ class Fetcher:
         bound = distance[fine[-1]]
         wanted = costs[fine[-1]] - free + self._space.budget // _SPARE
         most = min(int(np.searchsorted(gained, wanted)) + 1, len(rows))
-        self.part.evict(rows[:most][victims[:most] > bound])
+        chosen = victims[:most] > bound
+        for number, member in enumerate(members):
+            member.part.evict(rows[:most][chosen & (of[:most] == number)])
 
-    def _present(self) -> tuple[np.ndarray, np.ndarray]:
+    def present(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all rows in the cache, and how many records are read before each of them."""
         rows = np.flatnonzero(self.part.flags == PRESENT)
         positions = self._positions()

@@ -12,8 +12,10 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -37,10 +39,12 @@ class Space:
     Attributes:
         root: The directory.
         budget: Largest number of bytes of records in it.
+        members: The fetchers of this process that use the directory. Each may remove records of the others.
     """
 
     def __init__(self, root: Path, budget: int | None):
         self.root = root
+        self.members: weakref.WeakSet[Any] = weakref.WeakSet()
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o666)
