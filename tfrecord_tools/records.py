@@ -327,7 +327,12 @@ class Records:
     def __repr__(self) -> str:
         """Return a text that identifies the records, also in other processes. Grain stores it in checkpoints."""
         rows = zlib.crc32(self._rows.tobytes())
-        return f"Records({self._index_path!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
+        return f"Records({self._shown_index!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
+
+    @property
+    def _shown_index(self) -> str:
+        """The path of the index, or its URL, which is the same on other machines."""
+        return f"{self._location}/{index.FILE_NAME}" if self.remote else self._index_path
 
     @property
     def _location(self) -> str:
@@ -342,7 +347,8 @@ class Records:
         the working directory changes.
         """
         rows, offsets = (zlib.crc32(np.ascontiguousarray(column).data) for column in (self._rows, self._offset))
-        return f"{os.path.realpath(self._index_path)} {self.split} {len(self)} {rows:08x} {offsets:08x}"
+        path = self._shown_index if self.remote else os.path.realpath(self._index_path)
+        return f"{path} {self.split} {len(self)} {rows:08x} {offsets:08x}"
 
     def serialized(self, number: int) -> bytes:
         """Return the serialized `tf.train.Example` of a record, after its checksums were verified.

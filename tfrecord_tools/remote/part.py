@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from tfrecord_tools.base import files
-from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.shard_files import ShardFiles
 from tfrecord_tools.remote import space as spaces
 from tfrecord_tools.remote.space import Space
@@ -165,10 +164,6 @@ class Part:
         except FileNotFoundError:
             return
         try:
-            if not files.punch(descriptor, low, high):
-                raise UserError(
-                    f"--cache_dir={self._space.root}: the file system cannot free parts of files. Pass a directory on"
-                    " ext4, XFS, Btrfs or tmpfs."
-                )
+            files.punch(descriptor, low, high)
         finally:
             os.close(descriptor)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import threading
 import time
 import weakref
@@ -49,10 +50,16 @@ class Space:
             root.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o666)
             usage = shutil.disk_usage(root)
+            frees = _frees_parts(root)
         except OSError as error:
             raise UserError(
                 f"--cache_dir={root}: {refusal(error)}. Pass a directory on a local disk that you may write."
             ) from error
+        if not frees:
+            raise UserError(
+                f"--cache_dir={root}: the file system cannot free parts of files. Pass a directory on ext4, XFS, Btrfs"
+                " or tmpfs."
+            )
         self._thread_lock = threading.RLock()
         self._depth = 0
         self._next_removal = 0.0
@@ -96,6 +103,14 @@ class Space:
             if not any(is_alive(user) for user in (path.parent / USERS).iterdir()):
                 shutil.rmtree(path.parent, ignore_errors=True)
         self._next_removal = time.monotonic() + _RETRY
+
+
+def _frees_parts(root: Path) -> bool:
+    """Return whether the file system can free a part of a file."""
+    with tempfile.TemporaryFile(dir=root) as file:
+        file.write(bytes(2 * files.PAGE))
+        file.flush()
+        return files.punch(file.fileno(), 0, files.PAGE)
 
 
 _spaces: dict[tuple[int, Path], Space] = {}
