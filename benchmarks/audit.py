@@ -8,6 +8,7 @@ Cleanlab and scikit-learn, which has the set of digits, are in the extra `peers`
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 import time
@@ -79,7 +80,7 @@ def scores_of(judgment: Judgment) -> np.ndarray:
 
 
 def with_right_labels(features: np.ndarray, given: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return the scores of linear heads that were fitted to the right labels. No wrong label disturbs these heads."""
+    """Return the scores of linear heads that were fitted to the right labels, as a limit."""
     classes = int(truth.max()) + 1
     logits, _ = heads.out_of_fold(heads.prepare(features), truth, folds, classes)
     own = logits[np.arange(len(given)), given]
@@ -239,6 +240,21 @@ def print_speed(photos: Set, records: int) -> None:
         _print_costs(values, flipped(truth[rows], 0.05, False, 0)[0])
 
 
+def print_simulated(records: int) -> None:
+    """Audit drawn records of ten classes, from a memory map. Print time and peak memory."""
+    random = np.random.default_rng(0)
+    truth = np.arange(records) % 10
+    centers = random.gamma(1.0, 1.5, (10, 2 * DRAWN_WIDTH))
+    with tempfile.TemporaryDirectory() as directory:
+        values = np.lib.format.open_memmap(
+            Path(directory) / "features.npy", "w+", np.float32, (records, centers.shape[1])
+        )
+        for start in range(0, records, 10_000):
+            part = centers[truth[start : start + 10_000]]
+            values[start : start + 10_000] = np.maximum(part + 2 * random.normal(size=part.shape), 0)
+        _print_costs(values, flipped(truth, 0.05, False, 0)[0])
+
+
 def print_many_classes() -> None:
     """Audit 20 drawn records of each of 1,000 classes. Print time and peak memory."""
     random = np.random.default_rng(0)
@@ -302,9 +318,13 @@ def _changing(path: Path, name: str) -> Callable[[], bytes]:
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     given = flags.FLAGS
-    arrays = read_or_extract(Path(given.features) if given.features else None, given)
-    photos = arrays["features"], arrays["labels"]
-    makers: dict[str, Callable[[], Set]] = {"photographs": lambda: photos, "digits": digits, "drawn classes": drawn_set}
+    # Only some measures need the photographs.
+    arrays = functools.cache(lambda: read_or_extract(Path(given.features) if given.features else None, given))
+
+    def photos() -> Set:
+        return arrays()["features"], arrays()["labels"]
+
+    makers: dict[str, Callable[[], Set]] = {"photographs": photos, "digits": digits, "drawn classes": drawn_set}
 
     def sets() -> dict[str, Set]:
         return {name: make() for name, make in makers.items() if name in given.sets}
@@ -312,9 +332,10 @@ def main(argv: Sequence[str]) -> None:
     measures: dict[str, Callable[[], None]] = {
         "flips": lambda: print_flips(sets(), given.seeds),
         "estimate": lambda: print_estimates(sets(), 2 * given.seeds),
-        "strangers": lambda: print_strangers(photos, arrays["strangers"]),
-        "near_duplicates": lambda: print_near_duplicates(arrays),
-        "speed": lambda: print_speed(photos, given.records),
+        "strangers": lambda: print_strangers(photos(), arrays()["strangers"]),
+        "near_duplicates": lambda: print_near_duplicates(arrays()),
+        "speed": lambda: print_speed(photos(), given.records),
+        "simulated": lambda: print_simulated(given.records),
         "many_classes": print_many_classes,
     }
     for name in given.measure:
@@ -338,7 +359,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("sets", ["photographs", "digits", "drawn classes"], "Datasets with wrong labels.")
     flags.DEFINE_list(
         "measure",
-        ["flips", "estimate", "strangers", "near_duplicates", "speed", "many_classes"],
+        ["flips", "estimate", "strangers", "near_duplicates", "speed", "simulated", "many_classes"],
         "Parts to measure.",
     )
     command.run(main)

@@ -6,6 +6,7 @@
 - `AugmentConfig` holds random changes of training images, `augment_layer` makes them in a Keras layer, and `mix` blends
   images.
 - `order` has the orders in which records are read: shuffled, in blocks, or with balanced classes.
+- `quiet_tensorflow` hides the remarks that TensorFlow prints when it is imported.
 - `UserError`, `CorruptRecord` and `UndecodableImage` are exceptions with messages that say what to do.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tfrecord_tools import augment_config, augment_layer, dataset, errors, mix, order, records
     from tfrecord_tools.augment_config import AugmentConfig
+    from tfrecord_tools.base.console import quiet_tensorflow
     from tfrecord_tools.convert import ConvertConfig
     from tfrecord_tools.convert import convert_images as convert
     from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
@@ -38,6 +40,7 @@ __all__ = [
     "mix",
     "open_dataset",
     "order",
+    "quiet_tensorflow",
     "records",
 ]
 _MODULE_OF = {
@@ -49,6 +52,7 @@ _MODULE_OF = {
     "UndecodableImage": "errors",
     "UserError": "errors",
     "open_dataset": "records",
+    "quiet_tensorflow": "base.console",
 }
 
 if not TYPE_CHECKING:  # With __getattr__, a type checker would accept any name.

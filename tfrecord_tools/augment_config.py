@@ -82,9 +82,13 @@ class AugmentConfig:
             _check_within("zoom_range", self.zoom_range, 0, 0.99, "a fraction")
         for name, most in _MOST.items():
             value = getattr(self, name)
-            single = isinstance(value, (int, float)) if name == "zoom_range" else value is None and name in _OPTIONAL
+            single = isinstance(value, numbers.Real) if name == "zoom_range" else value is None and name in _OPTIONAL
             if not single:
                 object.__setattr__(self, name, _checked_range(name, value, most))  # JSON gives lists.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if hasattr(value, "item"):  # A number of NumPy, which JSON does not have.
+                object.__setattr__(self, field.name, value.item())
         if self.zoom_factors[0] <= 0:
             raise UserError(f"zoom_range={self.zoom_range}: both zoom factors must be above 0.")
 
@@ -122,7 +126,8 @@ _MOST = {"zoom_range": 100, **dict.fromkeys(_OPTIONAL, 5), "erasing_area": 1}
 
 
 def _check_within(name: str, value: Any, low: float, high: float, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    is_number: bool = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
         raise UserError(f"{name}={value}: must be {what} from {low} to {high}.")
 
 

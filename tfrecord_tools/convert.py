@@ -32,7 +32,7 @@ from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
-from tfrecord_tools.conversion import beam_engine, decide, describe, notes, source_flags, update
+from tfrecord_tools.conversion import beam_engine, decide, describe, keywords, notes, source_flags, update
 from tfrecord_tools.conversion.keywords import ConvertSettings
 from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import DUPLICATES, NEAR_DUPLICATES, PlanConfig, divided
@@ -223,6 +223,7 @@ def convert_images(
         **settings: The other flags of the command, with the same names. `ConvertConfig` explains them.
 
     Raises:
+        TypeError: There is no setting of a name.
         UserError: Anything that the user can fix. `out` is then unchanged.
 
     Example:
@@ -233,8 +234,7 @@ def convert_images(
             "dry_run: must be left out in Python, because a dry run makes no dataset to return. Run python -m"
             f" tfrecord_tools.convert --src={os.fspath(src)} --dry_run"
         )
-    given: dict[str, Any] = {"src": src, **settings}
-    given |= files.paths(**{name: given[name] for name in _PATHS if name in given})
+    given = {"src": ""} | keywords.checked({"src": src, **settings})
     config = ConvertConfig(**given, explicit=frozenset(given))
     convert(config, log)
     return open_dataset(config.out)

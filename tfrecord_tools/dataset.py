@@ -25,10 +25,11 @@ from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.augmentation import changes
 from tfrecord_tools.augmentation.named import Augment
 from tfrecord_tools.base import graphs, python_calls, words, workers
+from tfrecord_tools.base.checks import check_whole
 from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import Geometry
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, short
 from tfrecord_tools.layout import schema
 from tfrecord_tools.order import Order
 from tfrecord_tools.records import Records, open_dataset
@@ -130,13 +131,15 @@ def train_batches(
         keys i64[b] follow. The length is the number of records divided by the batch size, rounded, and at least 1.
 
     Raises:
-        UserError: A size is not positive, w does not divide the batch size, `augment` cannot be used, or `order` or
-            `cache` belongs to other records.
+        UserError: A number is not whole or too small, w does not divide the batch size, `augment` cannot be used, or
+            `order` or `cache` belongs to other records.
 
     Example:
         train = train_batches(records, batch_size=32, image_size=160, seed=0, augment=AugmentConfig(zoom_range=0.2))
         model.fit(train, epochs=10)
     """
+    _check_records(records)
+    check_whole(1, batch_size=batch_size)
     return train_stream(
         records,
         batch_size=batch_size,
@@ -181,9 +184,8 @@ def train_stream(
 
     The other arguments are those of `train_batches`.
     """
-    _check_positive(batch_size=batch_size)
     geometry = Geometry.of(image_size)
-    selection = _Selection(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
+    selection = _Selection(records, order, seed, batch_size, shard)
     if cache is None:
         fetch = fetch_decoded(records, geometry)
     else:
@@ -212,7 +214,7 @@ def serialized_batches(
     Returns:
         Batches (serialized examples string[b], record numbers i64[b]).
     """
-    selection = _Selection(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
+    selection = _Selection(records, None, seed, batch_size, shard)
 
     def checked(serialized: bytes) -> bytes:
         python_calls.check()
@@ -263,6 +265,7 @@ def cache_pixels(
     Returns:
         The cache, or None if it would be larger than `budget_bytes`.
     """
+    _check_records(records)
     geometry = Geometry.of(image_size, crop, fit)
     shape = (len(records), *geometry.shape)
     if budget_bytes is not None and np.prod(shape, dtype=np.int64) > budget_bytes:
@@ -276,9 +279,11 @@ def cache_pixels(
 class _Selection:
     """The records in a worker's share of each batch, and the keys of their random draws."""
 
-    def __init__(self, records: Records, order: Order, seed: int, batch_size: int, shard: tuple[int, int]):
-        _check_not_empty(records)
-        _check_positive(batch_size=batch_size)
+    def __init__(self, records: Records, order: Order | None, seed: int, batch_size: int, shard: tuple[int, int]):
+        _check_records(records)
+        check_whole(1, batch_size=batch_size)
+        check_whole(seed=seed)
+        order = order or orders.Shuffled(len(records), seed)
         index, workers = shard
         if not 0 <= index < workers or batch_size % workers:
             raise UserError(
@@ -315,8 +320,7 @@ class _Selection:
             steps: As in `train_stream`.
             reads: Whether `fetch` reads the records, so that a bucket fetches them ahead.
         """
-        if start_step < 0:
-            raise UserError(f"start_step={start_step}: must be at least 0.")
+        check_whole(0, start_step=start_step)
         start, chunk = start_step * self.share, min(self.share, _CHUNK)
         reading = self._records.plan(self._order) if reads else lambda position: contextlib.nullcontext()
 
@@ -450,8 +454,8 @@ def eval_stream(
 
     The other arguments are those of `eval_batches`.
     """
-    _check_not_empty(records)
-    _check_positive(batch_size=batch_size)
+    _check_records(records)
+    check_whole(1, batch_size=batch_size)
     geometry = Geometry.of(image_size)
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
     reading = records.plan()
@@ -502,15 +506,14 @@ def _map_python(
     return python_calls.without_autotune(data)
 
 
-def _check_not_empty(records: Records) -> None:
+def _check_records(records: Records) -> None:
+    if not isinstance(records, Records):
+        raise UserError(
+            f"records={short(records)}: must be the records of a split. Pass the result of"
+            ' dataset.open("out").records("train").'
+        )
     if not len(records):
         raise UserError("there are no records to read: the split or the selection is empty. Use another split.")
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise UserError(f"{name}={value}: must be at least 1.")
 
 
 def _check_cache(cache: Cache, records: Records, geometry: Geometry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import re
 import shlex
 import traceback
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,8 @@ _CLEAR = frozenset(
         errno.EROFS,
     }
 )
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")  # Codes that make text bold or colored in a terminal.
+_LONGEST = 200  # Characters of an object in a message.
 
 
 class UserError(Exception):
@@ -56,7 +59,8 @@ def one_line(error: BaseException, keep: Literal["first", "last", "all"] = "firs
         error: The exception. If it has no message, the name of its type is returned.
         keep: The lines of the message to return.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = _STYLES.sub("", str(error).partition("\n\nArguments received by ")[0])  # Keras adds both.
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     selected = {"first": lines[:1], "last": lines[-1:], "all": lines}[keep]
     return " ".join(" ".join(selected).split()).rstrip(".")
 
@@ -72,6 +76,13 @@ def named(names: Sequence[str], most: int = 10) -> str:
     """Return names as one line: the first `most` names, and the number of the others."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def short(value: object) -> str:
+    """Return a value as a message shows it. Long values are shown as their type: `<ndarray>`."""
+    text = str(value)
+    is_plain = isinstance(value, str) or ("\n" not in text and len(text) <= _LONGEST)
+    return text if is_plain else f"<{type(value).__name__}>"
 
 
 def as_flag(flag: str, values: Iterable[str]) -> str:

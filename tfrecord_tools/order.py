@@ -8,9 +8,11 @@ from __future__ import annotations
 import abc
 import functools
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
+from tfrecord_tools.base.checks import check_whole
 from tfrecord_tools.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -82,7 +84,8 @@ class Order(abc.ABC):
     _CHUNK = 4096  # Positions per call of `_at`. A call for 20 positions would take about the same time.
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        check_whole(1, count=count)
+        self.count = int(count)
         self._chunks = functools.lru_cache(maxsize=4)(self._chunk)
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,6 +144,7 @@ class Shuffled(Order):
 
     def __init__(self, count: int, seed: int):
         super().__init__(count)
+        check_whole(seed=seed)
         self._seed = seed
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,10 +170,10 @@ class Blocks(Order):
         window: Number of blocks that are shuffled together, at least 1.
     """
 
-    def __init__(self, count: int, seed: int, block: int, window: int = 16):
+    def __init__(self, count: int, seed: int, block: int = 256, window: int = 16):
         super().__init__(count)
-        if block < 1 or window < 1:
-            raise UserError(f"block={block}, window={window}: both must be at least 1.")
+        check_whole(seed=seed)
+        check_whole(1, block=block, window=window)
         self._seed = seed
         self._block = min(block, count)
         self._window = min(window * self._block, count)
@@ -211,13 +215,20 @@ class Balanced(Order):
     class is still in its first.
     """
 
-    def __init__(self, labels: np.ndarray, seed: int):
+    def __init__(self, labels: Sequence[int] | np.ndarray, seed: int):
         """Make the order from the label of each record, i64[n]. Classes without records are ignored.
 
         The labels need not be classes. They can be the numbers of other groups, for example of the hospital that each
         record comes from.
+
+        Raises:
+            UserError: The labels are not whole numbers.
         """
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iub":
+            raise UserError("labels: must be a whole number for each record, such as records.labels.")
         super().__init__(len(labels))
+        check_whole(seed=seed)
         self._seed = seed
         self._records = np.argsort(labels, kind="stable")
         _, self._starts, self._counts = np.unique(labels[self._records], return_index=True, return_counts=True)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import html
 import logging
+import operator
 import os
 import warnings
 import zlib
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tfrecord_tools.base import files, words
+from tfrecord_tools.base.checks import check_fraction, check_whole
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
@@ -83,6 +85,10 @@ class Dataset:
             UserError: The file does not exist in the bucket, or cannot be fetched.
         """
         return self.directory / name if self.bucket is None else self.bucket.fetch(name)
+
+    def __fspath__(self) -> str:
+        """Return the directory or the URL. So functions that take the path of a dataset also take a `Dataset`."""
+        return self.location
 
     def _repr_html_(self) -> str:
         """Show the report card in a notebook: the class table, samples and notes."""
@@ -153,6 +159,14 @@ class Sequenced(Protocol):
     def __getitem__(self, positions: np.ndarray) -> np.ndarray: ...
 
     def next_use(self, numbers: np.ndarray, position: int) -> np.ndarray: ...
+
+
+def _not_integers(what: str) -> str:
+    return f"record numbers must be integers, not {what}; for several records, call select"
+
+
+def _outside(number: int, count: int) -> str:
+    return f"record {number:,} does not exist: there are {words.number(count, 'record')}"
 
 
 def read_numbers(path: str, count: int) -> np.ndarray:
@@ -293,7 +307,12 @@ class Records:
         Raises:
             CorruptRecord: The stored bytes are damaged.
         """
-        number = range(len(self))[number]
+        try:
+            number = range(len(self))[operator.index(number)]
+        except TypeError:
+            raise TypeError(_not_integers(type(number).__name__)) from None
+        except IndexError:
+            raise IndexError(_outside(number, len(self))) from None
         return self._example(number, self.serialized(number))
 
     def __getitems__(self, numbers: Sequence[int] | np.ndarray) -> list[Example]:
@@ -317,11 +336,11 @@ class Records:
         """Return record numbers as i64[k] in 0..n-1. Negative numbers count from the end, as in a list."""
         given, count = np.asarray(numbers), len(self)
         if given.size and given.dtype.kind not in "iu":
-            raise TypeError(f"record numbers must be integers, not {given.dtype}")
+            raise TypeError(_not_integers(str(given.dtype)))
         numbers = given.astype(np.int64)
         outside = numbers[(numbers < -count) | (numbers >= count)]
         if len(outside):
-            raise IndexError(f"record {outside[0]:,} does not exist: there are {count:,} records")
+            raise IndexError(_outside(outside[0], count))
         return np.where(numbers < 0, numbers + count, numbers)
 
     def __repr__(self) -> str:
@@ -534,9 +553,19 @@ class Records:
         tables = [index.read(Path(self._index_path), columns, split) for split in self._splits]
         return pa.concat_tables(tables).take(self._rows)
 
-    def select(self, numbers: np.ndarray) -> Records:
-        """Return the records with these `numbers`, i64[k], in this order. Nothing is read."""
-        rows = self._rows[numbers]
+    def select(self, numbers: Sequence[int] | np.ndarray) -> Records:
+        """Return some of the records. Nothing is read.
+
+        Args:
+            numbers: The numbers of the records, i64[k], in the order of the result. Negative numbers count from the
+                end. Or bool[n]: whether a record is in the result.
+
+        Raises:
+            TypeError: The numbers are not integers.
+            IndexError: There is no record with a number, or the length is not n.
+        """
+        given = np.asarray(numbers)
+        rows = self._rows[given if given.dtype == bool else self._numbers(given)]
         return Records(self._index_path, self._splits, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
@@ -552,7 +581,12 @@ class Records:
 
         Returns:
             (rest, held out)
+
+        Raises:
+            UserError: The fraction is not a number from 0 to 1, or the seed is not a whole number.
         """
+        check_fraction(fraction=fraction)
+        check_whole(seed=seed)
         from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
 
         table = self.indexed("source_sha256", "group")
@@ -599,10 +633,11 @@ def open_dataset(
     Example:
         records = open_dataset("out").records("train")
     """
-    if files.is_url(os.fspath(directory)):
+    given = files.paths(directory=directory)["directory"]
+    if files.is_url(given):
         from tfrecord_tools.remote.opening import open_bucket  # Imported here, because most readers do not need it.
 
-        bucket = open_bucket(os.fspath(directory), cache_dir, cache_bytes)
+        bucket = open_bucket(given, cache_dir, cache_bytes)
         return _opened(bucket.directory, bucket)
     for name, value in (("cache_dir", cache_dir), ("cache_bytes", cache_bytes)):
         if value is not None:
@@ -610,7 +645,7 @@ def open_dataset(
                 f"--{name}={value}: only datasets in a bucket use it. Remove it, or pass a URL such as s3://bucket/pets"
                 f" instead of {directory}."
             )
-    directory = Path(files.expand_user(os.fspath(directory)))
+    directory = Path(given)
     if not (directory / dataset_files.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Run the same convert command again.")

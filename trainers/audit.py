@@ -150,6 +150,10 @@ class DatasetAudit:
     estimate: Estimate
     summary: Sequence[str]
 
+    def __fspath__(self) -> str:
+        """Return the directory. So functions that take a path also take this result."""
+        return str(self.path)
+
     def __repr__(self) -> str:
         return "\n".join([f"DatasetAudit({str(self.path)!r})", *self.summary])
 

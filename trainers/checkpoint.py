@@ -177,6 +177,7 @@ class Checkpointer(keras.callbacks.Callback):
         *,
         every: int,
         on_epoch: Callable[[list[Row]], object] = lambda rows: None,
+        on_save: Callable[[list[Row]], object] = lambda rows: None,
         writes: bool = True,
         start: State | None = None,
         end: Path | None = None,
@@ -187,6 +188,7 @@ class Checkpointer(keras.callbacks.Callback):
             path: File of the checkpoint.
             every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
             on_epoch: Called with the history after each epoch.
+            on_save: Called with the history after each checkpoint. No restart repeats the epochs of this history.
             writes: Whether this process writes the checkpoint. Exactly one process of a job does.
             start: The state at the end of another training. If there is no checkpoint, this training starts with that
                 state. The model must already have the weights of that training.
@@ -197,6 +199,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._every = every
         self._others: Sequence[keras.callbacks.Callback] = ()
         self._on_epoch = on_epoch
+        self._on_save = on_save
         self._writes = writes
         self._sync: Callable[[], None] = lambda: None
         self._end = end
@@ -362,6 +365,7 @@ class Checkpointer(keras.callbacks.Callback):
         if self._writes:
             save(self._path, state)
         self._saved_step = self.position.global_step
+        self._on_save(self.rows)
 
     def _save_end(self) -> None:
         """Save everything except the model's weights that another training needs to continue from here."""

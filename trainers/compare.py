@@ -34,6 +34,7 @@ from trainers.fitting.folds import FEWEST
 from trainers.results import comparison, comparison_page
 from trainers.results.comparison import Row
 from trainers.results.out_of_fold import Difference
+from trainers.tracking.logbook import TRACKERS
 
 OPTIONS = (
     Option(
@@ -73,6 +74,15 @@ OPTIONS = (
         default=0,
     ),
     Option(
+        "log",
+        "names",
+        "Experiment trackers to which each training is logged as a run of its own: tensorboard, mlflow, wandb (Weights"
+        " & Biases), or several, as in mlflow,wandb. The runs belong to a group with the name of --out. Default: no"
+        " tracker.",
+        default=[],
+        choices=tuple(TRACKERS),
+    ),
+    Option(
         "search",
         "arguments",
         "Search for a good learning rate and augmentation for each variant. minutes=20: all trainings together take"
@@ -101,6 +111,10 @@ class Comparison:
     trials: tuple[Mapping[str, Any], ...] = ()
     command: str | None = None
 
+    def __fspath__(self) -> str:
+        """Return the directory. So functions that take a path also take this result."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         return html_frame.of_file(self.path / comparison_page.PAGE, html.escape(repr(self)))
 
@@ -119,6 +133,7 @@ def compare(
     folds: int | None = None,
     fold_seed: int | None = None,
     search: str | Mapping[str, float] | None = None,
+    log: str | Sequence[str] = (),
 ) -> Comparison:
     """Train several variants with several seeds and compare the results. Finished trainings are skipped.
 
@@ -136,6 +151,8 @@ def compare(
         fold_seed: Seed of the folds. If None, 0.
         search: The limits of a search for a good learning rate and augmentation for the variants: "minutes=20",
             "trials=20" or both. If None, the variants are trained as they are.
+        log: Names of experiment trackers: "tensorboard", "mlflow", "wandb". Each training is a run of its own, in a
+            group with the name of `out`.
 
     Raises:
         UserError: A training failed, or a finished run has other flags or another dataset.
@@ -144,7 +161,7 @@ def compare(
         trainers.compare(tfrecords="out", variant=["features", "finetune"], folds=5).differences
     """
     given: dict[str, Any] = {"variant": variant, "backbone": backbone, "seeds": seeds}
-    given |= {"folds": folds, "fold_seed": fold_seed, "search": search}
+    given |= {"folds": folds, "fold_seed": fold_seed, "search": search, "log": log}
     paths = files.paths(tfrecords=tfrecords, out=out)
     return _compare(_config(paths["tfrecords"], paths["out"], given))
 
@@ -152,12 +169,15 @@ def compare(
 def _config(tfrecords: str, out: str, given: Mapping[str, Any]) -> CompareConfig:
     default: dict[str, Any] = {"variant": list(recipes.RECIPES), "backbone": [], "seeds": [0]}
     values = default | options.checked(OPTIONS, given)
+    if not values["variant"]:
+        raise UserError("--variant=: has no value. Pass a trainer, such as --variant=features, or leave it out.")
     if not values["seeds"]:
         raise UserError("--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2.")
     return CompareConfig(
         tfrecords=tfrecords,
         out=Path(out),
         variants=comparison.variants(values["variant"], values["backbone"]),
+        trackers=tuple(dict.fromkeys(values.get("log", ()))),
         seeds=tuple(dict.fromkeys(values["seeds"])),
         plan=_plan(values.get("folds"), values.get("fold_seed")),
         budget=searching.budget(values["search"]) if "search" in values else None,

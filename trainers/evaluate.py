@@ -169,6 +169,10 @@ class Evaluation:
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __fspath__(self) -> str:
+        """Return the directory. So functions that take a path also take this result."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         return html_frame.of_file(self.path / report.REPORT, html.escape(repr(self)))
 

@@ -8,7 +8,7 @@ network, so it takes pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfrecord_tools.base import callable_module, command, options
@@ -24,13 +24,12 @@ OPTIONS = training_options.OPTIONS["features"]
 
 
 @options.document(OPTIONS)
-def features(*, log: Callable[[str], object] = command.say, **given: Unpack[FeaturesOptions]) -> Run:
+def features(**given: Unpack[FeaturesOptions]) -> Run:
     """Train a head on features of a pretrained network, which are computed once.
 
     It does the same as `python -m trainers.features`, and a second call continues an interrupted training.
 
     Args:
-        log: Receives the lines for the user.
         {options}
 
     Returns:
@@ -42,7 +41,7 @@ def features(*, log: Callable[[str], object] = command.say, **given: Unpack[Feat
     Example:
         run = trainers.features(tfrecords="out", head="linear")
     """
-    return Run(training_options.train("features", given, log))
+    return Run(training_options.train("features", given, command.say))
 
 
 def define_flags() -> None:

@@ -7,7 +7,7 @@ Running the command again continues an interrupted training, with the same resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfrecord_tools.base import callable_module, command, options
@@ -23,13 +23,12 @@ OPTIONS = training_options.OPTIONS["finetune"]
 
 
 @options.document(OPTIONS)
-def finetune(*, log: Callable[[str], object] = command.say, **given: Unpack[FinetuneOptions]) -> Run:
+def finetune(**given: Unpack[FinetuneOptions]) -> Run:
     """Fine-tune a pretrained network: train a new head first, then also its last stage.
 
     It does the same as `python -m trainers.finetune`, and a second call continues an interrupted training.
 
     Args:
-        log: Receives the lines for the user.
         {options}
 
     Returns:
@@ -41,7 +40,7 @@ def finetune(*, log: Callable[[str], object] = command.say, **given: Unpack[Fine
     Example:
         run = trainers.finetune(tfrecords="out", backbone="MobileNetV2", epochs=[5, 10])
     """
-    return Run(training_options.train("finetune", given, log))
+    return Run(training_options.train("finetune", given, command.say))
 
 
 def define_flags() -> None:

@@ -11,9 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfrecord_tools.base import console
 from tfrecord_tools.errors import UserError
 from trainers.checkpoint import Checkpointer
 from trainers.recipes import Phase
+from trainers.tracking.epoch_table import EpochTable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ def fit(
         phases: Phases in their order. Each phase continues the stream of batches where the previous phase ended.
         checkpointer: Callback that knows the position, saves it, and collects the history.
         callbacks: Function that takes a phase and returns additional Keras callbacks for it.
-        verbose: As in `keras.Model.fit`. 0: silent; 1: a progress bar; 2: one line per epoch.
+        verbose: 0: silent; 1: a progress bar, or a table of the epochs in a notebook; 2: one line per epoch.
         log: Receives one line per phase, unless `verbose` is 0.
 
     Raises:
@@ -102,6 +104,7 @@ def fit(
                 jit_compile=task.jit_compile,
             )
         others = [*_callbacks(phase, task), *callbacks(phase)]
+        table = [EpochTable()] if verbose == 1 and console.in_notebook() else []
         checkpointer.begin_phase(phase.name, metrics, others, task.sync_moving_statistics)
         task.model.fit(
             task.batches(checkpointer.position.global_step),
@@ -110,8 +113,8 @@ def fit(
             steps_per_epoch=steps,
             validation_data=task.validation,
             shuffle=False,  # The batches are shuffled already, and Keras would warn that it cannot shuffle them.
-            callbacks=[*others, checkpointer],
-            verbose=verbose,
+            callbacks=[*others, *table, checkpointer],
+            verbose=0 if table else verbose,
         )
     # If all phases were finished before, the loop did nothing, and the model does not have its weights yet.
     checkpointer.restore_model(task.model)

@@ -7,7 +7,7 @@ Without augmentation, `trainers.features` gives the same result in a fraction of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfrecord_tools.base import callable_module, command, options
@@ -23,13 +23,12 @@ OPTIONS = training_options.OPTIONS["frozen"]
 
 
 @options.document(OPTIONS)
-def frozen(*, log: Callable[[str], object] = command.say, **given: Unpack[ImageOptions]) -> Run:
+def frozen(**given: Unpack[ImageOptions]) -> Run:
     """Train a new head on a frozen pretrained network, with augmented images.
 
     It does the same as `python -m trainers.frozen`, and a second call continues an interrupted training.
 
     Args:
-        log: Receives the lines for the user.
         {options}
 
     Returns:
@@ -41,7 +40,7 @@ def frozen(*, log: Callable[[str], object] = command.say, **given: Unpack[ImageO
     Example:
         run = trainers.frozen(tfrecords="out", augment="strong")
     """
-    return Run(training_options.train("frozen", given, log))
+    return Run(training_options.train("frozen", given, command.say))
 
 
 def define_flags() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -60,6 +61,7 @@ _OF_IMAGES = (
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     views.OPTION,
 )
+_SHOWN = 10  # Images in the text of `Answers`.
 _SHARED = (*_MODEL, *_OF_IMAGES, *_CODE)
 # Only the command has these options, because the function returns the answers.
 _PRINTED = (
@@ -192,6 +194,14 @@ class Answers(Predictions):
     unreadable: Mapping[str, str]
     skipped: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        """Show the class, the probability and the path of the first images, as the command prints them."""
+        title = f"Answers: {words.number(len(self), 'image')}"
+        if self.unreadable:
+            title += f", {len(self.unreadable):,} unreadable"
+        lines = [title, *itertools.islice(_lines(self), _SHOWN)]
+        return "\n".join([*lines, *([f"and {len(self) - _SHOWN:,} more"] if len(self) > _SHOWN else [])])
+
 
 @options.document(_SHARED)
 def predict(
@@ -211,7 +221,7 @@ def predict(
         The answers, in the order of the images. Images of a directory are sorted by path.
 
     Raises:
-        UserError: The model, an image file or the records do not exist, or pixels are neither u8[h w 3] nor u8[h w].
+        UserError: The model, an image file or the records do not exist, or pixels have another type or shape.
 
     Example:
         trainers.predict(run="runs/pets", images=["a.jpg", "b.jpg"]).names

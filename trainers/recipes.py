@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from trainers import backbones
 from trainers.auditing.issues import KINDS
+from trainers.tracking import logbook
 
 CACHES = ("auto", "memory", "off")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -333,7 +335,9 @@ class TrainConfig:
             TF_CONFIG.
         features: Directory for saved features. Only recipes that train on features use it.
         engine: One of `engines.ENGINES`, which computes the saved features. Only recipes that train on features use it.
-        tensorboard: Whether to also write the history for TensorBoard.
+        log: Names of experiment trackers to which the training is logged: "tensorboard", "mlflow", "wandb".
+        log_group: Name of the group of runs to which the training belongs in the trackers. None: no group.
+        tensorboard: The same as "tensorboard" in `log`.
     """
 
     tfrecords: str
@@ -358,7 +362,14 @@ class TrainConfig:
     strategy: str = "auto"
     features: str = "features"
     engine: str = "auto"
+    log: Sequence[str] = ()
+    log_group: str | None = None
     tensorboard: bool = False
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of the experiment trackers, each once."""
+        return list(dict.fromkeys((*self.log, *(["tensorboard"] if self.tensorboard else []))))
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
@@ -368,6 +379,11 @@ class TrainConfig:
             raise UserError(
                 f"--more_epochs={self.more_epochs}: --run is missing. Pass the run directory of the finished run that"
                 " you want to train further."
+            )
+        if self.init_from and self.run and _in_run(self.init_from, self.run):
+            raise UserError(
+                f"--init_from={self.init_from}: is also the run directory of the new training (--run={self.run}). Pass"
+                " another --run. To train a finished run further, pass --more_epochs=N without --init_from."
             )
         if self.cache_mb < 0:
             raise UserError(f"--cache_mb={self.cache_mb}: must be at least 0.")
@@ -388,6 +404,18 @@ class TrainConfig:
             raise UserError("--strategy=multi_worker: --run is missing. Pass a directory that all workers can access.")
         if self.checkpoint_every < 0:
             raise UserError(f"--checkpoint_every={self.checkpoint_every}: must be 0 or more.")
+        logbook.check_names(self.log)
+        if self.log_group is not None and not self.trackers:
+            raise UserError(
+                f"--log_group={self.log_group}: only experiment trackers use it. Add --log, for example --log=mlflow,"
+                " or remove --log_group."
+            )
+
+
+def _in_run(path: str, run: str) -> bool:
+    """Return whether a path is a run directory, or a file in it."""
+    real, directory = os.path.realpath(path), os.path.realpath(run)
+    return directory in (real, os.path.dirname(real))
 
 
 def check_seed(flag: str, seed: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfrecord_tools.base import command, html_frame
+from tfrecord_tools.base import command, files, html_frame
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.errors import UserError
 from trainers import run_directory
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainers.models import inference
     from trainers.predict import Answers, PredictOptions
     from trainers.results.sources import Images
+    from trainers.training_options import Log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +108,10 @@ class Run:
         """Classify images, or the records of a dataset.
 
         Args:
-            images: The path of an image file or of a directory of images; pixels u8[h w 3], or u8[h w] for a gray
-                image; a Pillow image; or a sequence of these, such as an array or a column of paths. An array
-                u8[n h w 3] is a batch of n images. Each image is prepared in the same way as the training images. A
+            images: The path of an image file or of a directory of images; the bytes of an image file,
+                or a file that is open for reading; pixels u8[h w 3], or u8[h w] or u8[h w 1] for a gray image; a Pillow
+                image; or a sequence of these, such as an array or a column of paths. An array u8[n h w 3] is a batch of
+                n images. Each image is prepared in the same way as the training images. A
                 Pillow image with an EXIF orientation is turned like its file. If None, the records in `tfrecords` are
                 classified.
             log: Receives the lines for the user, for example about images that cannot be read.
@@ -121,7 +123,7 @@ class Run:
 
         Raises:
             TypeError: There is no such option. The run and its custom objects are those of this `Run`.
-            UserError: A file does not exist, or the pixels are neither u8[h w 3] nor u8[h w].
+            UserError: A file does not exist, or pixels have another type or shape.
         """
         from trainers.predict import answers
 
@@ -154,15 +156,13 @@ class Run:
 
         return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
 
-    def train_more(
-        self, epochs: int, *, run: StrPath | None = None, log: Callable[[str], object] = command.say, **options: Any
-    ) -> Run:
+    def train_more(self, epochs: int, *, run: StrPath | None = None, log: Log = command.say, **options: Any) -> Run:
         """Train for more epochs in a new run directory, as the trainer does with `--run=RUN --more_epochs=N`.
 
         Args:
             epochs: Number of further epochs of the last phase.
             run: The new run directory. If None, the path of this run followed by `-moreN`.
-            log: Receives the lines for the user.
+            log: A function that receives the lines for the user, experiment trackers, or a list of both.
             options: Further options of the trainer that do not change the result, such as cache="off".
 
         Returns:
@@ -178,8 +178,10 @@ class Run:
                 f"{self.path}: was trained by {self.info.trainer!r}, which is not a trainer of this package. Call"
                 " training.train with the recipe of this run and with TrainConfig(init_from=..., more_epochs=...)."
             )
-        given = dict(init_from=self.path, more_epochs=epochs, run=run or f"{self.path}-more{epochs}", **options)
-        return Run(training_options.train(self.info.trainer, given, log))
+        if epochs is None:  # Without epochs, a new training would start.
+            raise UserError("epochs=None: must be a whole number.")
+        own = {"init_from": self.path, "more_epochs": epochs, "run": run or f"{self.path}-more{epochs}", "log": log}
+        return Run(training_options.train(self.info.trainer, own | options, command.say))
 
     def _has(self, name: str) -> bool:
         """Return whether a file exists. It may be missing in workers that are not the chief, but nowhere else.
@@ -229,7 +231,7 @@ def load(run: StrPath, custom_objects: str | Sequence[str] = ()) -> Run:
     Raises:
         UserError: The directory is not a run directory, or the training is unfinished.
     """
-    path = Path(run).expanduser()
+    path = Path(files.paths(run=run)["run"])
     if path.is_file():
         raise UserError(f"{path}: is a file. Pass the run directory that contains it.")
     parents.check_finished(model_file.find(str(path)), str(path), "run")

@@ -311,7 +311,7 @@ def read_metrics(path: Path) -> Metrics | None:
     Raises:
         UserError: The file is damaged.
     """
-    metrics: Metrics | None = _read_json(path / METRICS)
+    metrics: Metrics | None = read_json(path / METRICS)
     return metrics
 
 
@@ -321,7 +321,7 @@ def read_settings(path: Path) -> Settings:
     Raises:
         UserError: The file is damaged.
     """
-    settings: Settings = _read_json(path / SETTINGS) or Settings()
+    settings: Settings = read_json(path / SETTINGS) or Settings()
     if not isinstance(settings, dict) or not all(isinstance(topic, dict) for topic in settings.values()):
         raise UserError(
             f"{path / SETTINGS}: is damaged. It must be a JSON object that contains only JSON objects. Delete this run,"
@@ -362,7 +362,7 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
     Returns:
         Texts such as `--seed was 0, is 1`. Empty if there are no differences.
     """
-    begun = _read_json(path / SETTINGS) or {}
+    begun = read_json(path / SETTINGS) or {}
     flags = begun.get("flags")
     if isinstance(flags, dict):  # Older versions wrote old names.
         for flag in ("recipe", "augment"):
@@ -373,7 +373,7 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
     if isinstance(flags, dict) and before and flags.get(ISSUES) == before:
         flags[ISSUES] = now["flags"][ISSUES]
     for topic in topics:
-        old, new = _flat(begun.get(topic, {})), _flat(now.get(topic, {}))
+        old, new = flat(begun.get(topic, {})), flat(now.get(topic, {}))
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         names.sort(key=lambda name: name in _HASHES)  # A hash may differ because a flag differs: the flag comes first.
         if names:
@@ -386,16 +386,16 @@ def _shown(topic: str, name: str) -> str:
     return _HASHES.get(name, f"--{name}") if topic == "flags" else f"{topic}.{name}"
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Turn nested dicts and lists into a flat dict with dotted names."""
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Turn nested dicts, and lists of dicts, into a flat dict with dotted names."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {name: value}
-    flat: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flat(item, f"{name}.{key}" if name else str(key))
-    return flat
+        values |= flat(item, f"{name}.{key}" if name else str(key))
+    return values
 
 
 def _unfinished() -> Iterator[Path]:
@@ -433,7 +433,12 @@ def _remove_lock(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Read a JSON file; None if the file does not exist.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

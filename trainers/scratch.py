@@ -9,7 +9,7 @@ CSVs from tfrecord_tools.to_csv are first converted to TFRecords, next to the di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfrecord_tools.base import callable_module, command, options
@@ -25,13 +25,12 @@ OPTIONS = training_options.OPTIONS["scratch"]
 
 
 @options.document(OPTIONS)
-def scratch(*, log: Callable[[str], object] = command.say, **given: Unpack[ScratchOptions]) -> Run:
+def scratch(**given: Unpack[ScratchOptions]) -> Run:
     """Train a network from random weights, on a dataset or on CSVs of pixels.
 
     It does the same as `python -m trainers.scratch`, and a second call continues an interrupted training.
 
     Args:
-        log: Receives the lines for the user.
         {options}
 
     Returns:
@@ -43,7 +42,7 @@ def scratch(*, log: Callable[[str], object] = command.say, **given: Unpack[Scrat
     Example:
         run = trainers.scratch(tfrecords="out", epochs=100, image_size=64)
     """
-    return Run(training_options.train("scratch", given, log))
+    return Run(training_options.train("scratch", given, command.say))
 
 
 def define_flags() -> None:

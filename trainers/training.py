@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfrecord_tools.base import console, sizes, words
@@ -25,9 +24,11 @@ from trainers.fitting.bucket import BucketTraffic
 from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
-from trainers.recipes import Phase, Recipe, TrainConfig
-from trainers.results import judging, plain_keras
+from trainers.recipes import Recipe, TrainConfig
+from trainers.results import judging, plain_keras, report
 from trainers.run_directory import Metrics, Settings
+from trainers.tracking import logbook
+from trainers.tracking.logbook import Logbook
 
 # If a worker process ends, TensorFlow raises one of these errors in the other workers.
 _WORKER_GONE = (
@@ -68,6 +69,8 @@ def train(
     """
     run_directory.check(config.run)
     workers = cluster.from_environment() if config.strategy == "multi_worker" else cluster.Cluster()
+    if workers.worker == 0:
+        logbook.check(config.trackers)
     splits = inputs.split(data, config, workers.shard, log)
     with _explained(splits, recipe, config):
         device = devices.set_up(
@@ -87,26 +90,32 @@ def train(
         metrics = _results(config.run, settings, device)
         usage: list[str] = []
         if metrics is not None:
-            _log_finished(run, metrics, device, log)
+            _log_finished(run, metrics, config, device, log)
         else:
             training = setup.prepare(trainer, data, splits, recipe, config, device, parent)
             if parent:
                 settings["other"]["weights"] = training.weights
             del parent  # The model would fill memory during the training.
             run = _train(training, settings, log)
-            usage = plain_keras.block(run / run_directory.MODEL, training.info, recipe.model.libraries)
+            if not console.in_notebook():  # In a notebook, the `Run` that is returned predicts.
+                usage = plain_keras.block(run / run_directory.MODEL, training.info, recipe.model.libraries)
     if device.chief:
         for line in (f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}", *usage):
             log(line)
     return run
 
 
-def _log_finished(run: Path, metrics: Metrics, device: Device, log: Callable[[str], object]) -> None:
-    """Log the scores of a run that was finished before."""
+def _log_finished(
+    run: Path, metrics: Metrics, config: TrainConfig, device: Device, log: Callable[[str], object]
+) -> None:
+    """Log the scores of a finished run. The trackers receive what they do not have yet."""
     more = "To train this model further, add --more_epochs=N. To train a new model, pass another --run"
     log(f"run: {run} is finished already. {more}")
     if device.chief:
         judging.log_scores(metrics, log)
+    with _logged(run, config, device, log) as book:
+        book.log(report.read_history(run / run_directory.HISTORY))
+        book.finish(metrics, report.written(run))
 
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:
@@ -117,7 +126,8 @@ def _train(training: Training, settings: Settings, log: Callable[[str], object])
         log(f"run: {run}")
         metrics = _results(str(run), settings, training.device)  # Another process may have finished the run just now.
         if metrics is None:
-            _train_in(run, training, log)
+            with _logged(run, training.config, training.device, log) as book:
+                _train_in(run, training, book, log)
         elif training.device.chief:
             judging.log_scores(metrics, log)
         training.device.barrier()
@@ -152,33 +162,34 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
     yield run
 
 
-def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> None:
+def _train_in(run: Path, training: Training, book: Logbook, log: Callable[[str], object]) -> None:
     """Train. The chief then saves and evaluates the model. After an interruption, the next call continues."""
-    recipe, config, chief = training.recipe, training.config, training.device.chief
-    checkpointer = _checkpointer(run, training, log)
-    throughput = Throughput(recipe.batch_size, config.deterministic)
+    recipe, chief = training.recipe, training.device.chief
+    checkpointer = _checkpointer(run, training, book, log)
+    throughput = Throughput(recipe.batch_size, training.config.deterministic)
     traffic = BucketTraffic(training.splits, log)
     task = tasks.make_task(training, throughput, log)
     # Keras warns about every dataset with an unknown length. It is unknown here because corrupt records are left out.
     warnings.filterwarnings("ignore", "Your input ran out of data")
 
-    def callbacks(phase: Phase) -> list[keras.callbacks.Callback]:
-        if not config.tensorboard or not chief:
-            return [throughput, traffic]
-        # Each phase has its own TensorBoard run, because Keras counts epochs from 0 in every phase.
-        directory = run / run_directory.TENSORBOARD / phase.name
-        return [throughput, traffic, keras.callbacks.TensorBoard(directory, write_graph=False)]
-
     verbose = console.bar_verbosity() if chief else 0
     try:
-        fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=verbose, log=log)
+        fit(task, recipe.phases, checkpointer, callbacks=lambda phase: [throughput, traffic], verbose=verbose, log=log)
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
     if chief:
-        judging.judge(run, training, task, checkpointer, log)
+        book.finish(judging.judge(run, training, task, checkpointer, log), report.written(run))
 
 
-def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -> Checkpointer:
+def _logged(
+    run: Path, config: TrainConfig, device: Device, log: Callable[[str], object]
+) -> contextlib.AbstractContextManager[Logbook]:
+    """Open the runs of a training in its experiment trackers. Only the chief logs."""
+    trackers = config.trackers if device.chief else ()
+    return logbook.opened(trackers, run, run_directory.read_settings(run), config.log_group, log)
+
+
+def _checkpointer(run: Path, training: Training, book: Logbook, log: Callable[[str], object]) -> Checkpointer:
     """Read the checkpoint of a run and write the history that belongs to it."""
     device = training.device
 
@@ -190,6 +201,7 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
         run / run_directory.CHECKPOINT,
         every=training.config.checkpoint_every,
         on_epoch=write_history,
+        on_save=book.log,
         writes=device.chief,
         start=training.start,
         end=run / run_directory.OPTIMIZER,
@@ -202,6 +214,7 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
         how = "resumed" if done > begun else f"continues with the weights {training.weights}"
         log(f"{how}: {words.number(done, 'step is', 'steps are')} done")
     write_history(checkpointer.rows)  # The history file may be a little newer or older than the checkpoint.
+    book.log(checkpointer.rows)
     return checkpointer
 
 

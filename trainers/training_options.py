@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
@@ -25,6 +25,7 @@ from trainers.auditing.issues import KINDS
 from trainers.fitting import parents
 from trainers.models import engines
 from trainers.recipes import Recipe, TrainConfig
+from trainers.tracking.logbook import TRACKERS
 
 # Options with the names of fields. `_PHASE`: fields of `Phase`; the option sets the field in all phases. `_RECIPE`:
 # fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
@@ -37,6 +38,10 @@ _SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 
 
 # --- Types for editors and type checkers. A test compares them with the tables. --------------------------------------
+
+
+# A function that receives the lines for the user, names of experiment trackers, or several of both.
+Log: TypeAlias = str | Callable[[str], object] | Sequence[str | Callable[[str], object]]
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -60,6 +65,8 @@ class TrainingOptions(TypedDict, total=False):
     checkpoint_every: int
     precision: str
     strategy: str
+    log: Log
+    log_group: str
     tensorboard: bool
     batch_size: int
     epochs: int | Sequence[int]
@@ -218,9 +225,24 @@ _TRAINING = (
         choices=recipes.STRATEGIES,
     ),
     Option(
+        "log",
+        "outputs",
+        "Experiment trackers that get settings, metrics and report: tensorboard, mlflow, wandb (Weights & Biases), or"
+        " several, as in mlflow,wandb. In Python, log can also be a function that gets the lines that the command"
+        " prints, or a list of trackers and functions. Default: no tracker, and the lines are printed.",
+        default=[],
+        choices=tuple(TRACKERS),
+    ),
+    Option(
+        "log_group",
+        "text",
+        "Name of a group of runs in the trackers of --log. Weights & Biases shows the runs of a group together. MLflow"
+        " stores the name as the tag tfrecord_tools.group. Default: the run belongs to no group.",
+    ),
+    Option(
         "tensorboard",
         "switch",
-        "Write the history for TensorBoard, in addition to history.csv.",
+        "Short form of --log=tensorboard.",
         default=TrainConfig.tensorboard,
     ),
     Option(
@@ -393,6 +415,8 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             f"Network without its classification layers: a name, or a network of your own ({backbones.FORMS}). The"
             " function takes input_shape and returns a keras.Model. Default: the value of the recipe (--recipe),"
             f" listed in docs/trainers.md. The names are {', '.join(backbones.BACKBONES)}.",
+            hint="Pass further arguments of the function as backbone_kwargs. If the network exists already, save it"
+            " with network.save('network.keras'), and pass the path of this file.",
         ),
         BACKBONE_KWARGS,
         CUSTOM_OBJECTS,
@@ -422,6 +446,7 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
             f"Function of yours that makes the whole classifier: {user_code.FORMS}. The function takes input_shape and"
             " classes, and returns a keras.Model. If this model is compiled, its loss and its optimizer are used."
             " Default: the classifier is the network of --backbone with new classification layers.",
+            hint="Pass further arguments of the function as backbone_kwargs.",
         ),
     ),
     "features": (
@@ -475,7 +500,7 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
     Args:
         trainer: Name of the trainer, a key of `OPTIONS`.
         given: Option -> value. Options that are not given are missing.
-        log: Receives the lines for the user.
+        log: Receives the lines for the user, unless the option `log` has a function.
 
     Returns:
         The run directory.
@@ -484,7 +509,7 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
         TypeError: An option does not exist.
         UserError: A value is not allowed, or the training failed in a way that the user can correct.
     """
-    values = options.checked(OPTIONS[trainer], given)
+    values, log = _with_trackers(options.checked(OPTIONS[trainer], given), log)
     values, made = _with_csv(values, log) if "csv" in values else (values, {})
     values = _of_finished_run(trainer, values) if "more_epochs" in values else values
     if "tfrecords" not in values:
@@ -511,6 +536,20 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
     from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     return training.train(trainer, data, chosen, config, flags, log)
+
+
+def _with_trackers(
+    values: dict[str, Any], log: Callable[[str], object]
+) -> tuple[dict[str, Any], Callable[[str], object]]:
+    """Return the values with only trackers in `log`, and the function that receives the lines."""
+    outputs = values.get("log", [])
+    functions = [one for one in outputs if callable(one)] or [log]
+
+    def to_all(line: str) -> None:
+        for function in functions:
+            function(line)
+
+    return values | {"log": [one for one in outputs if not callable(one)]}, to_all
 
 
 def _of_finished_run(trainer: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,12 @@ from tfrecord_tools.errors import one_line
         ("Traceback\nValueError: it failed.\n", "last", "ValueError: it failed"),
         ("Expected\n    a shape.\tReceived\nanother.", "all", "Expected a shape. Received another"),
         (" \n", "first", "ValueError"),
+        # As Keras writes it.
+        (
+            "In call().\n\n\x1b[1mToo small\x1b[0m\n\nArguments received by Conv.call():\n  x=1",
+            "all",
+            "In call(). Too small",
+        ),
     ],
 )
 def test_one_line(message: str, keep: Literal["first", "last", "all"], line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ OPTIONS = {
     "mapping": Option("class_map", "mapping", "Classes.", example="Cat=cats,Dog=dogs"),
     "weights": Option("class_weights", "weights", "W.", choices=("none", "balanced"), example="cats:1,dogs:3"),
     "chosen names": Option("tta", "names", "Views.", choices=("mirror", "crops")),
+    "function": Option("backbone", "function", "Network.", hint="Save it."),
     "arguments": Option("backbone_kwargs", "arguments", "Arguments.", example=EXAMPLE),
 }
 
@@ -94,14 +96,25 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         ("integer", True, "--count=True: must be a whole number."),
         ("number", "fast", "--rate=fast: must be a number."),
         ("text", 5, "--optimizer=5: must be a text."),
+        ("choice", True, "--order=True: must be one of shuffled, blocks."),
         ("choice", "block", "--order=block: must be one of shuffled, blocks. Did you mean blocks?"),
         ("path", 5, "--out=5: must be a path."),
+        ("path", np.zeros((9, 9)), "--out=<ndarray>: must be a path."),
         ("path", "~nobody-here/x", "--out=~nobody-here/x: user 'nobody-here' does not exist."),
         ("size", 1.5, "--image_size=1.5: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
         ("size", "96*256", "--image_size=96*256: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
         ("size", (1, 2, 3), "--image_size=1,2,3: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
         ("size", True, "--image_size=True: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
         ("augmentation", 5, "--augment=5: must be a text, an AugmentConfig or a function."),
+        ("function", 5, "--backbone=5: must be a text, a path or a function."),
+        (
+            "function",
+            functools.partial(print),
+            "backbone=functools.partial(<built-in function print>): must be a function at the top level of a module,"
+            " so that it can be imported by name."
+            " Define it with def, outside of other functions, or pass its name as a text: MODULE:FUNCTION or"
+            " FILE.py:FUNCTION. Save it.",
+        ),
         ("integers", [1.5], "--epochs=1.5: must be whole numbers, as in 5,8."),
         ("integers", "5,a", "--epochs=5,a: must be whole numbers, as in 5,8."),
         ("numbers", "a", "--learning_rate=a: must be numbers, as in 3e-3,3e-4."),

@@ -58,6 +58,8 @@ TEXTS = frozenset(
         "tta",
         "epochs",
         "learning_rate",
+        "log",
+        "log_group",
         "search",
         "seeds",
         "variant",

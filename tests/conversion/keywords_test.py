@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from image_sources import contents, converted, tree
 
@@ -58,3 +60,53 @@ def test_a_notebook_shows_the_card(tmp_path: Path) -> None:
     assert '<iframe srcdoc="&lt;!DOCTYPE html&gt;' in page or '<iframe srcdoc="&lt;!doctype html&gt;' in page
     (tmp_path / "out/card.html").unlink()
     assert "<iframe" not in tfrecord_tools.open(tmp_path / "out")._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("src", 3, "--src=3: must be a path."),
+        ("out", ["a", "b"], "--out=a,b: must be a path."),
+        ("overwrite", "False", "--overwrite=False: must be True or False."),  # A text is true.
+        ("upscale", 1, "--upscale=1: must be True or False."),
+        ("resize", True, "--resize=True: must be a whole number."),  # Not one pixel.
+        ("resize", 64.0, "--resize=64.0: must be a whole number."),
+        ("seed", 1.5, "--seed=1.5: must be a whole number."),
+        ("workers", "two", "--workers=two: must be a whole number."),
+        ("max_bad", "few", "--max_bad=few: must be a number."),
+        ("label_regex", 3, "--label_regex=3: must be a text."),
+        ("depth_range", (0, 9), "--depth_range=0,9: must be a text, as in '0,4095' or 'auto'."),
+        ("exclude", 3, "--exclude=3: must be a text or several texts."),
+        ("classes", np.zeros((9, 9)), "--classes=<ndarray>: must be names, separated by commas."),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path: Path, name: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        tfrecord_tools.convert(**{"src": tmp_path, "out": tmp_path / "out", name: value})
+    assert str(error.value) == message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_setting_names_the_one_that_is_meant() -> None:
+    given: dict[str, Any] = {"src": "pets", "resiz": 64}
+    with pytest.raises(TypeError, match=r"^there is no option 'resiz'\. Did you mean 'resize'\?$"):
+        tfrecord_tools.convert(**given)
+
+
+def test_values_of_numpy_texts_and_none_are_those_of_the_flags(tmp_path: Path) -> None:
+    src = tree(tmp_path / "pets", {"cats": 6, "dogs": 6, "newts": 6})
+    given: dict[str, Any] = {
+        "seed": np.int64(3),
+        "resize": np.int32(8),
+        "quality": "90",
+        "validation_fraction": np.float32(0.5),
+        "classes": "cats,dogs",
+        "exclude": "**/000.jpg",
+        "store": None,
+        "workers": 1,
+    }
+    data = tfrecord_tools.convert(src=src, out=tmp_path / "out", log=lambda line: None, **given)
+    flags: dict[str, Any] = {"seed": 3, "resize": 8, "quality": 90, "validation_fraction": 0.5}
+    converted(src, tmp_path / "there", classes=["cats", "dogs"], exclude=["**/000.jpg"], **flags)
+    assert data.digest == tfrecord_tools.open(tmp_path / "there").digest
+    assert sum(data.splits.values()) == 10

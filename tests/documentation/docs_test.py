@@ -315,7 +315,7 @@ def test_a_training_as_documented_leaves_what_is_documented(workspace: Path, mon
     assert [(row["phase"], row["step"]) for row in names["history"]] == [("head", 2), ("all", 4)]
     directory = Path("runs/mine")
     documented = {name.rstrip("/") for row in rows("trainers.md", "## The run directory") for name in names_in(row[0])}
-    not_now = {"checkpoint.npz", "tensorboard", "evaluation-NAME-SPLIT-DIGEST", "export"}
+    not_now = {"checkpoint.npz", "tensorboard", "wandb", "trackers.json", "evaluation-NAME-SPLIT-DIGEST", "export"}
     assert not_now | {path.name for path in directory.iterdir()} == documented
     for name, title in (("history.csv", "### history.csv"), ("suspects.csv", "### suspects.csv")):
         header = (directory / name).read_text().splitlines()[0].split(",")

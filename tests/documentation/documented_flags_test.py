@@ -42,6 +42,8 @@ SPEAKS_OF = {
     ("docs/decisions/0062-more-epochs-are-a-longer-training.md", ""): TRAINING,
     ("docs/howto/imbalanced.md", ""): (*TRAINING, *JUDGES),
     ("docs/howto/compare.md", ""): (*TRAINING, *COMPARE),
+    ("docs/howto/trackers.md", ""): (*TRAINING, *COMPARE),
+    ("docs/decisions/0070-history-is-the-truth-of-trackers.md", ""): TRAINING,
     ("docs/howto/not_square.md", ""): (*TRAINING, *JUDGES, "tfrecord_tools.preview"),
     ("docs/howto/resume.md", ""): (*TRAINING, *CONVERT),
     ("docs/howto/own_network.md", ""): (*TRAINING, *JUDGES),

@@ -28,6 +28,9 @@ EVERYWHERE = frozenset(
 FOREIGN = frozenset(
     {
         "gpus",
+        "logdir",
+        "backend-store-uri",
+        "experiment-id",
         "force-reinstall",
         "no-deps",
         "upgrade",

@@ -1016,7 +1016,8 @@ TRAINING: dict[str, Check] = {
     "--checkpoint_every=1": setting("other.checkpoint_every", 1),
     "--precision=float32": setting("flags.precision", "float32"),
     "--strategy=none": says("device: "),  # The same as auto on CPUs.
-    "--tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,
+    "--log=tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,
+    "--log_group=tries": lambda e: len(e.json("run/trackers.json", "id")) == 16,  # TensorBoard has no groups.
     "--batch_size=4": says("2 steps of 4 images"),
     "--optimizer=sgd": setting("recipe.phases.0.optimizer", "sgd"),
     "--optimizer_kwargs=momentum=0.5": setting("recipe.phases.0.optimizer_kwargs", {"momentum": 0.5}),
@@ -1333,6 +1334,7 @@ COMPARE = [
             "--tfrecords=out": says("--tfrecords=out"),
             "--dry_run": lambda e: e.out.count("-m trainers.") == 2 and not e.has("comparison"),
             "--seeds=0,1": says("--seed=1"),
+            "--log=mlflow": says("--log=mlflow --log_group=comparison"),
             "--variant=scratch --backbone_kwargs=filters=(4,8)": says(
                 "'--backbone_kwargs=filters=(4,8)'"
             ),  # Quoted for a shell.

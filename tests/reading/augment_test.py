@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -360,6 +361,13 @@ def test_batches_of_any_size() -> None:
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy_are_those_of_python() -> None:
+    given: dict[str, Any] = {"rotation_range": np.int64(5), "cval": np.float32(3), "zoom_range": np.float32(0.25)}
+    config = AugmentConfig(**given | {"horizontal_flip": np.bool_(True)})
+    assert config == AugmentConfig(rotation_range=5, cval=3, zoom_range=0.25, horizontal_flip=True)
+    assert json.loads(json.dumps(dataclasses.asdict(config)))["zoom_range"] == 0.25
 
 
 @pytest.mark.parametrize(

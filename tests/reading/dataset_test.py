@@ -459,11 +459,35 @@ def test_truncated_example_counts_as_corrupt(out: Path, tmp_path: Path) -> None:
         ({"shard": (0, 3)}, r"shard=\(0, 3\): .* The batch size 4 must be a multiple of the number of workers\."),
         ({"shard": (0, 0)}, r"shard=\(0, 0\)"),
         ({"start_step": -1}, r"start_step=-1: must be at least 0\."),
+        ({"start_step": 1.5}, r"start_step=1\.5: must be a whole number\."),
+        ({"batch_size": "4"}, r"batch_size=4: must be a whole number\."),
+        ({"seed": None}, r"seed=None: must be a whole number\."),
+        ({"seed": True}, r"seed=True: must be a whole number\."),
     ],
 )
 def test_errors_name_the_setting(train: Records, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         batches(train, 1, **settings)
+
+
+@pytest.mark.parametrize("make", [dataset.train_batches, dataset.eval_batches, dataset.cache_pixels])
+def test_what_is_not_the_records_of_a_split_is_refused(make: Any, out: Path) -> None:
+    settings: dict[str, Any] = {} if make is dataset.cache_pixels else {"batch_size": 4}
+    settings |= {"seed": 0} if make is dataset.train_batches else {}
+    for given in (str(out), dataset.open(out)):
+        with pytest.raises(
+            UserError, match=r"^records=.*: must be the records of a split\. Pass the result of dataset"
+        ):
+            make(given, image_size=8, **settings)
+
+
+@pytest.mark.parametrize("make", [dataset.train_batches, dataset.eval_batches])
+def test_a_wrong_batch_size_is_refused_before_anything_is_computed(make: Any, train: Records) -> None:
+    settings = {"seed": 0} if make is dataset.train_batches else {}
+    for value, what in ((0, "at least 1"), ("4", "a whole number"), (2.0, "a whole number")):
+        with pytest.raises(UserError, match=rf"^batch_size={value}: must be {what}\.$"):
+            make(train, batch_size=value, image_size=8, **settings)
+    make(train, batch_size=np.int64(4), image_size=8, **settings)
 
 
 def test_no_records(train: Records) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -178,8 +180,28 @@ def test_balanced() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(UserError, match=r"block=0, window=16: both must be at least 1\."):
-        Blocks(10, 0, block=0)
+    wrong: list[tuple[Any, tuple[Any, ...], str]] = [
+        (Blocks, (10, 0, 0), r"block=0: must be at least 1\."),
+        (Blocks, (10, 0, 2, 1.5), r"window=1\.5: must be a whole number\."),
+        (Blocks, (10, None), r"seed=None: must be a whole number\."),
+        (Shuffled, (0, 0), r"count=0: must be at least 1\."),
+        (Shuffled, ("ten", 0), r"count=ten: must be a whole number\."),
+        (Shuffled, (10, 0.5), r"seed=0\.5: must be a whole number\."),
+        (Balanced, ([], 0), r"labels: must be a whole number for each record, such as records\.labels\."),
+        (Balanced, (["cats", "dogs"], 0), r"labels: must be a whole number for each record"),
+    ]
+    for kind, given, message in wrong:
+        with pytest.raises(UserError, match=f"^{message}"):
+            kind(*given)
+
+
+def test_lists_and_numbers_of_numpy_are_accepted() -> None:
+    positions = np.arange(30)
+    np.testing.assert_array_equal(
+        Balanced([0, 0, 0, 1], 3)[positions], Balanced(np.array([0, 0, 0, 1]), np.int64(3))[positions]
+    )
+    np.testing.assert_array_equal(Shuffled(np.int32(9), 0)[positions], Shuffled(9, 0)[positions])
+    np.testing.assert_array_equal(Blocks(1000, 0)[positions], Blocks(1000, 0, block=256, window=16)[positions])
 
 
 class Backwards(Order):

@@ -92,8 +92,32 @@ def test_negative_numbers_and_numbers_out_of_range(valid: Path) -> None:
     records = open_dataset(valid).records("train")
     assert records[-1] == records[9]
     for number in (10, -11):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=f"^record {number} does not exist: there are 10 records$"):
             records[number]
+        with pytest.raises(IndexError, match=f"^record {number} does not exist: there are 10 records$"):
+            records.select([0, number])
+
+
+def test_numbers_that_are_not_integers(valid: Path) -> None:
+    records = open_dataset(valid).records("train")
+    assert records[np.uint8(3)] == records[3]
+    numbers: Any
+    for numbers, kind in ((slice(1, 3), "slice"), (1.0, "float"), ("a", "str"), ([1, 2], "list")):
+        with pytest.raises(TypeError, match=f"^record numbers must be integers, not {kind}; for several records, call"):
+            records[numbers]
+    for numbers, kind in (([1.5], "float64"), (slice(1, 3), "object")):
+        with pytest.raises(TypeError, match=f"^record numbers must be integers, not {kind}; "):
+            records.select(numbers)
+    assert records.select([-1, 2]).paths == [records.paths[9], records.paths[2]]
+    assert records.select(records.labels == 1).labels.tolist() == [1] * int(records.labels.sum())
+
+
+def test_a_dataset_is_a_path(valid: Path) -> None:
+    data = open_dataset(valid)
+    assert Path(data) == data.directory
+    assert open_dataset(data) == data
+    with pytest.raises(UserError, match=r"^--directory=3: must be a path\.$"):
+        open_dataset(3)  # type: ignore[arg-type]
 
 
 def test_labels_are_integers_of_all_records(valid: Path) -> None:
@@ -161,6 +185,12 @@ def test_hold_out_differs_from_the_split_of_convert(tmp_path: Path) -> None:
     converted(source, tmp_path / "out", validation_fraction=0.0, test_fraction=0.3)
     train = open_dataset(tmp_path / "out").records("train")
     assert 8 <= len(train.hold_out(0.3)[1]) <= 45  # With the converter's own hash, there would be none.
+
+
+@pytest.mark.parametrize("fraction", [2, -0.1, float("nan"), "half", True])
+def test_hold_out_of_what_is_no_fraction(valid: Path, fraction: Any) -> None:
+    with pytest.raises(UserError, match=rf"^fraction={fraction}: must be a number from 0 to 1\.$"):
+        open_dataset(valid).records("train").hold_out(fraction)
 
 
 def test_hold_out_with_fraction_0_and_another_seed(valid: Path) -> None:

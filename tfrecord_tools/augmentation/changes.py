@@ -60,7 +60,8 @@ def _traced(function: AugmentFunction, shape: Shape, shown: str) -> Change:
     except Exception as error:  # The user's code can raise anything.
         raise UserError(
             f"{shown}: fails for images {_kind(images)} and keys {_kind(keys)}: {type(error).__name__}:"
-            f" {one_line(error, 'all')}."
+            f" {one_line(error, 'all')}. The function must take (images, keys) and return images. For a layer of Keras"
+            " or a function of images alone, write a function that calls it (docs/pipeline.md has an example)."
         ) from error
     result = graph.structured_outputs
     if not tf.is_tensor(result) and not isinstance(result, tf.TensorSpec):

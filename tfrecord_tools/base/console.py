@@ -40,9 +40,10 @@ for line in sys.stdin.buffer:
 
 
 def quiet_tensorflow() -> None:
-    """Hide TensorFlow's remarks in this process. Commands call this before TensorFlow is imported.
+    """Hide TensorFlow's remarks about the machine in this process, but not its warnings and errors.
 
-    With the environment variable TF_CPP_MIN_LOG_LEVEL=0 or 1, the remarks are shown.
+    Call it before TensorFlow is imported, as the commands of this package do. Later, it has no effect. With the
+    environment variable TF_CPP_MIN_LOG_LEVEL=0 or 1, the remarks are shown.
     """
     os.environ.setdefault(_LEVEL, "2")
     if os.environ[_LEVEL] in ("2", "3") and not is_quiet() and "tensorflow" not in sys.modules:
@@ -51,11 +52,12 @@ def quiet_tensorflow() -> None:
 
 def in_notebook() -> bool:
     """Return whether this process is the kernel of a notebook, such as Jupyter, Colab or Kaggle."""
-    return "ipykernel" in sys.modules
+    # Other programs may import ipykernel, too. Only a kernel has a shell.
+    return "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 def bar_verbosity() -> int:
-    """Return Keras's `verbose`: 1 (progress bar) in terminals and notebooks, else 2 (one line per epoch)."""
+    """Return `verbose` for `fit`: 1 (progress) in terminals and notebooks, else 2 (one line per epoch)."""
     return 1 if sys.stdout.isatty() or in_notebook() else 2
 
 

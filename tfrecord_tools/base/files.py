@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, short
 
 if TYPE_CHECKING:
     import filelock
@@ -77,9 +77,16 @@ def paths(**given: StrPath | None) -> dict[str, Any]:
     """Return the path arguments of a function as texts with `~` expanded. None stays None.
 
     Raises:
-        UserError: As in `expand_user`.
+        UserError: A value is not a path. Or as in `expand_user`.
     """
-    return {name: path and expand_user(os.fspath(path), f"--{name}=") for name, path in given.items()}
+    return {name: path if path is None else _path(path, f"--{name}=") for name, path in given.items()}
+
+
+def _path(given: StrPath, flag: str) -> str:
+    path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(path, str):  # A path of bytes is refused.
+        raise UserError(f"{flag}{short(given)}: must be a path.")
+    return expand_user(path, flag)
 
 
 def expand_fields(config: object, *names: str) -> None:

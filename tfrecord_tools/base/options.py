@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 from absl import flags
 
 from tfrecord_tools.base import files, sizes, usage, user_code
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, short
 
 # The flags belong to the command that calls `define`, and are listed in its --help.
 flags.disclaim_key_flags()
@@ -29,7 +29,7 @@ flags.disclaim_key_flags()
 Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal[
     "switch", "integer", "number", "text", "path", "size", "function", "integers", "numbers", "names", "texts",
-    "arguments", "mapping", "weights", "augmentation",
+    "outputs", "arguments", "mapping", "weights", "augmentation",
 ]  # fmt: skip
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
@@ -44,6 +44,10 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
     "texts": ("str | Sequence[str]", "a text or several texts"),
+    "outputs": (
+        "str | Callable[[str], object] | Sequence[str | Callable[[str], object]]",
+        "names, separated by commas, or a function that takes a text",
+    ),
     "arguments": (
         "Mapping[str, Any]",
         "name=value pairs, separated by commas, with values as in Python (0.25, True, 'text')",
@@ -67,6 +71,7 @@ class Option:
         choices: The allowed values. If it is empty, all are allowed. If `kind` is "weights", these words are allowed
             instead of pairs.
         example: Example for the error message.
+        hint: Sentence for the message about a function that cannot be imported by name.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Option:
     default: Any = None
     choices: Sequence[str] = ()
     example: str = ""
+    hint: str = ""
 
     def define(self, own: flags.FlagValues = flags.FLAGS) -> None:
         """Define the flag in `own`. By default, these are the flags of the running command."""
@@ -87,7 +93,7 @@ class Option:
             "number": flags.DEFINE_float,
             "path": usage.define_path,
             "size": usage.define_size,
-            **dict.fromkeys(("integers", "numbers", "names"), flags.DEFINE_list),
+            **dict.fromkeys(("integers", "numbers", "names", "outputs"), flags.DEFINE_list),
             "texts": flags.DEFINE_multi_string,
         }.get(self.kind, flags.DEFINE_string)
         define(self.name, self.default, self.help, flag_values=own)
@@ -99,10 +105,10 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str. For "integers", "numbers", "names" and "texts", a list of them. For "arguments",
-            "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str. For "size", a
-            `sizes.Size`. For "function", a text: a function becomes `module:function`. For "augmentation", the value
-            itself, which `augmentation.named` checks.
+            A bool, int, float or str. For "integers", "numbers", "names" and "texts", a list of them. For "outputs", a
+            list of texts and functions. For "arguments", "mapping" and "weights", a dict. For "weights", it may also be
+            one of the choices, a str. For "size", a `sizes.Size`. For "function", a text: a function becomes
+            `module:function`. For "augmentation", the value itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
@@ -111,10 +117,12 @@ class Option:
             return given
         try:
             if self.kind == "function" and callable(given):
-                return user_code.name_of(given, f"{self.name}=")
+                return user_code.name_of(given, f"{self.name}=", self.hint and f" {self.hint}")
             value = _CONVERSIONS[self.kind](given)
         except (TypeError, ValueError, SyntaxError, csv.Error):
             what, _, example = _TYPES[self.kind][1].partition(", as in ")
+            if self.choices and self.kind == "text":
+                what = f"one of {', '.join(self.choices)}"
             example = f", as in {self.example or example}" if self.example or example else ""
             words = f"{', '.join(self.choices)}, or " if self.kind == "weights" else ""
             raise UserError(f"{self.shown(given)}: must be {words}{what}{example}.") from None
@@ -123,7 +131,9 @@ class Option:
         if isinstance(value, dict):
             return value
         wrong = [
-            one for one in (value if isinstance(value, list) else [value]) if self.choices and one not in self.choices
+            one
+            for one in (value if isinstance(value, list) else [value])
+            if self.choices and not callable(one) and one not in self.choices
         ]
         if wrong:
             near = difflib.get_close_matches(str(wrong[0]), self.choices, 1)
@@ -135,7 +145,7 @@ class Option:
         """Return the text `--name=value`."""
         if self.kind in _SEPARATORS and isinstance(given, Mapping):
             return f"--{self.name}={pairs_text(given, _SEPARATORS[self.kind])}"
-        texts = map(str, given) if isinstance(given, (list, tuple)) else [str(given)]
+        texts = map(short, given) if isinstance(given, (list, tuple)) else [short(given)]
         return f"--{self.name}={','.join(texts)}"
 
 
@@ -328,6 +338,7 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
+    "outputs": lambda given: [one if callable(one) else _text(one) for one in _parts(given)],
     "texts": lambda given: [_text(one) for one in ([given] if isinstance(given, str) else given)],
     "arguments": _arguments,
     "mapping": _mapping,

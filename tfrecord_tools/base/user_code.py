@@ -17,7 +17,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from tfrecord_tools.base import files
-from tfrecord_tools.errors import UserError, named, one_line, refusal
+from tfrecord_tools.errors import UserError, named, one_line, refusal, short
 
 FORMS = "MODULE:FUNCTION or FILE.py:FUNCTION"
 _NAMED = re.compile(r"(?P<code>.+\.py|[^\W\d]\w*(?:\.\w+)*):(?P<name>[^\W\d]\w*(?:\.\w+)*)")
@@ -92,8 +92,8 @@ def name_of(given: Callable[..., Any], prefix: str, hint: str = "") -> str:
     text = f"{getattr(given, '__module__', None)}:{getattr(given, '__qualname__', '')}"
     if not is_named(text) or not _is_plain(given):
         raise UserError(
-            f"{prefix}{given!r}: must be a function at the top level of a module, so that it can be imported by name."
-            f" Define it with def, outside of other functions, or pass its name as a text: {FORMS}.{hint}"
+            f"{prefix}{short(given)}: must be a function at the top level of a module, so that it can be imported by"
+            f" name. Define it with def, outside of other functions, or pass its name as a text: {FORMS}.{hint}"
         )
     return text
 

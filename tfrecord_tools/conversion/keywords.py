@@ -1,11 +1,14 @@
-"""The keyword arguments of `tfrecord_tools.convert`, for editors and type checkers."""
+"""List and check the keyword arguments of `tfrecord_tools.convert`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
+from tfrecord_tools.base import options
 from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.base.options import Kind, Option
 
 
 class ConvertSettings(TypedDict, total=False):
@@ -54,3 +57,31 @@ class ConvertSettings(TypedDict, total=False):
     restart: bool
     relabel: StrPath
     decisions: StrPath
+
+
+_REPEATED = ("split", "exclude")  # A comma in these does not separate values.
+_EXAMPLES = {"depth_range": "'0,4095' or 'auto'"}
+_KINDS: Mapping[Any, Kind] = {
+    bool: "switch",
+    int: "integer",
+    float: "number",
+    str: "text",
+    StrPath: "path",
+    Sequence[str]: "names",
+}
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the arguments of `tfrecord_tools.convert`, and convert them to the types that the flags have.
+
+    Args:
+        given: Name -> value, with `src`. None stands for an argument that is not given.
+
+    Raises:
+        TypeError: There is no argument of this name.
+        UserError: A value has another type.
+    """
+    kinds = {name: _KINDS[hint] for name, hint in typing.get_type_hints(ConvertSettings).items()}
+    kinds |= {"src": "path", **dict.fromkeys(_REPEATED, "texts")}
+    table = [Option(name, kind, "", example=_EXAMPLES.get(name, "")) for name, kind in kinds.items()]
+    return options.checked(table, given)

@@ -27,6 +27,9 @@ _LEAST_SAMPLED, _SAMPLED_NUMBERS = 10_000, 128_000_000
 # Shares of the sampled pairs that are closer than the two measured distances. Near-duplicates are a smaller share.
 _CLOSE, _CLOSER = 0.16, 0.05
 _NONE = -2.0  # Below every cosine similarity.
+# Maximum number of near-duplicates of a record that one search adds, the most similar ones. A thousand frames of one
+# video would otherwise have half a million pairs. With 32 for each, all frames are still connected.
+_MOST_TWINS = 32
 # If near-duplicates hide the other neighbors, the search is repeated with only one in this number of near-duplicates.
 _THINNED = 16
 _LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity for every network.
@@ -124,7 +127,7 @@ class _Found:
     """The neighbors and near-duplicates that earlier searches have found."""
 
     def __init__(self, count: int, threshold: float) -> None:
-        self._threshold = threshold
+        self._count, self._threshold = count, threshold
         self._rows = np.full((count, COUNT), -1, np.int64)
         self._similarities = np.full((count, COUNT), np.nan, np.float32)
         self._pairs, self._pair_similarities = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
@@ -143,9 +146,10 @@ class _Found:
         """
         valid = (numbers >= 0) & (numbers != own[:, None])
         near = valid & (values >= self._threshold)
-        left, right = own[np.nonzero(near)[0]], numbers[near]
+        kept = near & (np.cumsum(near, axis=1) <= _MOST_TWINS)
+        left, right = own[np.nonzero(kept)[0]], numbers[kept]
         self._pairs.append(np.stack([np.minimum(left, right), np.maximum(left, right)], 1))
-        self._pair_similarities.append(values[near])
+        self._pair_similarities.append(values[kept])
         others = valid & ~near
         order = np.argsort(~others, axis=1, kind="stable")[:, :COUNT]  # Stable, so that the nearest stay first.
         known, width = np.take_along_axis(others, order, 1), order.shape[1]
@@ -156,9 +160,24 @@ class _Found:
         return own[hidden], np.unique(numbers[hidden][near[hidden]])
 
     def neighbors(self) -> Neighbors:
-        pairs, where = np.unique(np.concatenate(self._pairs), axis=0, return_index=True)
-        similarities = np.concatenate(self._pair_similarities)[where]
+        pairs, similarities = distinct(
+            np.concatenate(self._pairs), np.concatenate(self._pair_similarities), self._count
+        )
         return Neighbors(self._rows, self._similarities, pairs, similarities, self._threshold)
+
+
+def distinct(pairs: np.ndarray, similarities: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each pair once, in ascending order, with its largest similarity.
+
+    Args:
+        pairs: i64[m 2], rows of records.
+        similarities: f[m].
+        count: Number of records.
+    """
+    order = np.argsort(-similarities, kind="stable")
+    # One number per pair is sorted in a sixth of the time of two numbers.
+    numbers, first = np.unique(pairs[order, 0] * count + pairs[order, 1], return_index=True)
+    return np.stack(np.divmod(numbers, count), 1), similarities[order[first]]
 
 
 def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:

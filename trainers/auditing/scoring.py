@@ -106,7 +106,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     """
     _check(inputs)
     near = neighbors.find(inputs.features, inputs.labels, seed, progress)
-    pairs, similarities = _pairs(inputs, near, seed)
+    pairs, similarities, same = _pairs(inputs, near, seed)
     given = duplicates.joined(inputs.units, inputs.contents)
     folds = min(folds, len(np.unique(given)))
     most = max(2, len(given) // folds)  # At least 2, so that any two near-duplicates can be in one fold.
@@ -116,7 +116,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     found = itertools.chain(
         _label_issues(inputs, judgment),
         _off_topic_issues(inputs, near),
-        _near_duplicate_issues(inputs, pairs, similarities),
+        _near_duplicate_issues(inputs, pairs, similarities, same),
         _ambiguous_issues(inputs, judgment),
         _low_quality_issues(inputs),
         _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
@@ -186,17 +186,22 @@ def _notes(units: np.ndarray, pairs: np.ndarray, folds: int, most: int) -> Itera
         )
 
 
-def _pairs(inputs: Inputs, near: Neighbors, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return near-duplicates: pairs i64[m 2], and similarities f64[m] in 0..1."""
+def _pairs(inputs: Inputs, near: Neighbors, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return near-duplicates: pairs i64[m 2], similarities f64[m] in 0..1, and bool[m], see below.
+
+    The last array says whether both records probably show the same picture. Pairs with equal bytes, a similar hash, or
+    a distance of at most half of the allowed distance nearly always do. Among the other pairs are many of two different
+    pictures, such as two portraits of black cats.
+    """
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
     hashed = _hashed(inputs, seed)
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
     by_hash = neighbors.cosines(inputs.features, hashed)
     values = np.concatenate([np.ones(len(copied)), by_hash, near.pair_similarities])
-    order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))
-    unique, first = np.unique(pairs[order], axis=0, return_index=True)
-    return unique, np.clip(values[order][first], 0, 1)
+    pairs, values = neighbors.distinct(pairs, values, len(inputs.labels))
+    is_close = 1 - values <= (1 - near.threshold) / 2
+    return pairs, np.clip(values, 0, 1), is_close | _is_among(pairs, hashed.astype(np.int64), len(inputs.labels))
 
 
 def _hashed(inputs: Inputs, seed: int) -> np.ndarray:
@@ -251,7 +256,9 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
         yield _issue("off_topic", row, score, reason, twin=twin if twin >= 0 else None)
 
 
-def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
+def _near_duplicate_issues(
+    inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray, same: np.ndarray
+) -> Iterator[Issue]:
     """Yield an issue for records with near-duplicates. The twin is the worst near-duplicate.
 
     If the records of a pair have different labels or splits, each of them is in an issue, as its record or as its twin.
@@ -259,7 +266,7 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     are left out.
     """
     settled = inputs.decided[pairs].all(1) | _is_kept(inputs, pairs)
-    pairs, similarities = pairs[~settled], similarities[~settled]
+    pairs, similarities, same = pairs[~settled], similarities[~settled], same[~settled]
     left, right = np.where(inputs.decided[pairs[:, 1]], pairs[:, ::-1].T, pairs.T)
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
@@ -271,21 +278,26 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     covered = inputs.decided[left] | np.isin(left, np.concatenate([left[first], right[first]]))
     missing = np.flatnonzero((scores >= _ACROSS_SPLITS) & ~covered)
     rows, twins = np.concatenate([right, left[missing]]), np.concatenate([left, right[missing]])
-    scores = np.concatenate([scores, scores[missing]])
+    scores, same = (np.concatenate([values, values[missing]]) for values in (scores, same))
     worst = _worst(rows, scores)
     for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():
         row, twin = int(rows[pair]), int(twins[pair])
-        yield _issue("near_duplicate", row, float(scores[pair]), _twin_reason(inputs, row, twin), twin=twin)
+        reason = _twin_reason(inputs, row, twin, bool(same[pair]))
+        yield _issue("near_duplicate", row, float(scores[pair]), reason, twin=twin)
 
 
 def _is_kept(inputs: Inputs, pairs: np.ndarray) -> np.ndarray:
     """Return bool[m], whether each pair of `pairs`, i64[m 2], is in `Inputs.kept_pairs`.
 
     The order of the two records of a pair does not matter."""
-    low, high = np.sort(inputs.contents[pairs], 1).T
-    kept_low, kept_high = np.sort(inputs.kept_pairs, 1).T
-    count = len(inputs.contents)
-    return np.isin(low * count + high, kept_low * count + kept_high)
+    return _is_among(np.sort(inputs.contents[pairs], 1), np.sort(inputs.kept_pairs, 1), len(inputs.contents))
+
+
+def _is_among(pairs: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
+    """Return bool[m], whether each row of `pairs`, i64[m 2], is a row of `others`, i64[k 2].
+
+    All numbers are below `count`."""
+    return np.isin(pairs[:, 0] * count + pairs[:, 1], others[:, 0] * count + others[:, 1])
 
 
 def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -295,16 +307,21 @@ def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return worst
 
 
-def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
-    same = "The same file is" if inputs.contents[row] == inputs.contents[twin] else "The same picture is probably"
+def _twin_reason(inputs: Inputs, row: int, twin: int, is_same: bool) -> str:
+    if inputs.contents[row] == inputs.contents[twin]:
+        found = "The same file is in the dataset twice"
+    elif is_same:
+        found = "The same picture is probably in the dataset twice"
+    else:
+        found = "Two pictures are very similar, but may be different"
     names, splits = inputs.class_names, inputs.split_names
     if inputs.labels[row] != inputs.labels[twin]:
         here, there = names[inputs.labels[row]], names[inputs.labels[twin]]
-        return f"{same} in the dataset twice, with different labels: {here} and {there}."
+        return f"{found}. They have different labels: {here} and {there}."
     if inputs.splits[row] != inputs.splits[twin]:
         here, there = splits[inputs.splits[row]], splits[inputs.splits[twin]]
-        return f"{same} in the dataset twice, in different splits: {here} and {there}."
-    return f"{same} in the dataset twice, both times in the split {splits[inputs.splits[row]]}."
+        return f"{found}. They are in different splits: {here} and {there}."
+    return f"{found}. Both are in the split {splits[inputs.splits[row]]}."
 
 
 def _ambiguous_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:

@@ -20,6 +20,7 @@ from trainers.fitting import folds
 from trainers.fitting.folds import Folds
 from trainers.results import comparison
 from trainers.results.comparison import Variant
+from trainers.tracking import logbook
 
 LOCK = "lock"
 # Flag of a trainer -> flag of a comparison that cannot be used together with it. The comparison sets the flag of the
@@ -39,6 +40,7 @@ class CompareConfig:
         seeds: Each variant is trained once per seed.
         plan: Folds for cross-validation. If None, the splits of the dataset are used.
         budget: Limits of a search for good settings of the variants. If None, each variant is trained as it is.
+        trackers: Names of experiment trackers to which each training is logged.
     """
 
     tfrecords: str
@@ -47,6 +49,7 @@ class CompareConfig:
     seeds: Sequence[int] = (0,)
     plan: Plan | None = None
     budget: Budget | None = None
+    trackers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for seed in self.seeds:
@@ -70,7 +73,15 @@ class CompareConfig:
     def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
         """Return the training of a variant with a seed, and with a fold if `fold` is not 0."""
         plan = self.plan if fold else None
-        return Job(tfrecords=self.tfrecords, out=self.out, variant=variant, seed=seed, plan=plan, fold=fold)
+        return Job(
+            tfrecords=self.tfrecords,
+            out=self.out,
+            variant=variant,
+            seed=seed,
+            plan=plan,
+            fold=fold,
+            trackers=self.trackers,
+        )
 
     def jobs(self, variants: Sequence[Variant]) -> list[Job]:
         """Return all trainings of some variants, variant by variant."""
@@ -130,6 +141,7 @@ def conduct(config: CompareConfig) -> Outcome:
             trainings of a round of a search failed.
     """
     data = open_dataset(config.tfrecords)
+    logbook.check(config.trackers)
     if config.plan:
         jobs.check_parents(config.variants, data)
     with (

@@ -17,6 +17,7 @@ from trainers import backbones, run_directory, training_options
 from trainers.models import model_file
 from trainers.recipes import Recipe
 from trainers.results.comparison import Variant
+from trainers.tracking import logbook
 
 _MOST_BYTES = 255  # Usual file systems allow no longer file names.
 
@@ -75,6 +76,7 @@ class Job:
         seed: The seed.
         plan: The folds. If None, the splits of the dataset are used.
         fold: Number of the fold to validate on, from 1. Only with `plan`.
+        trackers: Names of experiment trackers, if the variant does not choose trackers itself.
     """
 
     tfrecords: str
@@ -83,6 +85,7 @@ class Job:
     seed: int
     plan: Plan | None = None
     fold: int = 0
+    trackers: Sequence[str] = ()
 
     def __str__(self) -> str:
         fold = f", fold {self.fold} of {self.plan.count}" if self.plan else ""
@@ -111,8 +114,17 @@ class Job:
             f"--seed={self.seed}",
             *([f"--records={self.out / self.plan.file}", f"--fold={self.fold}"] if self.plan else []),
             *([f"--features={self.out / 'features'}"] if self.variant.trainer == "features" else []),
+            *self._log(),
             *self.variant.flags,
         ]
+
+    def _log(self) -> list[str]:
+        """Return the flags for the trackers. All runs of a comparison belong to one group."""
+        own = values_of(self.variant)
+        if not own.get("log", self.trackers) and not own.get("tensorboard"):
+            return []
+        log = [f"--log={','.join(self.trackers)}"] if self.trackers else []
+        return [*log, f"--log_group={self.out.absolute().name}"]
 
     def command(self) -> list[str]:
         """Return the command of the training."""
@@ -128,6 +140,10 @@ class Job:
         If the record does not exist, the trainer is started again. It ends at once if the settings are the same.
         """
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
+
+    def is_logged(self) -> bool:
+        """Return whether the trackers of this comparison have the whole training."""
+        return logbook.is_complete(self.run, self.trackers)
 
     def seconds(self) -> float:
         """Return the duration of a finished training in seconds, with the start of its process and its report."""

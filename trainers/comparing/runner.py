@@ -40,13 +40,14 @@ class Runner:
         self._stop()
 
     def train(self, job: Job, position: str) -> bool:
-        """Run a training unless it is finished, and return whether it succeeded.
+        """Run a training unless it is finished and logged, and return whether it succeeded.
 
         Args:
             job: The training.
             position: Text at the start of the line about the training, such as 2/10.
         """
-        if job.is_done():
+        is_done = job.is_done()
+        if is_done and job.is_logged():
             command.say(f"{position}  {job}: is finished already")
             return True
         job.out.mkdir(parents=True, exist_ok=True)
@@ -59,8 +60,9 @@ class Runner:
         if code or metrics is None:
             command.say(f"failed with exit code {code}: {_last_error(job.log)}")
             return False
-        # If the training was begun by a process that was killed, metrics.json also counts the time of that process.
-        job.finish(max(seconds, metrics["seconds"]) if is_begun else seconds)
+        if not is_done:
+            # If the training was begun by a process that was killed, metrics.json also counts the time of that process.
+            job.finish(max(seconds, metrics["seconds"]) if is_begun else seconds)
         command.say(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s")
         return True
 

@@ -157,6 +157,13 @@ class Exported:
     info: ModelInfo
     check: Check
 
+    def __fspath__(self) -> str:
+        """Return the directory, so that `tf.saved_model.load` and others take the export as a path."""
+        return str(self.directory)
+
+    def __repr__(self) -> str:
+        return f"Exported({str(self.directory)!r}): {self.check}"
+
 
 def export(config: ModelExportConfig) -> Exported:
     """Export a model to a directory, with labels.txt (one class name per line) and export.json.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.mirrored_names import change_when_mirrored
+from tfrecord_tools.base import sizes
 from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import named as listed
 from tfrecord_tools.records import Dataset, Records
@@ -19,6 +21,9 @@ from trainers.recipes import Recipe
 
 _LEAST_KEPT = 0.66  # Share of the area that an image should keep. A 3:2 photograph keeps two thirds in a square.
 _MANY = 0.1  # The note is given if a larger share of the images keeps less.
+_SIMILAR = 1.25  # Images have about the same shape if their aspect ratios differ at most by this factor.
+_MOST = 0.9  # The share of images with about the same shape from which on the note suggests that shape.
+_SIDE = 32  # Most networks reduce the sides by a factor of 32.
 _FLIPS = ("horizontal_flip", "vertical_flip")
 
 
@@ -52,6 +57,7 @@ def lines(recipe: Recipe, data: Dataset, train: Records) -> list[str]:
         found.append(
             f"note: {share:.0%} of the images lose more than a third of their area, because they are cropped to the"
             f" aspect ratio of the model's input.{more} To keep the whole image, pass --fit=pad or --fit=stretch"
+            + _shape_hint(train, recipe.geometry)
         )
     return found
 
@@ -70,6 +76,22 @@ def may_be_mirrored(augment: Mapping[str, Any], class_names: Sequence[str]) -> M
         return None
     still = named.name_of(AugmentConfig(**{**augment, **on}))
     return Mirrored(names, f"--augment={shlex.quote(still)}")
+
+
+def _shape_hint(records: Records, geometry: Geometry) -> str:
+    """Return the end of the note: an input with the shape of the images, if most have about the same."""
+    height, width = records.sizes.astype(np.float64).T
+    aspects = width[height > 0] / height[height > 0]
+    aspect = float(np.median(aspects))
+    share = float((np.maximum(aspects / aspect, aspect / np.maximum(aspects, 1e-9)) <= _SIMILAR).mean())
+    if share < _MOST:
+        return ""
+    longer = max(aspect, 1 / aspect)
+    # The input has at least the area of the present input, so that objects do not become smaller.
+    short = math.ceil(math.sqrt(geometry.height * geometry.width / longer) / _SIDE) * _SIDE
+    size = short, round(short * longer / _SIDE) * _SIDE
+    shape = sizes.text(size if aspect > 1 else size[::-1])
+    return f". {share:.0%} of the images have about the same shape, so also pass --image_size={shape}"
 
 
 def share_cut(records: Records, geometry: Geometry) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 
 from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, named
@@ -163,8 +162,6 @@ def check(data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainCon
     """Raise UserError if settings exclude each other, or do not fit the dataset or the device."""
     inputs.check_cache(splits.train, recipe, config)
     inputs.class_weights(splits.train, recipe, data.class_names)  # Raises UserError.
-    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
-        raise UserError("--tensorboard: TensorBoard is not installed. Run pip install tensorboard.")
     if recipe.class_weights == config.order == "balanced":
         raise UserError(
             "--order=balanced and --class_weights=balanced: both compensate for rare classes, and together they would"

@@ -408,6 +408,13 @@ def _checked_copy(model: keras.Model, shape: Shape, source: str, is_random: bool
         if not is_random:
             copy.set_weights(model.get_weights())
     except Exception as error:  # The layers may be code of the user.
+        for layer in layers.all_layers(model):
+            if isinstance(layer, keras.layers.Lambda):
+                raise UserError(
+                    f"{source}: cannot be saved and loaded, because the layer {layer.name} is a Lambda layer. For"
+                    " safety, Keras does not load the code of such a layer from a file. Replace the layer by operations"
+                    " such as x / 255, by a layer of Keras such as Rescaling, or by a layer class of your own."
+                ) from error
         reason = one_line(error, "all").split(" Full object config: ")[0]
         raise UserError(
             f"{source}: cannot be saved and loaded: {reason}. In each custom layer, get_config must return all"

@@ -286,6 +286,7 @@ def _chosen_split(sources: Sources, split: str | None, where: str) -> str | None
     chosen = split or DEFAULT_SPLIT
     if chosen not in present:
         raise UserError(
-            f"{where}: split {chosen!r} does not exist. Splits: {', '.join(present)}. Pass one of these splits."
+            f"{where}: split {chosen!r} does not exist. Splits: {', '.join(present)}. Pass one of these splits as"
+            " --split."
         )
     return chosen

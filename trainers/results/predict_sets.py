@@ -147,9 +147,9 @@ def of_tfrecords(
         split = split or DEFAULT_SPLIT
         if split not in data.splits:
             raise UserError(
-                f"{data.location}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. A dataset"
-                " contains only images with labels. To classify other images, pass their files, or the TFRecords that"
-                " contain them."
+                f"{data.location}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Pass one of"
+                " these splits as --split. A dataset contains only images with labels. To classify other images, pass"
+                " their files, or the TFRecords that contain them."
             )
         return RecordSet(data, predictions.records_of(data, split))
     if split:

@@ -127,6 +127,11 @@ def records_of(data: Dataset, split: str) -> Records:
     Raises:
         UserError: The split does not exist, or decisions leave out all of its records.
     """
+    if split not in data.splits:
+        raise UserError(
+            f"{data.directory}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Pass one of these"
+            " splits as --split."
+        )
     records = data.records(split)
     if not len(records):
         others = [name for name in data.splits if len(data.records(name))]

@@ -124,6 +124,12 @@ def write(
         log(line)
 
 
+def written(run: Path) -> list[Path]:
+    """Return the files of a finished run that experiment trackers store: report, plots and tables."""
+    names = (REPORT, run_directory.HISTORY, run_directory.METRICS, run_directory.SETTINGS)
+    return [path for name in names if (path := run / name).exists()] + sorted((run / PLOTS).glob("*.png"))
+
+
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Read the rows of history.csv with numbers as floats. If the file does not exist, return no rows."""
     if not path.exists():

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from tfrecord_tools.base.files import StrPath, paths
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, short
 from tfrecord_tools.images import formats, preparation, recode
+from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.base import ReadError, Store, printable
 from tfrecord_tools.sources.directory import stat_files
 
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "P", "RGB", "RGBA"})
 _NO_NUMBERS = "OSTU"  # Kinds of NumPy arrays: objects and texts.
+_FORMS = (
+    "paths of images, the bytes of image files, uint8 arrays of shape (height, width, 3), images of Pillow, or a list"
+    " of these"
+)
 
 
 class Source(Protocol):
@@ -99,7 +104,7 @@ class MemorySource:
         return self.data
 
 
-OneImage = StrPath | np.ndarray | Image.Image
+OneImage = StrPath | bytes | BinaryIO | np.ndarray | Image.Image
 Images = OneImage | Sequence[OneImage]
 
 
@@ -122,12 +127,14 @@ def find(arguments: Sequence[str]) -> Found:
     """Find the named files, and all files below the named directories except hidden ones.
 
     Raises:
-        UserError: A file does not exist, or there are no files.
+        UserError: A file does not exist, a directory is a dataset, or there are no files.
     """
     sources: dict[str, Source] = {}
     numbers: list[int] = []
     unreadable: dict[str, str] = {}
     for position, argument in enumerate(arguments):
+        if os.path.isfile(os.path.join(argument, dataset_files.CONVERT_JSON)):
+            raise UserError(f"{argument}: is a dataset, not a directory of images. Pass it as --tfrecords={argument}.")
         if os.path.isdir(argument):
             root, listing = argument, stores.list_store(argument, strict=False)
         elif os.path.exists(argument):
@@ -149,16 +156,15 @@ def of_images(images: Images) -> Found:
     """Return files, directories of files, and images in memory as sources.
 
     Args:
-        images: A path, pixels u8[h w 3] or u8[h w], an image of Pillow, or a sequence of these.
+        images: A path, the bytes of an image file, or a file that is open for reading; pixels u8[h w 3],
+            u8[h w] or u8[h w 1]; an image of Pillow; or a sequence of these.
 
     Raises:
         UserError: A file does not exist, or pixels have another type or shape.
     """
     given = _listed(images)
     if not given:
-        raise UserError(
-            "no images given. Pass paths of images, uint8 arrays of shape (height, width, 3), or images of Pillow."
-        )
+        raise UserError(f"no images given. Pass {_FORMS}.")
     sources: list[Source] = []
     numbers: list[int] = []
     unreadable: dict[str, str] = {}
@@ -175,9 +181,11 @@ def of_images(images: Images) -> Found:
 
 def _listed(images: Any) -> list[Any]:
     """Return the items of a sequence, of a batch of pixels, or of an array or a column of paths or images."""
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or hasattr(images, "read"):
         return [images]
     if getattr(images, "ndim", 4) >= 4:
+        if not isinstance(images, Iterable):
+            raise UserError(f"images={short(images)}: must be images. Pass {_FORMS}.")
         return list(images)
     array = np.asarray(images)  # A column of pandas, too.
     return np.atleast_1d(array).tolist() if array.dtype.kind in _NO_NUMBERS else [images]
@@ -185,19 +193,39 @@ def _listed(images: Any) -> list[Any]:
 
 def _in_memory(image: Any, name: str) -> Source:
     """Return an image as a file in memory, so that it is prepared like any other file."""
+    if hasattr(image, "read"):
+        image = image.read()
+    if isinstance(image, bytes):
+        return MemorySource(path=name, data=image)
     if not isinstance(image, Image.Image):
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-            raise UserError(
-                f"{name}: is {pixels.dtype} of shape {pixels.shape}, but pixels must be uint8 of shape (height,"
-                " width, 3), with values from 0 to 255. Convert the pixels, or pass the path of the image."
-            )
+        image = Image.fromarray(_pixels(image, name))
     try:
         with preparation.as_bad_image():
-            data = _encoded(image if isinstance(image, Image.Image) else Image.fromarray(pixels))
+            data = _encoded(image)
     except preparation.BadImage as error:
         return MemorySource(path=name, data=b"", reason=str(error))
     return MemorySource(path=name, data=data)
+
+
+def _pixels(image: Any, name: str) -> np.ndarray:
+    """Return pixels as u8[h w 3] or u8[h w].
+
+    Raises:
+        UserError: The image has another type or shape.
+    """
+    try:
+        pixels = np.asarray(image)
+    except ValueError:  # Lists of different lengths.
+        pixels = np.array(None)
+    if pixels.dtype.kind in _NO_NUMBERS:
+        raise UserError(f"{name}: is {type(image).__name__}, which is not an image. Pass {_FORMS}.")
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,)):
+        raise UserError(
+            f"{name}: is {pixels.dtype} of shape {pixels.shape}, but pixels must be uint8 of shape (height, width, 3),"
+            " with values from 0 to 255. A gray image may have the shape (height, width). Convert the pixels, or pass"
+            " the path of the image."
+        )
+    return pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
 
 
 def _encoded(image: Image.Image) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from planted_records import features
 
 from tfrecord_tools.errors import UserError
-from trainers.auditing import neighbors
+from trainers.auditing import folding, neighbors
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +161,27 @@ def test_hashes_of_photographs_may_differ_in_six_bits_and_those_of_drawings_in_n
     assert neighbors.hash_distance(drawings, labels) <= 1
     assert neighbors.hash_distance(np.zeros(1000, np.uint64), labels) == 6, "unknown hashes do not count"
     assert neighbors.hash_distance(photographs[:12], labels[:12]) == 6
+
+
+def test_frames_of_a_video_have_few_pairs_and_stay_connected():
+    random = np.random.default_rng(0)
+    drawn = features(random.integers(0, 3, 800), random)
+    drawn[:300] = drawn[0] * random.uniform(0.99, 1.01, drawn[:300].shape)
+    near = neighbors.find(drawn.astype(np.float32), np.zeros(800, np.int64))
+    assert len(near.pairs) <= 800 * neighbors._MOST_TWINS  # All pairs of 300 frames are 44,850.
+    joined = folding.joined(np.arange(800, dtype=np.uint64), near.pairs, near.pair_similarities, 800)
+    assert len(set(joined[:300].tolist())) == 1
+    assert len(set(joined[300:].tolist())) == 500
+
+
+@pytest.mark.parametrize(
+    ("pairs", "similarities", "expected"),
+    [
+        ([(0, 1), (0, 1)], [0.5, 0.9], ([(0, 1)], [0.9])),  # The largest similarity counts.
+        ([(2, 9), (0, 3)], [0.5, 0.9], ([(0, 3), (2, 9)], [0.9, 0.5])),  # In ascending order.
+        ([(1, 2), (1, 3), (0, 9)], [0.7, 0.8, 0.9], ([(0, 9), (1, 2), (1, 3)], [0.9, 0.7, 0.8])),
+    ],
+)
+def test_each_pair_is_returned_once(pairs, similarities, expected):
+    found, values = neighbors.distinct(np.array(pairs), np.array(similarities), 10)
+    assert (list(map(tuple, found.tolist())), values.tolist()) == expected

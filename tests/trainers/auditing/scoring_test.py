@@ -14,7 +14,7 @@ from planted_records import planted
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import appearance
 from tfrecord_tools.layout import near_duplicates
-from trainers.auditing import scoring
+from trainers.auditing import neighbors, scoring
 from trainers.auditing.issues import KINDS, Issue
 from trainers.auditing.scoring import Audit
 
@@ -121,14 +121,27 @@ def test_near_duplicates_across_labels_come_first():
     audit = scoring.audit(dataclasses.replace(inputs, features=values, facts=facts, splits=splits, contents=contents))
     first, second, third = of_kind(audit, "near_duplicate")[:3]
     assert {first.record, first.twin} == {int(same[4]), other}
-    assert first.reason.startswith("The same file is in the dataset twice, with different labels: class")
+    assert first.reason.startswith("The same file is in the dataset twice. They have different labels: class")
     assert {second.record, second.twin} == {int(same[2]), int(same[3])}
-    assert (
-        second.reason == "The same picture is probably in the dataset twice, in different splits: validation and train."
-    )
+    found = "The same picture is probably in the dataset twice."
+    assert second.reason == f"{found} They are in different splits: validation and train."
     assert {third.record, third.twin} == {int(same[0]), int(same[1])}
-    assert third.reason == "The same picture is probably in the dataset twice, both times in the split train."
+    assert third.reason == f"{found} Both are in the split train."
     assert first.score >= 0.75 > second.score >= 0.5 > third.score
+
+
+def test_pictures_that_are_only_similar_are_not_called_the_same():
+    inputs = planted(count=400, flips=0.0).inputs
+    one, other = np.flatnonzero(inputs.labels == 0)[:2].tolist()
+    threshold = neighbors.find(inputs.features, inputs.labels).threshold
+    drawn = inputs.features[other].copy()
+    for share in np.linspace(0, 1, 200):
+        inputs.features[other] = (1 - share) * inputs.features[one] + share * drawn
+        if neighbors.cosines(inputs.features, np.array([[one, other]]))[0] < 0.7 * threshold + 0.3:
+            break
+    (issue,) = (issue for issue in of_kind(scoring.audit(inputs), "near_duplicate") if issue.twin == one)
+    assert issue.record == other
+    assert issue.reason == "Two pictures are very similar, but may be different. Both are in the split train."
 
 
 def small_objects(count: int) -> tuple[np.ndarray, np.ndarray]:

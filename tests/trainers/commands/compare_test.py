@@ -285,6 +285,7 @@ def test_python_takes_the_same_values_as_the_flags(monkeypatch):
     for values, message in (
         ({"seeds": 0.5}, "--seeds=0.5: must be whole numbers, as in 0,1,2."),
         ({"seeds": []}, "--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2."),
+        ({"variant": []}, "--variant=: has no value. Pass a trainer, such as --variant=features, or leave it out."),
         ({"backbone": 3}, "--backbone=3: must be a text or several texts, as in MobileNetV2."),
     ):
         with pytest.raises(UserError) as error:

@@ -250,7 +250,8 @@ def test_other_files_in_the_directory_stay(workspace: Path, tmp_path: Path) -> N
         (("--images=out",), "--images=out: is a dataset. Pass it as --tfrecords=out."),
         (
             ("--images=src", "--split=validation"),
-            "--images=src: split 'validation' does not exist. Splits: train, test. Pass one of these splits.",
+            "--images=src: split 'validation' does not exist. Splits: train, test. Pass one of these splits as"
+            " --split.",
         ),
         (
             ("--images=twice",),

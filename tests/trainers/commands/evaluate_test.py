@@ -175,7 +175,7 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
         (("--run=run", "--tfrecords=src"), "src: is not a dataset (it has no convert.json)"),
         (
             ("--run=run", "--tfrecords=out", "--split=validation"),
-            "out: split 'validation' does not exist. Splits: train, test.",
+            "out: split 'validation' does not exist. Splits: train, test. Pass one of these splits as --split.",
         ),
         (
             ("--run=run", "--tfrecords=blue"),

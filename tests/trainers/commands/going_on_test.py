@@ -113,6 +113,8 @@ def test_more_epochs_give_the_weights_of_a_longer_training(workspace: Path, pare
 
     lines.clear()
     assert parent.train_more(2, log=lines.append).path == child.path
+    with pytest.raises(UserError, match=r"^epochs=None: must be a whole number\.$"):
+        parent.train_more(None, tfrecords=workspace / "out")  # type: ignore[arg-type]
     assert lines[0] == (
         f"run: {child.path} is finished already. To train this model further, add --more_epochs=N. To train a new"
         " model, pass another --run"

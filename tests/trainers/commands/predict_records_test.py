@@ -176,8 +176,9 @@ def test_a_model_of_adopted_records_gets_records_unchanged(workspace: Path, tmp_
         (("src", "--image_key=a"), "--image_key=a: only --tfrecords uses it. Add --tfrecords, or remove --image_key."),
         (
             ("--tfrecords=out", "--split=validation"),
-            "out: split 'validation' does not exist. Splits: train, test. A dataset contains only images with labels."
-            " To classify other images, pass their files, or the TFRecords that contain them.",
+            "out: split 'validation' does not exist. Splits: train, test. Pass one of these splits as --split. A"
+            " dataset contains only images with labels. To classify other images, pass their files, or the TFRecords"
+            " that contain them.",
         ),
         (
             ("--tfrecords=theirs", "--split=test"),

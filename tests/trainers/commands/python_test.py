@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_backbone
 from image_sources import converted, run, tree
 from PIL import Image
 
+import tfrecord_tools
 import trainers
 from tfrecord_tools.errors import UserError
 from trainers import predict, training_options
@@ -82,7 +84,7 @@ def test_options_have_types_for_editors() -> None:
         table = {option.name: option for option in training_options.OPTIONS[trainer]}
         assert declared.keys() == table.keys()
         listed = inspect.signature(getattr(trainers, trainer)).parameters
-        assert listed.keys() - {"log"} == table.keys()
+        assert listed.keys() == table.keys()
         for name, option in table.items():
             assert f"{name} (" in (getattr(trainers, trainer).__call__.__doc__ or ""), name
             expected = {"switch": bool, "integer": int, "number": float, "text": str}.get(option.kind)
@@ -264,7 +266,10 @@ def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Pat
             [np.zeros((4, 4, 4), np.uint8)],
             "image 0: is uint8 of shape (4, 4, 4), but pixels must be uint8 of shape (height, width, 3)",
         ),
-        ([], "no images given. Pass paths of images, uint8 arrays of shape (height, width, 3), or images of Pillow."),
+        (
+            [],
+            "no images given. Pass paths of images, the bytes of image files, uint8 arrays of shape (height, width, 3)",
+        ),
         ("nowhere.jpg", "nowhere.jpg: does not exist. Pass images, or directories of images."),
     ],
 )
@@ -282,6 +287,39 @@ def test_evaluate_and_export_of_a_run(trained: Run, workspace: Path, tmp_path: P
     exported = trained.export(out=tmp_path / "saved")
     assert exported.check.passed
     assert (exported.directory / "export.json").exists()
+    assert Path(exported) == exported.directory
+    assert tf.saved_model.load(exported).signatures
+    assert repr(exported) == f"Exported({str(tmp_path / 'saved')!r}): {exported.check}"
+
+
+def test_a_dataset_can_be_passed_as_its_path(trained: Run, workspace: Path, tmp_path: Path) -> None:
+    data = tfrecord_tools.open(workspace / "out")
+    answers = trained.predict(tfrecords=data, split="validation")
+    assert len(answers) == data.splits["validation"]
+    with pytest.raises(
+        UserError, match=r"/out: is a dataset, not a directory of images\. Pass it as --tfrecords=\S+/out"
+    ):
+        trained.predict(data)
+    evaluation = trained.evaluate(data, split="validation", out=tmp_path / "to", log=lambda line: None)
+    assert evaluation.metrics["accuracy"] == trained.metrics["accuracy"]
+    assert Path(evaluation) == tmp_path / "to"
+    again = trainers.features(
+        tfrecords=data,
+        run=trained,
+        features=workspace / "features",
+        log=lambda line: None,
+        **options("features", workspace) | {"epochs": 3},
+    )
+    assert again == trained
+
+
+def test_answers_as_text_show_the_first_images(trained: Run, workspace: Path) -> None:
+    photos = sorted((workspace / "src/cats").iterdir())
+    answers = trained.predict([*photos, b"no image"], log=lambda line: None)
+    title, *lines, last = repr(answers).splitlines()
+    assert (title, len(lines), last) == ("Answers: 12 images, 1 unreadable", 10, "and 2 more")
+    assert lines[0] == f"{answers.names[0]}  {answers.confidence[0]:.4f}  {photos[0]}"
+    assert repr(trained.predict(photos[0])).splitlines() == ["Answers: 1 image", lines[0]]
 
 
 def test_load_refuses_what_is_not_finished(trained: Run, tmp_path: Path) -> None:

@@ -126,6 +126,30 @@ def test_geometries_that_lose_it(values: dict[str, Any], share: str, more: str, 
     assert lines(mixed, recipe_of(**values)) == ([CUT.format(share=share, more=more)] if share else [])
 
 
+@pytest.mark.parametrize(
+    ("sizes", "image_size", "suggested"),
+    [
+        ([(320, 64)] * 3, 96, "64x320"),
+        ([(50, 10)] * 3, 224, "128x640"),  # The input does not depend on the size of the images.
+        ([(30, 60)] * 3, 160, "256x128"),  # High images.
+        ([(320, 64)] * 9 + [(64, 320)], 96, "64x320"),
+        ([(40, 10), (40, 9), (40, 11)], (64, 64), "32x128"),
+        ([(320, 64)] * 8 + [(64, 320)] * 2, 96, ""),  # No common shape.
+    ],
+    ids=str,
+)
+def test_a_common_shape_is_suggested(sizes: Any, image_size: Any, suggested: str, tmp_path: Path) -> None:
+    data = made(tmp_path, ["cats", "dogs"], sizes)
+    (line,) = lines(data, recipe_of("features", image_size=image_size))
+    end = line.partition("pass --fit=pad or --fit=stretch")[2]
+    if not suggested:
+        assert end == ""
+        return
+    assert end.startswith(". ")
+    assert end.endswith(f"% of the images have about the same shape, so also pass --image_size={suggested}")
+    assert lines(data, recipe_of("features", image_size=suggested, fit="pad")) == []
+
+
 def test_few_images_are_not_mentioned(tmp_path: Path) -> None:
     data = made(tmp_path, ["cats", "dogs"], [PHOTO] * 9 + [WIDE])
     assert notes.share_cut(data.records("train"), Geometry.of(8, 0.875)) == 0.1

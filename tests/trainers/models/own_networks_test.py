@@ -97,6 +97,10 @@ class Rigid(keras.layers.Layer):
     def call(self, x):
         return x
 
+def scaled(input_shape):
+    x = images(input_shape)
+    return keras.Model(x, keras.layers.Lambda(lambda y: y / 255, name="scale")(keras.layers.Conv2D(2, 3)(x)))
+
 def rigid(input_shape):
     x = images(input_shape)
     return keras.Model(x, Rigid()(x))
@@ -187,6 +191,7 @@ def noise(size: int, count: int = 2) -> np.ndarray:
             "SOURCE: the model was copied with get_config, and the copy returns other values than the model. A",
         ),
         ("rigid", {}, "SOURCE: cannot be saved and loaded: "),
+        ("scaled", {}, "SOURCE: cannot be saved and loaded, because the layer scale is a Lambda layer. For safety, "),
     ],
 )
 def test_functions_with_a_mistake_are_reported(function: str, more: dict[str, Any], message: str, bad: Path) -> None:

@@ -131,6 +131,15 @@ def test_finetune_without_weights_is_scratch(model):
     assert recipes.finetune(weights="none").model.backbone == "MobileNetV2"
 
 
+@pytest.mark.parametrize("init_from", ["runs/pets", "runs/pets/model.keras", "./runs/../runs/pets/"])
+def test_a_training_does_not_replace_the_run_that_it_starts_with(init_from):
+    with pytest.raises(
+        UserError, match=r"^--init_from=\S+: is also the run directory of the new training \(--run=runs/"
+    ):
+        recipes.TrainConfig(tfrecords="out", run="runs/pets", init_from=init_from)
+    recipes.TrainConfig(tfrecords="out", run="runs/pets2", init_from=init_from)
+
+
 def test_a_function_that_augments_has_no_values_of_its_own():
     with pytest.raises(UserError, match=r"^augment=<function .*>: must be a function at the top level of a module"):
         recipes.override(recipes.finetune(), augment=lambda images, keys: images)

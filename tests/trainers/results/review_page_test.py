@@ -255,6 +255,53 @@ def test_buttons_do_the_same(open_page: Open) -> None:
     assert review.decisions() == {"a/1.jpg": "label:fox", "a/2.jpg": "drop", "a/3.jpg": "keep"}
 
 
+def test_the_page_says_when_to_stop(open_page: Open) -> None:
+    scores = [0.98, 0.9, 0.6, 0.3, 0.1]
+    wrong = [
+        Item(kind="label", rank=i + 1, score=score, picture=picture(f"w/{i}.jpg"), proposed="dog")
+        for i, score in enumerate(scores)
+    ]
+    review = open_page([*wrong, *ITEMS[5:7]])
+    assert review.text("#left") == "Label errors: Probably, about 3 of 5 undecided labels on this page are wrong."
+    review.press("2", "2")
+    assert review.text("#left") == "Label errors: Probably, about 1 of 3 undecided labels on this page is wrong."
+    review.press(" ")  # 0.3 + 0.1 wrong labels are left.
+    assert review.text("#left") == (
+        "Label errors: Probably, none of 2 undecided labels on this page is wrong."
+        " You can stop, or choose another kind."
+    )
+    review.click("#kinds button:has-text('Off-topic')")
+    assert review.text("#left") == "Off-topic: 2 of 2 undecided issues on this page have a score of 0.5 or more."
+    review.press(" ")
+    assert review.text("#left") == "Off-topic: 1 of 1 undecided issue on this page has a score of 0.5 or more."
+    review.press(" ")
+    assert review.text("#left") == "Off-topic: all decided."
+    review.press("u", "u")
+    review = open_page([Item(kind="rare", rank=1, score=0.4, picture=picture("r.jpg"))])
+    assert review.text("#left") == (
+        "Rare conditions: None of 1 undecided issue on this page has a score of 0.5 or more."
+        " You can stop, or choose another kind."
+    )
+
+
+def test_a_label_that_is_probably_right_has_only_a_second_choice(open_page: Open) -> None:
+    doubtful, right = (
+        Item(kind="label", rank=rank, score=score, picture=picture(f"{rank}.jpg"), proposed="dog")
+        for rank, score in ((1, 0.5), (2, 0.49))
+    )
+    stranger = Item(kind="off_topic", rank=1, score=0.9, picture=right.picture)
+    review = open_page([doubtful, right, stranger])
+    assert "Proposed: dog" in review.text("figure.main figcaption")
+    assert review.text("#labels .proposed") == "2 dog proposed"
+    for key in ("ArrowRight", "ArrowRight"):
+        review.press(key)
+        assert "Second choice: dog" in review.text("figure.main figcaption")
+        assert review.text("#labels") == "1 cat given 2 dog second choice 3 fox"
+        assert review.frame.locator("#labels .proposed").count() == 0
+    review.press("p")
+    assert review.decisions() == {"2.jpg": "label:dog"}
+
+
 def test_arrows_move_without_a_decision(open_page: Open) -> None:
     review = open_page()
     review.press("ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft")
@@ -485,7 +532,7 @@ def test_both_is_about_the_pair_where_it_is_loaded(open_page: Open, tmp_path: Pa
         == "none.csv: 1 decision differs from the decisions on this page. Keep the decisions of this page Use the"
         " decisions of the file"
     )
-    other.click("#loaded button:has-text('Take')")
+    other.click("#loaded button:has-text('Use')")
     assert other.decisions() == {"a/1.jpg": "label:dog", "a/1.jpg + n/6.jpg": "none"}
 
 
@@ -658,7 +705,7 @@ def test_undo_reaches_earlier_decisions(open_page: Open, tmp_path: Path) -> None
         == "none.csv: 1 decision differs from the decisions on this page. Keep the decisions of this page Use the"
         " decisions of the file"
     )
-    other.click("#loaded button:has-text('Take')")
+    other.click("#loaded button:has-text('Use')")
     assert other.decisions() == {"a/1.jpg": "none", "n/1.jpg": "none", "n/2.jpg": "none"}
     assert other.progress == "0 of 10 decided"
 
@@ -911,7 +958,10 @@ TABLES: dict[str, tuple[str | bytes, dict[str, str] | str | tuple[str, str]]] = 
         {ONE: "none", PAIR: "both"},
     ),
     "another word with a twin": (f"sha256,decision,twin_sha256\n{ONE},drop,no hash\n", {ONE: "drop"}),
-    "both without a twin": (f"{HEAD}{ONE},both,\n", "is not a SHA-256 hash. With the word"),
+    "both without a twin": (
+        f"{HEAD}{ONE},both,\n",
+        ("is not a SHA-256 hash. The column decision has", "is not a SHA-256 hash. With the word"),
+    ),
     "none with a wrong twin": (f"sha256,decision,twin_sha256\n{ONE},none,x\n", "the column twin_sha256 must have the"),
     "hash": (f"{HEAD}{ONE},,\n\nx,drop,\n", ("row 2: 'x' is not a SHA-256 hash.", 'row 2: "x" is not a SHA-256 hash.')),
     "word": (f"{HEAD}{ONE},keep,\n{TWO},remove,\n", ("row 2: 'remove' is not a", 'row 2: "remove" is not a decision.')),

@@ -154,12 +154,30 @@ def test_arrays_and_columns_of_paths_and_images_are_sequences(tmp_path: Path) ->
     np.testing.assert_array_equal(pixels_of(only(DRAWING[..., 0])), DRAWING[..., :1].repeat(3, 2))  # One gray image.
 
 
+def test_bytes_and_open_files_are_files(tmp_path: Path) -> None:
+    path = file(tmp_path / "a.png", Image.fromarray(DRAWING))
+    with open(path, "rb") as opened:
+        given: list[Any] = [path.read_bytes(), [path.read_bytes()], io.BytesIO(path.read_bytes()), [opened]]
+        for images in given:
+            source = only(images)
+            assert (source.path, source.read()) == ("image 0", path.read_bytes())
+
+
+def test_gray_pixels_may_have_a_channel() -> None:
+    gray = DRAWING[..., :1]
+    np.testing.assert_array_equal(pixels_of(only(gray)), gray.repeat(3, 2))
+    assert len(sources.of_images(np.stack([gray, gray])).sources) == 2
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
         (np.zeros(3), "image 0: is float64 of shape (3,), but pixels must be uint8"),
-        (np.array([["a.jpg", "b.jpg"]]), "image 0: is <U5 of shape (2,), but pixels must be uint8"),
-        (b"\xff\xd8\xff", "image 0: is |S3 of shape (), but pixels must be uint8"),
+        (np.zeros((2, 4, 4), np.uint8), "image 0: is uint8 of shape (2, 4, 4), but pixels must be uint8"),
+        (np.array([["a.jpg", "b.jpg"]]), "image 0: is list, which is not an image. Pass paths of images, the bytes of"),
+        ([None], "image 0: is NoneType, which is not an image. Pass paths of images, the bytes of image files, "),
+        ([[[1], [1, 2]]], "image 0: is list, which is not an image. "),
+        (5, "images=5: must be images. Pass paths of images, the bytes of image files, uint8 arrays of shape (height,"),
         (np.array([], object), "no images given."),
     ],
 )

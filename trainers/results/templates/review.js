@@ -7,6 +7,7 @@
   const DIGITS = "1234567890";
   const STRIP = 6; // Images shown before and after the current one.
   const SHOWN = 5; // Rows and classes in a message.
+  const LIKELY = 0.5; // Issues with this score are counted in reports.
   const COLUMNS = ["sha256", "decision", "label", "path", "given_label", "twin_sha256"];
   const LABELS = ["label", "predicted_label", "proposed_label"]; // The first one with a value is the new label.
   const CHOICES = ["label", "drop", "keep", "both", "none"]; // none: an earlier decision is taken back.
@@ -97,8 +98,16 @@
   const pairOf = (picture, item) => pairsOf(item).find((key) => decisionOf(key) && key.split(" ").includes(picture.sha256));
   const stateOf = (picture, item) => decisionOf(picture.sha256) || decisionOf(pairOf(picture, item));
   const canDropTwin = (item) => isPair(item) && item.twins[0].sha256 !== item.picture.sha256;
-  const proposalOf = (item) =>
-    item.proposed || (itemsOf.get(item.picture.sha256).find((other) => other.proposed) || {}).proposed || null;
+  const proposerOf = (item) => [item, ...itemsOf.get(item.picture.sha256)].find((other) => other.proposed);
+  const proposalOf = (item) => (proposerOf(item) || {}).proposed || null;
+  const isLikely = (item) => item.score === null || item.score >= LIKELY;
+
+  // The audit lists labels that are probably right, too. Their other class is only the second choice: if it looked like a
+  // proposal, a person in a hurry would set it.
+  const isProposed = (item) => {
+    const proposer = proposerOf(item);
+    return Boolean(proposer) && (proposer.kind !== "label" || isLikely(proposer));
+  };
 
   function shown() {
     return items.filter(
@@ -317,7 +326,7 @@
 
   function decoded(bytes) {
     const starts = (...codes) => codes.every((code, i) => bytes[i] === code);
-    if (starts(0x50, 0x4b, 3, 4)) throw new Error("is a workbook or a zip archive. Save its sheet as CSV in UTF-8.");
+    if (starts(0x50, 0x4b, 3, 4)) throw new Error("is a workbook or a zip archive. Save the sheet with the table as a CSV file in UTF-8.");
     if (starts(0x50, 0x41, 0x52, 0x31)) throw new Error("is a Parquet file. Load a CSV.");
     const encoding = starts(0xff, 0xfe) ? "utf-16le" : starts(0xfe, 0xff) ? "utf-16be" : "utf-8";
     try {
@@ -621,7 +630,14 @@
         isMain ? "Given label: " : "Label: ",
         element("span", { class: differs ? "chip differs" : "chip" }, named(picture.label)),
       ),
-      proposal ? element("span", {}, "Proposed: ", element("span", { class: "chip" }, named(proposal))) : null,
+      proposal
+        ? element(
+            "span",
+            {},
+            isProposed(item) ? "Proposed: " : "Second choice: ",
+            element("span", { class: "chip" }, named(proposal)),
+          )
+        : null,
       state(entry),
       element("span", { class: "path" }, ...breakable(picture.path), ` · ${visible(picture.split)}`),
     );
@@ -715,13 +731,14 @@
     const proposal = proposalOf(item);
     at("labels").replaceChildren(
       ...choices(item).map((label, i) => {
-        const note = label === proposal ? "proposed" : label === item.picture.label ? "given" : "";
+        const offered = isProposed(item) ? "proposed" : "second choice";
+        const note = label === proposal ? offered : label === item.picture.label ? "given" : "";
         const isChosen = Boolean(entry) && entry.decision === "label" && entry.label === label;
         const button = element(
           "button",
           {
             type: "button",
-            class: label === proposal ? "proposed" : "",
+            class: label === proposal && isProposed(item) ? "proposed" : "",
             "aria-pressed": String(isChosen),
             "aria-keyshortcuts": label === proposal ? `${DIGITS[i]} p` : DIGITS[i],
           },
@@ -816,6 +833,26 @@
     if (at("copy").open) at("text").value = csv();
   }
 
+  // Tells when to stop. The score of a label error is the probability that the label is wrong, so the sum of the scores is
+  // the number of wrong labels to expect. The scores of other kinds do not tell how many issues are real.
+  function drawLeft(item) {
+    at("left").hidden = !item;
+    if (!item) return;
+    const left = items.filter((other) => other.kind === item.kind && !isDecided(other));
+    const isLabel = item.kind === "label";
+    const bad = isLabel
+      ? Math.round(left.reduce((sum, other) => sum + other.score, 0))
+      : left.filter(isLikely).length;
+    const undecided = counted(left.length, isLabel ? "undecided label" : "undecided issue");
+    const found = isLabel
+      ? bad
+        ? `Probably, about ${bad.toLocaleString("en")} of ${undecided} on this page ${bad === 1 ? "is" : "are"} wrong.`
+        : `Probably, none of ${undecided} on this page is wrong.`
+      : `${bad ? bad.toLocaleString("en") : "None"} of ${undecided} on this page ${bad > 1 ? "have" : "has"} a score of ${LIKELY} or more.`;
+    const advice = bad ? "" : " You can stop, or choose another kind.";
+    at("left").textContent = left.length ? `${titleOf(item.kind)}: ${found}${advice}` : `${titleOf(item.kind)}: all decided.`;
+  }
+
   function drawStorage() {
     at("storage").hidden = !failure;
     at("failure").replaceChildren(...coded(failure));
@@ -872,6 +909,7 @@
     }
     drawKinds();
     drawProgress();
+    drawLeft(isShown ? item : undefined);
     drawStorage();
     drawBanner(all);
     at("position").value = isShown ? String(all.indexOf(item) + 1) : "";

@@ -1,0 +1,1 @@
+"""Show trainings: as a table in notebooks, and in experiment trackers."""
