@@ -43,6 +43,7 @@ class ObjectStore:
     def __init__(self, url: str, patience: Patience = Patience()):
         self.url = url if url.endswith("://") else url.rstrip("/")
         self._patience = patience
+        self._clients: dict[int, tuple[Any, Any]] = {}  # Process -> module and client.
 
     def head(self, path: str) -> Object:
         return self._call(path, lambda obstore, client: _object(path, obstore.head(client, path)))
@@ -113,7 +114,7 @@ class ObjectStore:
         deadline = time.monotonic() + self._patience.retry
         pause = _FIRST_PAUSE
         while True:
-            obstore, client = _client(self.url, self._patience, os.getpid(), _environment())
+            obstore, client = self._client()
             try:
                 return operation(obstore, client)
             except UserError:
@@ -131,6 +132,16 @@ class ObjectStore:
                     ) from error
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _client(self) -> tuple[Any, Any]:
+        process = os.getpid()
+        found = self._clients.get(process)
+        if found is None:
+            found = self._clients[process] = _client(self.url, self._patience, process, _environment())
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_clients": {}}
 
     def _explained(self, path: str, error: Exception) -> UserError | None:
         """Return the error for the user. None: the same request may succeed later."""

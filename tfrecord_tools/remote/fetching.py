@@ -29,7 +29,7 @@ from tfrecord_tools.remote.traffic import Meter
 
 _log = logging.getLogger(__name__)
 
-THREADS = 32  # Requests under way at once. Small records need many, because each waits for the latency.
+THREADS = 64  # Requests under way at once. Small records need many, because each waits for the latency.
 _MOST_BYTES = 8 << 20  # Largest request, unless a record is larger.
 _QUEUED = 2 * THREADS  # Planned requests that are waiting or under way.
 _LEAST_AHEAD = 32 << 20  # Bytes ahead of the readers, if the budget allows.
@@ -41,6 +41,7 @@ _SPARE = 256  # At least this part of the budget is made free at once.
 _RECENT = 60  # Seconds. Records that other processes used in this time are removed last.
 _SILENT = 60.0  # Seconds after which a plan does not count, if another one is in use.
 _TICK = 0.5  # Seconds until the planner looks again, if nobody wakes it up.
+_AGAIN = 3  # Attempts to fetch a record that arrived damaged.
 _PAUSE = 5.0  # Seconds without planned requests after a failed one.
 
 
@@ -367,12 +368,10 @@ class Fetcher:
             row: data[offset : offset + size]
             for row, offset, size in zip(rows.tolist(), offsets, part.size[rows].tolist())
         }
-        for row in [row for row, frame in frames.items() if not _is_valid(frame)]:
-            self._meter.add(retried=1)
-            begin = int(part.offset[row])
-            frames[row] = self._get(shard, begin, begin + int(part.size[row]))
-            if not _is_valid(frames[row]):  # The object in the store is damaged.
-                self._bad.add(row)
+        damaged = [row for row, frame in frames.items() if not _is_valid(frame)]
+        for row in damaged:
+            frames[row] = self._fetched_again(shard, row)
+        if damaged:
             data = memoryview(b"".join(frames.values()))
         if not request.planned:
             request.frames = frames
@@ -382,6 +381,18 @@ class Fetcher:
             except OSError as error:
                 self._disk_failed(error)
                 part.release(rows)
+
+    def _fetched_again(self, shard: int, row: int) -> memoryview:
+        """Fetch a record that arrived damaged. If it is damaged each time, the object in the store is."""
+        begin = int(self.part.offset[row])
+        for attempt in range(_AGAIN):
+            self._meter.add(retried=1)
+            frame = self._get(shard, begin, begin + int(self.part.size[row]))
+            if _is_valid(frame):
+                return frame
+            time.sleep(0.05 * attempt)
+        self._bad.add(row)
+        return frame
 
     def _get(self, shard: int, start: int, end: int) -> memoryview:
         found = self._objects[shard]

@@ -23,7 +23,7 @@ from typing import IO, Any
 from tfrecord_tools.remote.interface import Object, Store, Unreachable
 
 _LENGTH = struct.Struct("<Q")
-_THREADS = 32
+_THREADS = 64
 _first_user = 0  # The process that used obstore first. Forked children of this process cannot use it.
 
 
