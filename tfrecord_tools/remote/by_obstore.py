@@ -1,6 +1,7 @@
 """A store that the package obstore accesses. It is a client in Rust that works without Python's lock.
 
-At 4 MiB per request and 20 ms of delay it needs half of the processor time of s3fs: 0.4 s instead of 0.8 s per GB.
+With 16 requests of 4 MiB at once and 20 ms of delay, two processors read 1,570 MB/s with 0.4 s of processor time per
+GB. With s3fs, they read 442 MB/s with 1.1 s per GB.
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ class Fetcher:
         self._plans: weakref.WeakKeyDictionary[Plan, _Reader] = weakref.WeakKeyDictionary()
         self._current: weakref.ref[Plan] | None = None
         self._failed = 0.0
+        self._error: UserError | None = None
         self._full = False
         self._known_plan: weakref.ref[Plan] | None = None
         self._known = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -93,6 +94,8 @@ class Fetcher:
         while len(absent):
             flags = self.part.flags[absent]
             free = absent[flags == ABSENT]
+            if self._error is not None and self._failed > began:
+                raise self._error  # A planned request has used up the patience.
             if len(free):
                 given |= self._fetch_now(free)
             absent = np.array([row for row in absent.tolist() if row not in given], np.int64)
@@ -350,7 +353,7 @@ class Fetcher:
         except Exception as error:  # noqa: BLE001  Whoever waits for the request raises it.
             request.error = UserError(f"{self._store.url}: {type(error).__name__}: {error}")
         if request.error is not None:
-            self._failed = time.monotonic()
+            self._error, self._failed = request.error, time.monotonic()
             if request.store:
                 self.part.release(request.rows)
         with self._lock:
