@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -32,7 +32,9 @@ from tfrecord_tools.layout.dataset_files import ConvertJson, Rejected
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
 from tfrecord_tools.remote.interface import Changed, Missing
-from tfrecord_tools.remote.opening import Bucket
+
+if TYPE_CHECKING:
+    from tfrecord_tools.remote.opening import Bucket
 
 _SHOWN = 20
 _SHARD_NAME = re.compile(r"\.tfrecord-\d+-of-\d+$")

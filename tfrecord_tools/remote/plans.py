@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +52,7 @@ class Plan:
 
     def __init__(self, sequence: Sequence, rows: np.ndarray):
         self._sequence, self._rows = sequence, rows
+        self._parts: dict[tuple[int, int], Plan] = {}
         self._first, self._ahead = 0, np.zeros(0, np.int64)  # The positions that were computed last.
 
     def upcoming(self, position: int, count: int) -> np.ndarray:
@@ -64,8 +66,11 @@ class Plan:
         return kept[:count]
 
     def within(self, first: int, end: int) -> Plan:
-        """Return this plan for the rows from `first` to `end`, counted from `first`. Positions stay the same."""
-        return _Within(self, first, end)
+        """Return this plan for the rows from `first` to `end`, counted from `first`. Positions stay the same.
+
+        The result is the same object each time, and lives as long as this plan.
+        """
+        return self._parts.setdefault((first, end), _Within(self, first, end))
 
     def next_use(self, rows: np.ndarray, position: int) -> np.ndarray:
         """Return the next position, i64[k], of rows i64[k]. `NEVER`: the plan does not read the row."""
@@ -89,7 +94,8 @@ class Plan:
 
 class _Within(Plan):
     def __init__(self, whole: Plan, first: int, end: int):
-        self._whole, self._first_row, self._end = whole, first, end
+        self._whole = weakref.proxy(whole)  # No cycle: a plan that nobody follows must disappear at once.
+        self._first_row, self._end = first, end
 
     def upcoming(self, position: int, count: int) -> np.ndarray:
         rows = self._whole.upcoming(position, count)

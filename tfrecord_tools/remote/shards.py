@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,14 +185,9 @@ class _Running:
                 columns["length"] + schema.FRAME_BYTES,
             )
             self.fetchers.append(Fetcher(store, split.objects, part, self.space, self.meter))
-        self._plans: weakref.WeakKeyDictionary[Plan, list[Plan]] = weakref.WeakKeyDictionary()
 
     def plans_of(self, plan: Plan, starts: np.ndarray) -> list[Plan]:
         """Return a plan for each part."""
         if len(self.fetchers) == 1:
             return [plan]
-        known = self._plans.get(plan)
-        if known is None:
-            bounds = zip(starts[:-1].tolist(), starts[1:].tolist())
-            known = self._plans.setdefault(plan, [plan.within(first, end) for first, end in bounds])
-        return known
+        return [plan.within(first, end) for first, end in itertools.pairwise(starts.tolist())]
