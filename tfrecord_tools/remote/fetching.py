@@ -8,28 +8,26 @@ nothing is removed for a record that is needed later (Belady 1966).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import os
-import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
+from tfrecord_tools.remote import eviction
 from tfrecord_tools.remote.interface import Object, Store
 from tfrecord_tools.remote.part import ABSENT, PRESENT, Part
 from tfrecord_tools.remote.plans import NEVER, Plan
 from tfrecord_tools.remote.space import Space
+from tfrecord_tools.remote.threads import THREADS, pool
 from tfrecord_tools.remote.traffic import Meter
 
 _log = logging.getLogger(__name__)
 
-THREADS = 64  # Requests under way at once. Small records need many, because each waits for the latency.
 _MOST_BYTES = 8 << 20  # Largest request, unless a record is larger.
 _QUEUED = 2 * THREADS  # Planned requests that are waiting or under way.
 _LEAST_AHEAD = 32 << 20  # Bytes ahead of the readers, if the budget allows.
@@ -72,7 +70,8 @@ class Fetcher:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._planner: threading.Thread | None = None
-        space.members.add(self)
+        with space.locked():
+            space.members.add(self)
         self._mean = float(np.mean(part.cost)) if len(part.cost) else 1.0
 
     # --- Readers ----------------------------------------------------------------------------------------
@@ -152,18 +151,15 @@ class Fetcher:
     @contextlib.contextmanager
     def following(self, plan: Plan, position: int) -> Iterator[None]:
         """Fetch ahead of a position of a plan. In the block, the records at the position are read."""
-        reader = self._plans.get(plan)
-        if reader is None:
+        with self._lock:
             reader = self._plans.setdefault(plan, _Reader())
+            self._current = weakref.ref(plan)
+            if self._planner is None:
+                self._planner = threading.Thread(
+                    target=_plan_ahead, args=(weakref.ref(self), self._wake), daemon=True, name="plan"
+                )
+                self._planner.start()
         reader.enter(position)
-        self._current = weakref.ref(plan)
-        if self._planner is None:
-            with self._lock:
-                if self._planner is None:
-                    self._planner = threading.Thread(
-                        target=_plan_ahead, args=(weakref.ref(self), self._wake), daemon=True, name="plan"
-                    )
-                    self._planner.start()
         self._wake.set()
         try:
             yield
@@ -172,7 +168,8 @@ class Fetcher:
 
     def _positions(self) -> list[tuple[Plan, int]]:
         """Return the plans that are in use, with their positions."""
-        readers = list(self._plans.items())
+        with self._lock:
+            readers = list(self._plans.items())
         latest = max((reader.heard for _, reader in readers), default=0.0)
         return [(plan, reader.position) for plan, reader in readers if reader.heard > latest - _SILENT]
 
@@ -295,23 +292,10 @@ class Fetcher:
         rows, victims = (np.concatenate(arrays) for arrays in list(zip(*present))[1:])
         if not len(rows):
             return
-        far_first = np.argsort(-victims, kind="stable")
-        of, rows, victims = of[far_first], rows[far_first], victims[far_first]
-        sizes = np.empty(len(rows), np.int64)
+        sizes = np.concatenate([member.part.cost[rows] for member, (_, rows, _) in zip(members, present)])
+        removed = eviction.choose(distance, costs - free, victims, sizes, self._space.budget // _SPARE)
         for number, member in enumerate(members):
-            sizes[of == number] = member.part.cost[rows[of == number]]
-        gained = np.cumsum(sizes)
-        # The j-th record to fetch needs the first `count[j]` victims; all of them must be needed later than it is.
-        count = np.minimum(np.searchsorted(gained, np.maximum(costs - free, 0)) + 1, len(rows))
-        fine = np.flatnonzero((victims[count - 1] > distance) | (costs <= free))
-        if not len(fine) or costs[fine[-1]] <= free:
-            return
-        bound = distance[fine[-1]]
-        wanted = costs[fine[-1]] - free + self._space.budget // _SPARE
-        most = min(int(np.searchsorted(gained, wanted)) + 1, len(rows))
-        chosen = victims[:most] > bound
-        for number, member in enumerate(members):
-            member.part.evict(rows[:most][chosen & (of[:most] == number)])
+            member.part.evict(rows[removed[of[removed] == number]])
 
     def present(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all rows in the cache, and how many records are read before each of them."""
@@ -478,39 +462,3 @@ def _plan_ahead(of: weakref.ref[Fetcher], wake: threading.Event) -> None:
         except Exception as error:  # noqa: BLE001  Readers fetch by themselves, and get the error.
             _log.debug("planning failed: %r", error)
         del fetcher
-
-
-class Pool:
-    """The threads of this process that wait for answers. They are started when they are needed."""
-
-    def __init__(self) -> None:
-        self._tasks: queue.PriorityQueue[tuple[bool, int, Callable[[], None]]] = queue.PriorityQueue()
-        self._numbers = itertools.count()
-        self._lock = threading.Lock()
-        self._threads = self._busy = 0
-
-    def put(self, urgent: bool, task: Callable[[], None]) -> None:
-        """Run a task, before all tasks that are not urgent if it is."""
-        with self._lock:
-            self._busy += 1
-            if self._busy > self._threads and self._threads < THREADS:
-                self._threads += 1
-                threading.Thread(target=self._work, daemon=True, name="fetch").start()
-        self._tasks.put((not urgent, next(self._numbers), task))
-
-    def _work(self) -> None:
-        while True:
-            task = self._tasks.get()[2]
-            task()
-            del task
-            with self._lock:
-                self._busy -= 1
-
-
-_pools: dict[int, Pool] = {}
-
-
-def pool() -> Pool:
-    """Return the threads of this process. A forked process has its own."""
-    process = os.getpid()
-    return _pools.get(process) or _pools.setdefault(process, Pool())

@@ -15,10 +15,11 @@ import numpy as np
 
 from tfrecord_tools.layout import schema
 from tfrecord_tools.remote import space as spaces
-from tfrecord_tools.remote.fetching import THREADS, Fetcher
+from tfrecord_tools.remote.fetching import Fetcher
 from tfrecord_tools.remote.interface import Object, Store
 from tfrecord_tools.remote.part import Part
 from tfrecord_tools.remote.plans import Plan
+from tfrecord_tools.remote.threads import THREADS
 from tfrecord_tools.remote.traffic import Estimate, Meter, Traffic
 
 _ATTEMPTS = 5  # A record can be removed between the moment it is there and the moment it is read.
