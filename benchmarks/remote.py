@@ -40,11 +40,13 @@ class Epoch:
 
     Attributes:
         seconds: Length of the epoch.
-        waited: Share of it in which the reader waited for records.
+        reading: Share of it in which the reader read records, with the wait for those that were not there.
+        waited: Share of it in which the reader waited for records that were not there.
         traffic: Bytes and requests.
     """
 
     seconds: float
+    reading: float
     waited: float
     traffic: Traffic
 
@@ -74,16 +76,17 @@ def read_epoch(records: Records, order: Order, epoch: int, pace: float) -> Epoch
     """Read an epoch with at most `pace` images/s."""
     assert records.remote is not None
     before = records.remote.traffic
-    reading, waited = records.plan(order), 0.0
+    reading, read = records.plan(order), 0.0
     began = time.perf_counter()
     for step, position in enumerate(range(epoch * len(records), (epoch + 1) * len(records), _BATCH)):
-        time.sleep(max(0.0, began + waited + step * _BATCH / pace - time.perf_counter()))
+        time.sleep(max(0.0, began + read + step * _BATCH / pace - time.perf_counter()))
         start = time.perf_counter()
         with reading(position):
             records.serialized_batch(order[position + np.arange(_BATCH)])
-        waited += time.perf_counter() - start
+        read += time.perf_counter() - start
     seconds = time.perf_counter() - began
-    return Epoch(seconds, waited / seconds, records.remote.traffic - before)
+    traffic = records.remote.traffic - before
+    return Epoch(seconds, read / seconds, traffic.waited / seconds, traffic)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -102,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
             f" {given.pace:,.0f} images/s wanted"
         )
         print(
-            f"{'MB/s':>6} {'order':<22} {'waited':>7} {'images/s':>9} {'bytes/data':>11} {'requests':>9} {'in time':>8}"
+            f"{'MB/s':>6} {'order':<22} {'waited':>7} {'reading':>8} {'images/s':>9} {'bytes/data':>11} {'requests':>9} {'in time':>8}"
         )
         for mb_per_s in map(float, given.mb_per_s):
             with store(root / "bucket", given.latency_ms, mb_per_s):
@@ -118,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
                     epoch = read_epoch(records, order, 1, given.pace)
                     shown = f"Blocks(block={given.block})" if name == "Blocks" else name
                     print(
-                        f"{mb_per_s:>6g} {shown:<22} {epoch.waited:>7.1%} {count / epoch.seconds:>9,.0f}"
+                        f"{mb_per_s:>6g} {shown:<22} {epoch.waited:>7.1%} {epoch.reading:>8.1%} {count / epoch.seconds:>9,.0f}"
                         f" {epoch.traffic.bytes / size:>11.3f} {epoch.traffic.requests:>9,}"
                         f" {epoch.traffic.hit_rate:>8.1%}",
                         flush=True,

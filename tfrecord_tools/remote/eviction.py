@@ -8,7 +8,9 @@ import numpy as np
 def choose(
     distance: np.ndarray, missing: np.ndarray, victim_distance: np.ndarray, victim_bytes: np.ndarray, spare: int
 ) -> np.ndarray:
-    """Return the indexes of records to remove, i64[m]. Each is needed later than all records that get its room.
+    """Return the indexes of records to remove, i64[m].
+
+    Each of them is needed later than all records that are fetched instead.
 
     Args:
         distance: i64[k], number of reads before each record to fetch, in ascending order. At least one record.
