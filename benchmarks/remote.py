@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools.base import command
+from tfrecord_tools.base import command, tabular
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.order import Blocks, Order, Shuffled
 from tfrecord_tools.records import Records, open_dataset
@@ -89,43 +89,44 @@ def read_epoch(records: Records, order: Order, epoch: int, pace: float) -> Epoch
     return Epoch(seconds, read / seconds, traffic.waited / seconds, traffic)
 
 
+def measure(out: Path, cache_dir: Path, share: float, order_name: str, block: int, pace: float) -> tuple[str, ...]:
+    """Read two epochs of the copy of a dataset in the bucket. Return the cells of the second one."""
+    size = sum(path.stat().st_size for path in out.glob("*.tfrecord-*"))
+    data = open_dataset(f"s3://{_BUCKET}/{out.name}", cache_dir=cache_dir, cache_bytes=int(share * size))
+    records = data.records(*data.splits)
+    blocks = order_name == "Blocks"
+    order = Blocks(len(records), 0, block) if blocks else Shuffled(len(records), 0)
+    read_epoch(records, order, 0, pace)
+    epoch = read_epoch(records, order, 1, pace)
+    return (
+        f"Blocks(block={block})" if blocks else order_name,
+        f"{epoch.waited:.1%}",
+        f"{epoch.reading:.1%}",
+        f"{len(records) / epoch.seconds:,.0f}",
+        f"{epoch.traffic.bytes / size:.3f}",
+        f"{epoch.traffic.requests:,}",
+        f"{epoch.traffic.hit_rate:.1%}",
+    )
+
+
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     given = flags.FLAGS
+    rows = [("MB/s", "order", "waited", "reading", "images/s", "bytes/data", "requests", "in time")]
     with tempfile.TemporaryDirectory() as work:
         root = Path(work)
         common.copy_photos(Path(given.photos), root / "photos", _TIMES)
-        out = root / "bucket" / _BUCKET / "pets"
+        out = root / "store" / _BUCKET / "pets"
         out.parent.mkdir(parents=True)
         convert(ConvertConfig(src=str(root / "photos"), out=str(out)), log=lambda line: None)
-        splits = tuple(open_dataset(out).splits)
-        size = sum(path.stat().st_size for path in out.glob("*.tfrecord-*"))
-        print(
-            f"{size / 1e6:,.0f} MB, a cache of {given.cache:.0%}, {given.latency_ms:g} ms per request,"
-            f" {given.pace:,.0f} images/s wanted"
-        )
-        print(
-            f"{'MB/s':>6} {'order':<22} {'waited':>7} {'reading':>8} {'images/s':>9} {'bytes/data':>11} {'requests':>9} {'in time':>8}"
-        )
         for mb_per_s in map(float, given.mb_per_s):
-            with store(root / "bucket", given.latency_ms, mb_per_s):
+            with store(root / "store", given.latency_ms, mb_per_s):
                 for name in ("Blocks", "Shuffled"):
-                    records = open_dataset(
-                        f"s3://{_BUCKET}/pets",
-                        cache_dir=root / f"{name}{mb_per_s}",
-                        cache_bytes=int(given.cache * size),
-                    ).records(*splits)
-                    count = len(records)
-                    order = Blocks(count, 0, given.block) if name == "Blocks" else Shuffled(count, 0)
-                    read_epoch(records, order, 0, given.pace)
-                    epoch = read_epoch(records, order, 1, given.pace)
-                    shown = f"Blocks(block={given.block})" if name == "Blocks" else name
-                    print(
-                        f"{mb_per_s:>6g} {shown:<22} {epoch.waited:>7.1%} {epoch.reading:>8.1%} {count / epoch.seconds:>9,.0f}"
-                        f" {epoch.traffic.bytes / size:>11.3f} {epoch.traffic.requests:>9,}"
-                        f" {epoch.traffic.hit_rate:>8.1%}",
-                        flush=True,
-                    )
+                    cache_dir = root / f"{name}{mb_per_s}"
+                    cells = measure(out, cache_dir, given.cache, name, given.block, given.pace)
+                    rows.append((f"{mb_per_s:g}", *cells))
+    for line in tabular.aligned(rows, left=[1]):
+        print(line)
 
 
 if __name__ == "__main__":
