@@ -1,7 +1,9 @@
 """Measure time and memory to open a simulated index of 10^3, 10^5 and 10^7 rows.
 
-The shards are sparse files of the right length. The index is opened and the order of the first batch is computed.
-Reading that batch is not measured, because its time does not depend on the number of records.
+The dataset is opened in one and in several processes. The index has the columns that opening reads, with sizes and
+labels as in real datasets. The shards are sparse files of the right length. The order of the first batch is computed.
+Reading that batch is not measured, because its time does not depend on the number of records. The files are in the page
+cache.
 """
 
 from __future__ import annotations
@@ -10,78 +12,159 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import flags
 
-from benchmarks import common
-from tfrecord_tools import dataset, order
+from tfrecord_tools import order
 from tfrecord_tools.base import command
 from tfrecord_tools.conversion import plan
 from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.schema import FRAME_BYTES
+from tfrecord_tools.records import open_dataset
 
-_SHARD_RECORDS = 1_000_000
-_LENGTH = 20_000
+_CLASSES = 1000
+_MEAN_BYTES = 110_000
+_BLOCK = 1 << 20
+_barrier: Barrier | None = None
 
 
-def simulate(directory: Path, rows: int) -> None:
-    """Write the index of `rows` records of equal length, and shards without content."""
-    shards = -(-rows // _SHARD_RECORDS)
-    counts = [min(_SHARD_RECORDS, rows - shard * _SHARD_RECORDS) for shard in range(shards)]
-    schema = index._schema()
-    with pq.ParquetWriter(directory / index.FILE_NAME, schema) as writer:
-        for shard, count in enumerate(counts):
-            numbers = np.arange(count)
-            zeros = np.zeros(count, np.int64)
+class Opened(NamedTuple):
+    """Seconds to open and to compute the first batch's order, and growth of own memory in bytes."""
+
+    seconds: float
+    first_batch: float
+    private: int
+
+
+class Memory(NamedTuple):
+    """Memory of a process in bytes: its own, what it has with others, and its own plus its share of that."""
+
+    private: int
+    shared: int
+    share: int
+
+
+def simulate(directory: Path, rows: int, shard_rows: int) -> None:
+    """Write the index of `rows` records of one split, and shards without content."""
+    shards = -(-rows // shard_rows)
+    rng, schema = np.random.default_rng(0), index._schema()
+    with pq.ParquetWriter(directory / index.FILE_NAME, schema, use_dictionary=index._REPEATED) as writer:
+        for shard in range(shards):
+            count = min(shard_rows, rows - shard * shard_rows)
+            length = rng.integers(_MEAN_BYTES // 2, _MEAN_BYTES * 3 // 2, count)
+            ends = np.cumsum(length + FRAME_BYTES)
             columns = {
-                "split": ["train"] * count, "shard": zeros + shard, "offset": numbers * (_LENGTH + FRAME_BYTES),
-                "length": zeros + _LENGTH, "label": numbers % 2, "path": [""] * count, "group": zeros,
-                "sha256": [bytes(32)] * count, "bytes": zeros, "type": ["JPEG"] * count, "height": zeros,
-                "width": zeros,
-                "source_sha256": [bytes(32)] * count, "source_type": ["JPEG"] * count, "changes": [""] * count,
-                "findings": [""] * count, "lowest": np.zeros(count), "highest": np.zeros(count),
+                "split": "train", "shard": np.full(count, shard, np.int32), "offset": ends - length - FRAME_BYTES,
+                "length": length, "label": rng.integers(0, _CLASSES, count),
             }  # fmt: skip
-            writer.write_table(pa.table(columns, schema=schema))
+            arrays = [_column(columns.get(field.name), field.type, count) for field in schema]
+            writer.write_table(pa.table(arrays, schema=schema), row_group_size=count)
             with open(directory / dataset_files.shard_name("simulated", "train", shard, shards), "wb") as file:
-                file.truncate(count * (_LENGTH + FRAME_BYTES))
+                file.truncate(ends[-1])
     facts = {
         "digest": "", "name": "simulated", "config": {"format_version": plan.FORMAT_VERSION, "store": "original"},
-        "classes": [{"label": i, "name": name, "train": 0} for i, name in enumerate(("cats", "dogs"))],
+        "classes": [{"label": i, "name": str(i), "train": 0} for i in range(_CLASSES)],
         "splits": {"train": {"records": rows, "shards": shards}},
     }  # fmt: skip
     (directory / dataset_files.CONVERT_JSON).write_text(json.dumps(facts))
 
 
-def measure(directory: Path) -> tuple[float, float, int]:
-    """Return seconds to open, seconds to compute the first batch's order, and growth of memory in bytes."""
-    before = common.peak_bytes()
-    start = time.perf_counter()
-    records = dataset.open(directory).records("train")
+def _column(values: Any, kind: pa.DataType, count: int) -> pa.Array:
+    """Return a column; a text stands for a constant, and None for unknown values."""
+    if values is None:
+        return pa.nulls(count, kind)
+    if isinstance(values, str):
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([values]))
+    return pa.array(values, kind)
+
+
+def measure(directory: Path) -> Opened:
+    """Open the dataset in this process, which has done nothing before."""
+    before, start = memory().private, time.perf_counter()
+    records = open_dataset(directory).records("train")
     opened = time.perf_counter()
     order.Shuffled(len(records), 0)[order.batch_positions(0, 32)]
-    return opened - start, time.perf_counter() - opened, common.peak_bytes() - before
+    return Opened(opened - start, time.perf_counter() - opened, memory().private - before)
+
+
+def use_all(directory: Path) -> Memory:
+    """Open the dataset, use all positions and labels, and return how much memory grew while all do this."""
+    assert _barrier is not None
+    _barrier.wait()
+    before = memory()
+    _barrier.wait()
+    records = open_dataset(directory).records("train")
+    for start in range(0, len(records), _BLOCK):
+        numbers = np.arange(start, min(start + _BLOCK, len(records)))
+        records._frames(numbers).sizes.sum()
+    np.bincount(records.labels)
+    _barrier.wait()
+    after = memory()
+    _barrier.wait()
+    return Memory(*(now - then for now, then in zip(after, before)))
+
+
+def memory() -> Memory:
+    """Return the memory of this process."""
+    fields = dict.fromkeys(("Private_Clean", "Private_Dirty", "Shared_Clean", "Shared_Dirty", "Pss"), 0)
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
+        name, value = line.split(":")
+        if name in fields:
+            fields[name] = int(value.split()[0]) * 1024
+    private_clean, private_dirty, shared_clean, shared_dirty, share = fields.values()
+    return Memory(private_clean + private_dirty, shared_clean + shared_dirty, share)
+
+
+def _keep(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def in_new_processes(count: int, function: Callable[[Path], Any], directory: Path) -> list[Any]:
+    """Call a function in new processes at the same time."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, initializer=_keep, initargs=(context.Barrier(count),)) as pool:
+        return list(pool.map(function, [directory] * count))
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    print(f"{'rows':>12} {'open':>10} {'first batch':>14} {'memory':>24}")
-    for rows in map(int, flags.FLAGS.rows):
-        with (
-            tempfile.TemporaryDirectory() as work,
-            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-        ):
-            simulate(Path(work), rows)
-            opened, first, grown = pool.submit(measure, Path(work)).result()
-        memory = f"{grown / 1e6:,.0f} MB, {grown / rows:,.0f} B per row"
-        print(f"{rows:>12,} {opened:>8.2f} s {first * 1e3:>11.2f} ms {memory:>24}")
+    given = flags.FLAGS
+    for rows in map(int, given.rows):
+        with tempfile.TemporaryDirectory(dir=given.work) as work:
+            simulate(Path(work), rows, given.rows_a_shard)
+            show(Path(work), rows, given.processes)
+
+
+def show(directory: Path, rows: int, processes: int) -> None:
+    print(f"{rows:,} rows in {len(list(directory.glob('*.tfrecord-*'))):,} shards")
+    for name in ("first", "second", "third"):
+        opened: Opened = in_new_processes(1, measure, directory)[0]
+        print(
+            f"  opened for the {name} time in {opened.seconds:.3f} s; first batch {opened.first_batch * 1e3:.2f} ms;"
+            f" memory of the process alone {opened.private / 1e6:,.1f} MB"
+        )
+    maps = sum(path.stat().st_size for path in directory.glob(".records-*.map"))
+    print(f"  map: {maps / 1e6:,.1f} MB, {maps / rows:.2f} bytes per row")
+    used: list[Memory] = in_new_processes(processes, use_all, directory)
+    private, shared, share = (np.array(column) / 1e6 for column in zip(*used))
+    print(
+        f"  {processes} processes that use all positions and labels: each grew by {private.max():,.1f} MB of its own"
+        f" and {shared.max():,.1f} MB that it has with others; together {share.sum():,.1f} MB"
+    )
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("rows", ["1000", "100000", "10000000"], "Row counts of the index. Each count is measured.")
+    flags.DEFINE_integer("rows_a_shard", 10_000, "Number of records per shard, and of rows per row group of the index.")
+    flags.DEFINE_integer("processes", 4, "Number of processes that open the dataset at the same time.")
+    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the temporary directory of the system.")
     command.run(main)

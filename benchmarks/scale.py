@@ -6,7 +6,6 @@ as real ones. The plan has a million shards. The order is computed at positions 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import tempfile
 import time
@@ -27,9 +26,8 @@ from tfrecord_tools import order
 from tfrecord_tools.base import command
 from tfrecord_tools.conversion import plan
 from tfrecord_tools.convert import ConvertConfig
-from tfrecord_tools.layout import dataset_files, index
+from tfrecord_tools.layout import index
 from tfrecord_tools.layout.schema import FRAME_BYTES
-from tfrecord_tools.records import open_dataset
 
 _CLASSES = 1000
 _MEAN_BYTES = 110_000  # Mean size of ImageNet's images.
@@ -132,30 +130,6 @@ def read_shard(path: Path) -> Read:
     return Read(first - start, time.perf_counter() - first, common.peak_bytes() - before)
 
 
-def open_split(directory: Path, rows: int, shard_rows: int) -> tuple[float, int]:
-    """Open all records of the split as trainings do; return seconds and memory. Shards are sparse files."""
-    shards = -(-rows // shard_rows)
-    file = pq.ParquetFile(directory / index.FILE_NAME)
-    for shard in range(shards):
-        last = file.read_row_group(shard, ["offset", "length"]).slice(-1 + min(shard_rows, rows - shard * shard_rows))
-        end = last.column("offset")[0].as_py() + last.column("length")[0].as_py() + FRAME_BYTES
-        with open(directory / dataset_files.shard_name("simulated", "train", shard, shards), "wb") as shard_file:
-            shard_file.truncate(end)
-    facts = {
-        "digest": "", "name": "simulated", "config": {"format_version": plan.FORMAT_VERSION, "store": "original"},
-        "classes": [{"label": i, "name": str(i), "train": 0} for i in range(_CLASSES)],
-        "splits": {"train": {"records": rows, "shards": shards}},
-    }  # fmt: skip
-    (directory / dataset_files.CONVERT_JSON).write_text(json.dumps(facts))
-    return in_new_process(_measure_open, directory)
-
-
-def _measure_open(directory: Path) -> tuple[float, int]:
-    before, start = common.peak_bytes(), time.perf_counter()
-    open_dataset(directory).records("train")
-    return time.perf_counter() - start, common.peak_bytes() - before
-
-
 def plan_shards(images: int, shard_bytes: int | None, shards: int | None) -> Planned:
     """Plan simulated images with a given size or number of shards."""
     config = ConvertConfig(src="simulated", shard_bytes=shard_bytes, shards=shards)
@@ -240,11 +214,6 @@ def show_index(directory: Path, given: Any) -> None:
         f"  rows of one shard: {read.first_seconds * 1e3:,.1f} ms with the footer, {read.next_seconds * 1e3:,.1f} ms"
         f" without; {read.bytes / 1e6:,.1f} MB of memory"
     )
-    if rows <= given.open_rows:
-        seconds, grown = open_split(directory, rows, shard_rows)
-        print(f"  open the whole split: {seconds:.2f} s, {grown / 1e6:,.0f} MB, {grown / rows:.0f} B per row")
-    else:
-        print(f"  open the whole split: not measured, more rows than --open_rows={given.open_rows:,}")
 
 
 def show_plan(images: int) -> None:
@@ -280,11 +249,6 @@ if __name__ == "__main__":
         "rows_a_shard",
         _SHARD_RECORDS,
         "Number of records per shard. A row group of the index has the same number of rows.",
-    )
-    flags.DEFINE_integer(
-        "open_rows",
-        20_000_000,
-        "Open the whole split only if the index has at most this number of rows. Each row needs 80 bytes of memory.",
     )
     flags.DEFINE_integer(
         "images", 2_000_000, "Number of images in the plan. The plan has one shard for every two images."

@@ -47,7 +47,7 @@ class Bench:
         count, size = self._facts_of(photos)
         arguments = {
             "photos": source, "work": self._work / contender.name / photos, "size": self._given.image_size,
-            "batch": self._given.batch_size, "images": self._given.images, "side": self._given.side,
+            "batch": self._given.batch_size, "images": self._given.images, "side": self._side(photos),
             "step": self._given.step, "weights": Path(self._given.weights).resolve() if self._given.weights else "",
             "model": self._trained() if row in ("predict", "predict_one", "model", "one_call") else "",
         }  # fmt: skip
@@ -56,6 +56,10 @@ class Bench:
             facts = {"images": count, "share": outcome.figures["bytes"] / size}
             return Outcome(figures={**outcome.figures, **facts})
         return outcome
+
+    def _side(self, photos: str) -> int:
+        """Return the side of prepared images. They already have the size at which they are read."""
+        return int(self._given.image_size if photos == "squares" else self._given.side)
 
     def _source(self, photos: str) -> Path:
         if photos not in self.photos:
@@ -76,8 +80,8 @@ class Bench:
         common.copy_photos(self.photos["photos"], directory, self._given.times)
 
     def _make_squares(self, directory: Path) -> None:
-        """Stretch each photograph to a square of `--side` pixels, as a JPEG of quality 95 with full colors."""
-        side = self._given.side
+        """Stretch each photograph to a square of `--image_size` pixels: a JPEG of quality 95 with full colors."""
+        side = self._side("squares")
         for path in sorted(self.photos["photos"].rglob("*.jpg")):
             folder = directory / path.parent.relative_to(self.photos["photos"])
             folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +194,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("write", None, "Markdown page with a place for the table. Default: the table is only printed.")
     flags.DEFINE_integer("batch_size", 20, "Number of images per batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width of decoded images in pixels.")
-    flags.DEFINE_integer("side", 160, "Height and width of prepared images, and of the input of networks, in pixels.")
+    flags.DEFINE_integer("side", 160, "Height and width of the input of networks, in pixels.")
     flags.DEFINE_integer("images", 2000, "Number of images to read in each measurement.")
     flags.DEFINE_integer("times", 10, "Number of copies of each photograph that are converted.")
     flags.DEFINE_integer("step", 500, "Number of the batch at which reading is resumed.")

@@ -7,8 +7,9 @@ of the images show their classes and, if there are any, their splits:
     cat_dog_img/cats/1.jpg          class/image; a validation split is made automatically
     cat_dog_img/cat.1.jpg           the class in the name of the file
 
---src may also be a zip or tar archive of such a directory, a CSV or Parquet manifest, or a CSV of pixels. Every image
-is verified. JPEG and PNG files are stored byte for byte. If the command is stopped, run it again: it continues.
+--src may also be a zip or tar archive of such a directory, a CSV or Parquet manifest, a CSV of pixels, Parquet files of
+Hugging Face, or tar files of webdataset. Every image is verified. JPEG and PNG files are stored byte for byte. If the
+command is stopped, run it again: it continues.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from tfrecord_tools.layout import dataset_files, decisions, index, metadata
 from tfrecord_tools.layout.dataset_files import ConvertJson, Shard, dataset_name
 from tfrecord_tools.layout.decisions import Decisions
 from tfrecord_tools.records import Dataset, open_dataset
-from tfrecord_tools.sources import relabel, stores
+from tfrecord_tools.sources import file_sets, relabel, stores
 from tfrecord_tools.sources.relabel import NewLabel
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 
@@ -218,7 +219,8 @@ def convert_images(
     every process pool in Python; a notebook does not.
 
     Args:
-        src: The images: a directory, a URL, an archive, a manifest or a CSV of pixels.
+        src: The images: a directory, a URL, an archive, a manifest, a CSV of pixels, or a pattern of Parquet or tar
+            files.
         log: Receives the lines for the user.
         **settings: The other flags of the command, with the same names. `ConvertConfig` explains them.
 
@@ -450,7 +452,12 @@ def _canonical(src: str) -> str:
 
 
 def _stem(path: str) -> str:
-    """Return the name of a source without the ending of an archive or a table."""
+    """Return the name of a source without the ending of an archive or a table.
+
+    For a pattern of several files, return the name of their directory.
+    """
+    if file_sets.is_pattern(path):
+        path = file_sets.root_of(path)
     name = os.path.basename(path)
     return os.path.splitext(name)[0] if os.path.isfile(path) else name
 
@@ -520,7 +527,9 @@ def define_flags() -> None:
         "src",
         None,
         "The images: a directory, a URL such as s3://bucket/images, a zip or tar archive, a CSV or Parquet file that"
-        " lists images (a manifest), or a CSV file with pixel values.",
+        " lists images (a manifest), a CSV file with pixel values, Parquet files of Hugging Face, or tar files of"
+        " webdataset. Several Parquet or tar files can be given as a directory or as a pattern such as"
+        " 'data/train-*.parquet' or 'train-{000000..000012}.tar'.",
     )
     usage.define_path("out", default["out"], "Local directory to write.")
     source_flags.define_source_flags()

@@ -20,6 +20,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # function is weaker than theirs, so we use 8.
 _ROUNDS = 8
 _SEARCHED = 65_536
+_BLOCK = 1 << 18  # Labels that `Balanced` sorts at once.
 
 
 def hash64(*values: int | np.ndarray) -> np.ndarray:
@@ -230,8 +231,8 @@ class Balanced(Order):
         super().__init__(len(labels))
         check_whole(seed=seed)
         self._seed = seed
-        self._records = np.argsort(labels, kind="stable")
-        _, self._starts, self._counts = np.unique(labels[self._records], return_index=True, return_counts=True)
+        self._records, self._counts = _by_label(labels)
+        self._starts = np.cumsum(self._counts) - self._counts
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         turns, offsets = np.divmod(positions, len(self._counts))
@@ -264,6 +265,33 @@ class Balanced(Order):
             within = unpermute(within, count, self._seed, 5, number, epochs[of_class])
             turns[of_class] = epochs[of_class] * count + within
         return turns * classes_count + unpermute(classes, classes_count, self._seed, 4, turns)
+
+
+def _by_label(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort record numbers by label.
+
+    The result has 4 bytes per record, and nothing else in memory has the size of the labels: there may be 10^8.
+
+    Args:
+        labels: i64[n].
+
+    Returns:
+        (record numbers [n], ascending within a label; i64[k], the count of each of the k labels that occur)
+    """
+    starts = range(0, len(labels), _BLOCK)
+    parts = [np.unique(labels[start : start + _BLOCK], return_counts=True) for start in starts]
+    values = np.unique(np.concatenate([labels[:0], *(found for found, _ in parts)]))
+    counts = np.zeros(len(values), np.int64)
+    for found, times in parts:
+        counts[values.searchsorted(found)] += times
+    records = np.empty(len(labels), np.uint32 if len(labels) < 1 << 32 else np.int64)
+    ends = np.cumsum(counts) - counts  # The end of the numbers of each label that are stored already.
+    for start, (found, times) in zip(starts, parts):
+        of_label = values.searchsorted(found)
+        positions = np.repeat(ends[of_label] - (np.cumsum(times) - times), times) + np.arange(times.sum())
+        records[positions] = start + np.argsort(labels[start : start + _BLOCK], kind="stable")
+        ends[of_label] += times
+    return records, counts
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -15,7 +15,7 @@ import operator
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,8 +24,9 @@ import numpy as np
 from tfrecord_tools.base import files, words
 from tfrecord_tools.base.checks import check_fraction, check_whole
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
-from tfrecord_tools.layout import dataset_files, index, schema
+from tfrecord_tools.layout import dataset_files, index, map_files, schema
 from tfrecord_tools.layout.dataset_files import partial_of
+from tfrecord_tools.layout.record_map import Frames, JoinedMaps, RecordMap
 from tfrecord_tools.layout.schema import Example, Keys
 from tfrecord_tools.layout.shard_files import ShardFiles
 
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 _HOLD_OUT = 2
 _READ_AHEAD = 1 << 18  # Records are read up to about this number of bytes before they are decoded.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
-_COLUMNS = ("shard", "offset", "length", "label")
+_BLOCK = 1 << 18  # Where all records are visited, the numbers of this many records are in memory at once.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Dataset:
         raw_size: Height and width in pixels of images that are stored as raw pixels, u8[h w 3]. None: images are
             encoded.
         keys: Names of the features that hold image, label and path.
+        cache_dir: As in `open_dataset`.
         bucket: Where the shards are. None: in `directory`. If the dataset is in a bucket, `directory` is its directory
             in the cache.
     """
@@ -71,6 +73,7 @@ class Dataset:
     digest: str
     raw_size: int | None = None
     keys: Keys = schema.OURS
+    cache_dir: Path | None = None
     bucket: Bucket | None = None
 
     @property
@@ -101,7 +104,8 @@ class Dataset:
     def records(self, split: str, *others: str) -> Records:
         """Open the records of a split, or of several splits one after the other.
 
-        Only the rows of these splits are read from the index (records.parquet).
+        A split with more than 100,000 records is read from the index (records.parquet) only once. A file keeps the
+        positions and labels, and all processes map this file into memory (see `open_dataset`).
 
         Args:
             split: "train", "validation" or "test", if the dataset has that split.
@@ -114,43 +118,28 @@ class Dataset:
         for name in splits:
             if name not in self.splits:
                 raise UserError(f"{self.location}: split {name!r} does not exist. Splits: {', '.join(self.splits)}.")
-        names, parts = [self._shard_names(name) for name in splits], [self._columns(name) for name in splits]
-        columns = parts[0] if len(parts) == 1 else _joined(parts, [len(shards) for shards in names])
-        records = Records(
-            str(self.directory / index.FILE_NAME),
-            splits,
-            self._shards(splits, names, parts),
-            columns,
-            np.flatnonzero(columns["label"] != index.LEFT_OUT),
-            self.raw_size,
-            self.keys,
-        )
-        records.check_shards()
+        maps = [self._map(name) for name in splits]
+        joined = maps[0] if len(maps) == 1 else JoinedMaps(maps)
+        shards = self._shards(splits, maps)
+        path = str(self.directory / index.FILE_NAME)
+        records = Records(path, splits, shards, joined, raw_size=self.raw_size, keys=self.keys)
+        records.check_shards(lengths=not joined.checked_recently)
         return records
 
-    def _shards(
-        self, splits: Sequence[str], names: Sequence[Sequence[str]], parts: Sequence[Mapping[str, np.ndarray]]
-    ) -> ShardFiles | RemoteShards:
-        if self.bucket is None:
-            return ShardFiles([str(self.directory / name) for shards in names for name in shards])
-        return self.bucket.shards(dict(zip(splits, names)), dict(zip(splits, parts)))
+    def _shards(self, splits: Sequence[str], maps: Sequence[RecordMap]) -> ShardFiles | RemoteShards:
+        names = {split: self._shard_names(split) for split in splits}
+        if self.bucket is not None:
+            return self.bucket.shards(names, {split: one.all_frames() for split, one in zip(splits, maps)})
+        return ShardFiles([str(self.directory / name) for split in splits for name in names[split]])
 
     def _shard_names(self, split: str) -> list[str]:
         total = self.shards[split]
         return [dataset_files.shard_name(self.name, split, i, total) for i in range(total)]
 
-    def _columns(self, split: str) -> dict[str, np.ndarray]:
-        table = index.read(self.directory / index.FILE_NAME, _COLUMNS, split)
-        return {name: table.column(name).to_numpy() for name in _COLUMNS}
-
-
-def _joined(parts: Sequence[Mapping[str, np.ndarray]], shards: Sequence[int]) -> dict[str, np.ndarray]:
-    """Join the columns of several splits for `Records`; `shards`: number of shards of each split."""
-    sizes = [len(part["label"]) for part in parts]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
-    columns["shard"] = columns["shard"] + np.repeat(np.cumsum([0, *shards])[:-1], sizes)
-    columns["split"] = np.repeat(np.arange(len(parts), dtype=np.int8), sizes)
-    return columns
+    def _map(self, split: str) -> RecordMap:
+        path = self.directory / index.FILE_NAME
+        source = map_files.Source(path, split, self.shards[split], self.digest, self.cache_dir)
+        return map_files.open_map(source, self.splits[split])
 
 
 class Sequenced(Protocol):
@@ -214,12 +203,11 @@ class Records:
     """The records of one or several splits, or a selection of them, with `len(records)` and `records[i]`.
 
     It works directly as a map-style dataset of PyTorch and as a random-access data source of Grain. It can be pickled,
-    and used after a fork and in several threads. The columns are numpy arrays, so forked workers use the same copy of
-    them in memory. With Python lists, each worker would get its own copy: reading an item changes the item's reference
-    count, and the system copies all memory that changes.
+    and used after a fork and in several threads. All processes use the same copy of the positions and labels in memory:
+    numpy arrays, or a file if there are many records. With Python lists, each worker would get its own copy: reading an
+    item changes the item's reference count, and the system copies all memory that changes.
 
     Attributes:
-        labels: i64[n], the label of each record.
         corrupt: Record number -> message, for the corrupt records that `get_or_none` has met so far.
         failure: The message of the UserError that `get_or_none` raised, else "". It is kept here because
             TensorFlow hides an error that is raised inside `tf.data`.
@@ -234,8 +222,8 @@ class Records:
         index_path: str,
         splits: Sequence[str],
         shards: ShardFiles | RemoteShards,
-        columns: Mapping[str, np.ndarray],
-        rows: np.ndarray,
+        records: RecordMap | JoinedMaps,
+        chosen: np.ndarray | None = None,
         raw_size: int | None = None,
         keys: Keys = schema.OURS,
     ):
@@ -245,29 +233,36 @@ class Records:
             index_path: Path of the index. Source paths are read from it when they are needed.
             splits: Names of the splits.
             shards: The shards, one split after the other.
-            columns: Columns shard, offset, length and label of *all* records of the splits, one split after the other.
-                Each has one value per record. If there are several splits, there is one more column, split: i8, the
-                index of the record's split in `splits`, in ascending order.
-            rows: i64[n], the rows of these columns that belong to this object.
+            records: Positions and labels of *all* records of the splits, one split after the other.
+            chosen: i64[n], the numbers of the records that belong to this object. None: all records.
             raw_size: As in `Dataset`.
             keys: As in `Dataset`.
         """
         self._index_path = index_path
         self._splits = tuple(splits)
         self._shards = shards
-        self._all = columns
-        self._rows = rows
+        self._map = records
+        self._chosen = chosen
+        self._count = len(records) if chosen is None else len(chosen)
+        self._labels: np.ndarray | None = None
         self.raw_size = raw_size
         self.keys = keys
-        self._shard = columns["shard"][rows]
-        self._offset = columns["offset"][rows]
-        self._frame_bytes = columns["length"][rows] + schema.FRAME_BYTES
-        self.labels = columns["label"][rows].astype(np.int64)
         self.corrupt: dict[int, str] = {}
         self.failure = ""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_labels": None}
+
+    @property
+    def labels(self) -> np.ndarray:
+        """i64[n], the label of each record. The array cannot be written."""
+        if self._labels is None:
+            self._labels = self._map.labels if self._chosen is None else self._map.labels_of(self._chosen)
+            self._labels.setflags(write=False)
+        return self._labels
 
     @property
     def split(self) -> str:
@@ -286,18 +281,37 @@ class Records:
         If there are several splits, the positions do not start again at 0: the second split continues after the last
         record of the first.
         """
-        return self._rows
+        return self._map.rows_of(self._in_map(slice(None)))
 
     @property
     def places(self) -> tuple[list[str], np.ndarray]:
         """Two values: the split of each record, and i64[n], the position of each record in its split.
 
         Positions follow the order of the index."""
-        if "split" not in self._all:
-            return [self._splits[0]] * len(self), self._rows
-        numbers = self._all["split"][self._rows]
-        starts = np.searchsorted(self._all["split"], np.arange(len(self._splits)))
-        return [self._splits[number] for number in numbers.tolist()], self._rows - starts[numbers]
+        splits, rows = self._map.places(self._in_map(slice(None)))
+        return [self._splits[number] for number in splits.tolist()], rows
+
+    def _in_map(self, part: slice) -> np.ndarray:
+        """Return the numbers that the map has for a part of the records, i64[k]."""
+        return np.arange(*part.indices(len(self))) if self._chosen is None else self._chosen[part]
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """Yield the numbers that the map has for all records, some of them at a time."""
+        for start in range(0, len(self), _BLOCK):
+            yield self._in_map(slice(start, start + _BLOCK))
+
+    def _frame(self, number: int) -> tuple[int, int, int]:
+        """Return the shard of one record, and the size and the offset of its frame."""
+        return self._map.frame(number if self._chosen is None else int(self._chosen[number]))
+
+    def _rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the rows of records i64[k]."""
+        rows: np.ndarray = self._map.rows_of(numbers if self._chosen is None else self._chosen[numbers])
+        return rows
+
+    def _frames(self, numbers: np.ndarray) -> Frames:
+        """Return where the frames of records i64[k] are."""
+        return self._map.frames(numbers if self._chosen is None else self._chosen[numbers])
 
     def __getitem__(self, number: int) -> Example:
         """Return a record, with the keys image (bytes), label (int) and path (str).
@@ -313,7 +327,7 @@ class Records:
             raise TypeError(_not_integers(type(number).__name__)) from None
         except IndexError:
             raise IndexError(_outside(number, len(self))) from None
-        return self._example(number, self.serialized(number))
+        return self._example(number, self._read(number))
 
     def __getitems__(self, numbers: Sequence[int] | np.ndarray) -> list[Example]:
         """Return several records, faster than one by one. PyTorch's DataLoader calls this method."""
@@ -328,8 +342,8 @@ class Records:
         # label.
         record["label"] = int(self.labels[number])
         if not record["path"]:
-            shard = os.path.basename(self._shards.paths[self._shard[number]])
-            record["path"] = index.place(shard, int(self._offset[number]))
+            shard, _, offset = self._frame(number)
+            record["path"] = index.place(os.path.basename(self._shards.paths[shard]), offset)
         return record
 
     def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -345,7 +359,7 @@ class Records:
 
     def __repr__(self) -> str:
         """Return a text that identifies the records, also in other processes. Grain stores it in checkpoints."""
-        rows = zlib.crc32(self._rows.tobytes())
+        rows = _crc(self._map.rows_of(numbers) for numbers in self._blocks())
         return f"Records({self._shown_index!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
 
     @property
@@ -365,7 +379,8 @@ class Records:
         The text contains the absolute path of the index. The text is computed only once, so that it stays the same if
         the working directory changes.
         """
-        rows, offsets = (zlib.crc32(np.ascontiguousarray(column).data) for column in (self._rows, self._offset))
+        rows = _crc(self._map.rows_of(numbers) for numbers in self._blocks())
+        offsets = _crc(self._map.frames(numbers).offsets for numbers in self._blocks())
         path = self._shown_index if self.remote else os.path.realpath(self._index_path)
         return f"{path} {self.split} {len(self)} {rows:08x} {offsets:08x}"
 
@@ -375,12 +390,17 @@ class Records:
         Raises:
             CorruptRecord: The stored bytes are damaged. The message names shard, offset and source path.
         """
-        shard = self._shard[number]
+        return self._read(range(len(self))[number])
+
+    def _read(self, number: int) -> bytes:
+        """Return `serialized` of a record. `number` does not count from the end."""
+        shard, size, offset = self._map.frame(number if self._chosen is None else int(self._chosen[number]))
         reason = "corrupt"
         try:
-            framed = self._shards.read(
-                int(shard), int(self._frame_bytes[number]), int(self._offset[number]), int(self._rows[number])
-            )
+            if self.remote is None:
+                framed = self._shards.read(shard, size, offset)
+            else:
+                framed = self.remote.read(shard, size, offset, int(self._rows(np.array([number]))[0]))
             data = schema.unframe(framed)
         except UserError as error:  # The bucket cannot be read.
             self.failure = str(error)
@@ -389,7 +409,7 @@ class Records:
             data, reason = None, f"unreadable ({error.strerror})"
         if data is None:
             raise CorruptRecord(
-                f"{self._shards.paths[shard]}: the record at byte {self._offset[number]:,} is {reason}:"
+                f"{self._shards.paths[shard]}: the record at byte {offset:,} is {reason}:"
                 f" {self.describe(number)}. Copy the shard again from an undamaged copy, or convert again."
             )
         return data
@@ -434,8 +454,9 @@ class Records:
             decode: As in `get_or_none`.
         """
         results: list[Any] = []
+        numbers = self._numbers(numbers)
         self._expect(numbers)
-        blocks = np.cumsum(self._frame_bytes[numbers]) // _READ_AHEAD
+        blocks = np.cumsum(self._frames(numbers).sizes) // _READ_AHEAD
         for part in np.split(numbers, np.flatnonzero(np.diff(blocks)) + 1):
             results += [
                 self._decoded(number, data, decode) for number, data in zip(part.tolist(), self._read_batch(part))
@@ -445,10 +466,13 @@ class Records:
     def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
         """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""
         read: list[bytes | None] = [None] * len(numbers)
+        frames = self._frames(numbers)
         try:
-            for i, framed in self._shards.read_many(
-                self._shard[numbers], self._frame_bytes[numbers], self._offset[numbers], self._rows[numbers]
-            ):
+            if self.remote is None:
+                found = self._shards.read_many(*frames)
+            else:
+                found = self.remote.read_many(*frames, self._rows(numbers))
+            for i, framed in found:
                 read[i] = schema.unframe(framed)
         except UserError as error:  # The bucket cannot be read.
             self.failure = str(error)
@@ -458,7 +482,7 @@ class Records:
     def _expect(self, numbers: np.ndarray) -> None:
         """Tell a bucket which records are read next. Files on this machine need no hint."""
         if self.remote is not None:
-            self.remote.expect(self._rows[numbers])
+            self.remote.expect(self._rows(numbers))
 
     @property
     def remote(self) -> RemoteShards | None:
@@ -487,7 +511,7 @@ class Records:
             return lambda position: contextlib.nullcontext()
         from tfrecord_tools.remote import plans  # Imported here, because local datasets do not need it.
 
-        plan: Plan = plans.Plan(sequence or plans.Once(len(self)), self._rows)
+        plan: Plan = plans.Plan(sequence or plans.Once(len(self)), self.rows)
         return lambda position: remote.following(plan, position)
 
     def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:
@@ -547,11 +571,23 @@ class Records:
         return index.hashes(self.indexed("source_sha256"), "source_sha256")
 
     def indexed(self, *columns: str) -> pa.Table:
-        """Return columns of the index, one row per record. Each call reads the index."""
+        """Return columns of the index, one row per record. Each call reads the index.
+
+        Only the shards of these records are read, so that a few records take little time and memory.
+        """
         import pyarrow as pa
 
-        tables = [index.read(Path(self._index_path), columns, split) for split in self._splits]
-        return pa.concat_tables(tables).take(self._rows)
+        path = Path(self._index_path)
+        if self._chosen is None and len(self) == self._map.rows:
+            return pa.concat_tables([index.read(path, columns, split) for split in self._splits])
+        splits, rows = self._map.places(self._in_map(slice(None)))
+        own = [rows[splits == number] for number in range(len(self._splits))]
+        tables = [index.SplitRows(path, name).take(rows, columns) for name, rows in zip(self._splits, own)]
+        if len(tables) == 1:
+            return tables[0]
+        positions = np.empty(len(rows), np.int64)
+        positions[np.argsort(splits, kind="stable")] = np.arange(len(rows))
+        return pa.concat_tables(tables).take(positions)
 
     def select(self, numbers: Sequence[int] | np.ndarray) -> Records:
         """Return some of the records. Nothing is read.
@@ -565,8 +601,15 @@ class Records:
             IndexError: There is no record with a number, or the length is not n.
         """
         given = np.asarray(numbers)
-        rows = self._rows[given if given.dtype == bool else self._numbers(given)]
-        return Records(self._index_path, self._splits, self._shards, self._all, rows, self.raw_size, self.keys)
+        if given.dtype == bool:
+            if given.shape != (len(self),):
+                shape = " x ".join(map(str, given.shape))
+                raise IndexError(f"a mask of {shape} values does not fit {words.number(len(self), 'record')}")
+            given = np.flatnonzero(given)
+        chosen = self._numbers(given)
+        if self._chosen is not None:
+            chosen = self._chosen[chosen]
+        return Records(self._index_path, self._splits, self._shards, self._map, chosen, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
         """Split the records into two parts. All classes are split in the same ratio.
@@ -589,25 +632,27 @@ class Records:
         check_whole(seed=seed)
         from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
 
-        table = self.indexed("source_sha256", "group")
-        keys = splitting.split_keys(index.hashes(table, "source_sha256"), table.column("group").to_numpy())
-        held_out = splitting.choose_splits(keys, self.labels, (fraction, 0.0), seed, purpose=_HOLD_OUT) == 1
+        def keys() -> np.ndarray:  # The hashes are freed before the keys are sorted.
+            table = self.indexed("source_sha256", "group")
+            return splitting.split_keys(index.hashes(table, "source_sha256"), table.column("group").to_numpy())
+
+        held_out = splitting.choose_splits(keys(), self.labels, (fraction, 0.0), seed, purpose=_HOLD_OUT) == 1
         return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
 
-    def check_shards(self) -> None:
-        """Raise UserError if a shard is missing or has the wrong length. File contents are not read."""
-        ends = self._all["offset"] + self._all["length"] + schema.FRAME_BYTES
-        expected = np.zeros(len(self._shards.paths), np.int64)
-        np.maximum.at(expected, self._all["shard"], ends)
-        for path, size, actual in zip(self._shards.paths, expected, self._shards.sizes):
-            if actual is None and os.path.islink(path):
-                raise UserError(
-                    f"{path}: is a link to {os.readlink(path)}, which does not exist. Put the file back, or adopt the"
-                    " records again from their new location."
-                )
-            if actual != size:
-                state = "does not exist" if actual is None else f"has {actual:,} bytes and should have {size:,}"
-                raise UserError(f"{path}: {state}. The dataset is incomplete. Copy or convert it again.")
+    def check_shards(self, lengths: bool = True) -> None:
+        """Raise UserError if a shard is missing or has the wrong length. File contents are not read.
+
+        Args:
+            lengths: False: only look for missing shards, with one listing of the directory.
+        """
+        self._shards.check(self._map.shard_sizes, lengths)
+        if lengths:
+            self._map.note_check()
+
+
+def _crc(arrays: Iterator[np.ndarray]) -> int:
+    """Return the CRC-32 of the bytes of arrays, one after the other."""
+    return functools.reduce(lambda crc, array: zlib.crc32(np.ascontiguousarray(array).data, crc), arrays, 0)
 
 
 def open_dataset(
@@ -622,8 +667,10 @@ def open_dataset(
 
     Args:
         directory: The directory that `convert` or `adopt` wrote, or the URL of a copy, such as s3://bucket/pets.
-        cache_dir: Only for a URL: directory on this machine for copies of records. Several processes may use the same
-            directory. None: `~/.cache/tfrecord_tools`.
+        cache_dir: Directory for the files that `Dataset.records` makes when it opens a split of more than 100,000
+            records for the first time: 16 bytes per record, used by all processes. A local disk is best. None: the
+            directory of the dataset or, if it cannot be written, the cache directory of the user. For a URL, copies of
+            records are in this directory, too, and None is `~/.cache/tfrecord_tools`.
         cache_bytes: Only for a URL: largest number of bytes of records in `cache_dir`. None: 80 % of the free space.
 
     Raises:
@@ -638,13 +685,12 @@ def open_dataset(
         from tfrecord_tools.remote.opening import open_bucket  # Imported here, because most readers do not need it.
 
         bucket = open_bucket(given, cache_dir, cache_bytes)
-        return _opened(bucket.directory, bucket)
-    for name, value in (("cache_dir", cache_dir), ("cache_bytes", cache_bytes)):
-        if value is not None:
-            raise UserError(
-                f"--{name}={value}: only datasets in a bucket use it. Remove it, or pass a URL such as s3://bucket/pets"
-                f" instead of {directory}."
-            )
+        return _opened(bucket.directory, None, bucket)
+    if cache_bytes is not None:
+        raise UserError(
+            f"--cache_bytes={cache_bytes}: only datasets in a bucket use it. Remove it, or pass a URL such as"
+            f" s3://bucket/pets instead of {directory}."
+        )
     directory = Path(given)
     if not (directory / dataset_files.CONVERT_JSON).exists():
         if partial_of(directory).exists():
@@ -657,10 +703,10 @@ def open_dataset(
             f"{directory}: {problem}. Pass a directory that was written by"
             f" python -m tfrecord_tools.convert --src=IMAGES --out={out}"
         )
-    return _opened(directory)
+    return _opened(directory, None if cache_dir is None else Path(files.expand_user(os.fspath(cache_dir))))
 
 
-def _opened(directory: Path, bucket: Bucket | None = None) -> Dataset:
+def _opened(directory: Path, cache_dir: Path | None, bucket: Bucket | None = None) -> Dataset:
     """Return the dataset with the convert.json in `directory`."""
     try:
         facts = dataset_files.read(directory)
@@ -673,6 +719,7 @@ def _opened(directory: Path, bucket: Bucket | None = None) -> Dataset:
             digest=facts["digest"],
             raw_size=facts["config"]["resize"] if facts["config"].get("store") == "raw" else None,
             keys=Keys(**facts.get("keys", {})),
+            cache_dir=cache_dir,
             bucket=bucket,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -43,7 +43,7 @@ class Group:
         row: The row of the scripts.
         rows: The rows of the table.
         photos: The photographs that are measured, one process for each: "photos", "many" (each photograph several
-            times) or "squares" (small squares).
+            times) or "squares" (squares of the target size).
         warm_up: Whether a first measurement is not counted, because it writes files and fills caches.
     """
 
@@ -92,8 +92,8 @@ GROUPS = (
     ),
     _rate("plain", "reading"),
     _rate("augmented", "reading with augmentation (rotation, shift, zoom, flip)"),
-    _rate("jpeg", "reading prepared JPEGs, small squares", "squares"),
-    _rate("raw", "reading prepared raw pixels, small squares", "squares"),
+    _rate("jpeg", "reading prepared JPEGs of the target size", "squares"),
+    _rate("raw", "reading prepared raw pixels of the target size", "squares"),
     Group(
         "random", (Row("random", "bytes of records in random order, records/s", _of("photos", "images_per_second")),)
     ),

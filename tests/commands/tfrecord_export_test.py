@@ -16,10 +16,11 @@ from foreign_records import example, write
 from image_sources import contents, converted, draw, flip, image, run, tree, with_splits
 from PIL import Image
 
-from tfrecord_tools import export as module
 from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.export import ExportConfig, Picture, export
+from tfrecord_tools.export import ExportConfig, export
+from tfrecord_tools.exporting import folder
+from tfrecord_tools.exporting.pictures import Picture
 from tfrecord_tools.records import open_dataset
 
 
@@ -124,7 +125,7 @@ def test_raw_pixels_become_png(source: Path, tmp_path: Path) -> None:
 )
 def test_names(path: str, kind: str, expected: str) -> None:
     picture = Picture("train", 0, 0, "cats", path, b"", kind)
-    assert module._relative(picture).as_posix() == expected
+    assert folder.relative(picture).as_posix() == expected
 
 
 def test_equal_names_get_numbers(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_lost_files_are_found(out: Path, tmp_path: Path, monkeypatch: pytest.Mon
         ({"out": ""}, r"^--out is missing\. Pass two directories"),
         ({"tfrecords": ""}, r"^--tfrecords is missing\."),
         ({"tfrecords": "none"}, r"^none: does not exist\."),
-        ({"to": "zip"}, r"^--to=zip: must be one of folder, webdataset\."),
+        ({"to": "zip"}, r"^--to=zip: must be one of folder, webdataset, parquet, array_record\."),
         ({"shard_bytes": 0}, r"^--shard_bytes=0: must be a number of bytes, at least 1\."),
     ],
 )

@@ -137,7 +137,7 @@ def test_empty_shard_is_removed(src: Path, out: Path) -> None:
     data = open_dataset(out)
     records = data.records("train")
     first = open_dataset(out).records("train")
-    in_first = [first[i]["path"] for i in range(len(records)) if first._shard[i] == 0]
+    in_first = [first[i]["path"] for i in range(len(records)) if first._frame(i)[0] == 0]
     for path in in_first:
         (src / path).unlink()
     shards = data.shards["train"]

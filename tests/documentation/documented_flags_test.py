@@ -54,6 +54,7 @@ SPEAKS_OF = {
     ("docs/trainers.md", "The directory of compare"): (*TRAINING, *COMPARE),
     ("docs/decisions/0066-one-worker-for-all-trainings.md", ""): TRAINING,
     ("docs/decisions/0067-doubtful-images-are-left-out-not-weighted.md", ""): TRAINING,
+    ("docs/interop.md", "From and to Hugging Face and webdataset"): ("tfrecord_tools.export", *CONVERT),
     ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
     ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
     ("docs/folders.md", "TFRecords that others wrote"): ADOPT,

@@ -798,6 +798,24 @@ EXPORT = [
         },
     ),
     Run(
+        name="parquet",
+        flags={
+            "--to=parquet": lambda e: "dataset_info:" in e.text("made/README.md") and e.has("made/croissant.json"),
+            "--tfrecords=out": says("12 images of train"),
+            "--out=made": lambda e: e.count("made/data/validation-*.parquet") > 0,
+            "--shard_bytes=4096": lambda e: e.count("made/data/train-*.parquet") > 1,  # The default is one.
+        },
+    ),
+    Run(
+        name="array_record",
+        flags={
+            "--to=array_record": lambda e: e.json("made/dataset_info.json", "fileFormat") == "array_record",
+            "--tfrecords=out": says("12 images of train"),
+            "--out=made": lambda e: e.count("made/*-validation.array_record-00000-of-*") == 1,
+            "--shard_bytes=4096": lambda e: e.count("made/*-train.array_record-*") > 1,  # The default is one.
+        },
+    ),
+    Run(
         name="folder",
         flags={
             "--to=folder": lambda e: contents(e.place / "images") == contents(e.place / "pets"),

@@ -20,7 +20,7 @@ import tfrecord_tools
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.layout import schema
 from tfrecord_tools.layout.dataset_files import ConvertJson
-from tfrecord_tools.records import open_dataset
+from tfrecord_tools.records import Records, open_dataset
 from tfrecord_tools.sources.base import Content, Store
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 
@@ -59,14 +59,21 @@ def with_splits(root: Path, train: int = 5, validation: int = 3) -> Path:
     return tree(root, {f"{split}/{name}": count for split, count in sides.items() for name in ("cats", "dogs")})
 
 
+def frame(records: Records, number: int) -> tuple[Path, int, int]:
+    """Return (path of the shard, offset of the frame, length of the frame) of a record."""
+    shard, size, offset = records._frame(number)
+    return Path(records._shards.paths[shard]), offset, size
+
+
 def rewrite(out: Path, number: int, change: Callable[[bytes], bytes]) -> None:
     """Replace the example of a training record by one of the same length, with correct checksums."""
     records = open_dataset(out).records("train")
     example = records.serialized(number)
     changed = change(example)
     assert len(changed) == len(example)
-    with open(records._shards.paths[records._shard[number]], "r+b") as file:
-        file.seek(int(records._offset[number]))
+    shard, offset, _ = frame(records, number)
+    with open(shard, "r+b") as file:
+        file.seek(offset)
         file.write(schema.frame(changed))
 
 

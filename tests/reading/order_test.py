@@ -232,3 +232,16 @@ def test_next_use_is_the_first_position_of_each_record(order: Order) -> None:
         first = np.full(count, -1)
         first[following[::-1]] = position + np.arange(40 * count)[::-1]
         assert (order.next_use(np.arange(count), position) == first).all()
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 18])
+@pytest.mark.parametrize(("count", "classes"), [(0, 1), (1, 1), (500, 3), (500, 400)])
+def test_records_by_label_equal_a_stable_sort(
+    monkeypatch: pytest.MonkeyPatch, block: int, count: int, classes: int
+) -> None:
+    """The labels are sorted in blocks, which saves memory."""
+    monkeypatch.setattr(order, "_BLOCK", block)
+    labels = np.random.default_rng(0).integers(-2, classes, count) * 10**12  # Any numbers of groups.
+    records, counts = order._by_label(labels)
+    assert records.tolist() == np.argsort(labels, kind="stable").tolist()
+    assert counts.tolist() == np.unique(labels, return_counts=True)[1].tolist()

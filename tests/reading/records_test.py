@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_sources import contents, converted, draw, flip, tree, with_splits
+from image_sources import contents, converted, draw, flip, frame, tree, with_splits
 
 from tfrecord_tools import records as records_module
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
@@ -45,9 +45,8 @@ def out(valid: Path, tmp_path: Path) -> Path:
 def frames(out: Path, split: str) -> Iterator[tuple[Path, int, int]]:
     """Yield (shard path, offset of the frame, length of the frame) of each record."""
     records = open_dataset(out).records(split)
-    for i in range(len(records)):
-        shard = Path(records._shards.paths[records._shard[i]])
-        yield shard, int(records._offset[i]), int(records._frame_bytes[i])
+    for number in range(len(records)):
+        yield frame(records, number)
 
 
 def damage(out: Path, split: str, number: int, at: int = 40) -> None:
@@ -122,7 +121,8 @@ def test_a_dataset_is_a_path(valid: Path) -> None:
 
 def test_labels_are_integers_of_all_records(valid: Path) -> None:
     labels = open_dataset(valid).records("train").labels
-    assert (labels.dtype, sorted(labels)) == (np.int64, [0] * 5 + [1] * 5)
+    assert labels.dtype == np.int64
+    assert sorted(labels) == [0] * 5 + [1] * 5
 
 
 def test_select_keeps_the_given_order(valid: Path) -> None:

@@ -14,7 +14,8 @@ from image_sources import scanned, tree
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.split_names import SPLITS
-from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, ScanConfig, Sources, scan
+from tfrecord_tools.layout.splitting import NO_GROUP
+from tfrecord_tools.sources.scan import TO_BE_SPLIT, ScanConfig, Sources, scan
 
 
 def touch(root: Path, *names: str | bytes) -> Path:

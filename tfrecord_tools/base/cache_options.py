@@ -7,8 +7,9 @@ from tfrecord_tools.base.options import Option
 CACHE_DIR = Option(
     "cache_dir",
     "path",
-    "Directory on this machine for copies of records, if the dataset is in a bucket (s3://, gs://, https://). Several"
-    " commands may use the same directory at the same time. Default: ~/.cache/tfrecord_tools.",
+    "Directory on this machine for copies of records, if the dataset is in a bucket (s3://, gs://, https://), and for"
+    " the positions of the records of large datasets. Several commands may use the same directory at the same time."
+    " Default: ~/.cache/tfrecord_tools; for the positions, the directory of the dataset.",
 )
 CACHE_BYTES = Option(
     "cache_bytes",

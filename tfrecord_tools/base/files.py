@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -94,6 +95,20 @@ def expand_fields(config: object, *names: str) -> None:
     for name in names:
         if value := getattr(config, name):
             object.__setattr__(config, name, expand_user(value, f"--{name}="))
+
+
+def cache_directory() -> Path | None:
+    """Return this user's directory for files that can be made again; None if there is no home directory.
+
+    The directory may not exist yet.
+    """
+    if os.name == "nt":
+        root = os.environ.get("LOCALAPPDATA") or os.path.expanduser(r"~\AppData\Local")
+    elif sys.platform == "darwin":
+        root = os.path.expanduser("~/Library/Caches")
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if root.startswith("~") else Path(root) / "tfrecord_tools"
 
 
 @contextlib.contextmanager

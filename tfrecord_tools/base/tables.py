@@ -1,4 +1,7 @@
-"""Read tables: Parquet, or CSV with any usual delimiter and encoding. All values of a CSV are text."""
+"""Read tables: Parquet, JSON Lines, or CSV with any usual delimiter and encoding.
+
+All values of a CSV are text.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,19 @@ import collections
 import csv
 import io
 import itertools
+import json
 import os
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ENDINGS = (".csv", ".tsv", ".parquet")
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
 _PROBED_LINES = 200
 _MARKS = {
@@ -45,7 +49,7 @@ def read(
         encoding_flag: The flag that gives the encoding, for messages. "": there is no such flag.
 
     Returns:
-        The table (all columns of a CSV as text), and the delimiter ("" for Parquet).
+        The table (all columns of a CSV as text), and the delimiter ("" for Parquet and JSON Lines).
 
     Raises:
         UserError: The file cannot be read.
@@ -57,6 +61,8 @@ def read(
             return _read_parquet(path), ""
         with open(path, "rb") as file:
             text = _decoded(file.read(), path, encoding, encoding_flag)
+        if path.lower().endswith(".jsonl"):
+            return _read_json_lines(text, path), ""
         return _read_csv(text, path, known)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table of images and labels: {error}. {_EXPECTED}") from error
@@ -66,6 +72,45 @@ def _read_parquet(path: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(path).read()  # pq.read_table would add columns from the directories' names.
+
+
+def _read_json_lines(text: str, path: str) -> pa.Table:
+    """Read a table with one JSON object per line. Columns with values of several types become text.
+
+    pyarrow's own reader would turn texts such as 2020-01-01 into times.
+    """
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}: line {number:,} is not valid JSON: {error}. Correct the line.") from error
+        if not isinstance(row, dict):
+            raise UserError(
+                f'{path}: line {number:,} is not a JSON object such as {{"file_name": "1.jpg"}}. Correct the line.'
+            )
+        for name, value in row.items():
+            column = columns.setdefault(name, [])
+            column.extend([None] * (count - len(column)))
+            column.append(value)
+        count += 1
+    filled = {name: [*column, *[None] * (count - len(column))] for name, column in columns.items()}
+    return pa.table({unicodedata.normalize("NFC", name): _array(values) for name, values in filled.items()})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        texts = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)
+        return pa.array([None if value is None else text for value, text in zip(values, texts)], pa.string())
 
 
 def _decoded(data: bytes, path: str, encoding: str | None, flag: str) -> str:
@@ -185,5 +230,5 @@ def repeated(names: Sequence[str]) -> list[str]:
 
 
 def is_table(path: str) -> bool:
-    """Whether the file exists and its name ends with .csv, .tsv or .parquet."""
+    """Whether the file exists and its name ends with .csv, .tsv, .jsonl or .parquet."""
     return path.lower().endswith(ENDINGS) and os.path.isfile(path)

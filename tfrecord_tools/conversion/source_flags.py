@@ -50,7 +50,11 @@ def define_source_flags() -> None:
     )
     usage.define_path("manifest", None, "CSV or Parquet file that lists the images in --src and their classes.")
     for name, what in (
-        ("path", "the image paths. In a Parquet file, this column can contain the images themselves"),
+        (
+            "path",
+            "the image paths. In a Parquet file, this column can contain the images themselves. For tar files of"
+            " webdataset, the value is the ending of the images, such as jpg",
+        ),
         ("label", "the class of each image"),
         ("split", "the split of each image"),
         (

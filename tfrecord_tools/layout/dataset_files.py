@@ -270,9 +270,9 @@ class Rejected:
     done: str = "skipped"
 
 
-def shard_name(dataset: str, split: str, number: int, of: int) -> str:
+def shard_name(dataset: str, split: str, number: int, of: int, file_format: str = "tfrecord") -> str:
     """Return TensorFlow Datasets' name of a split's shard."""
-    return f"{dataset}-{split}.tfrecord-{number:05d}-of-{of:05d}"
+    return f"{dataset}-{split}.{file_format}-{number:05d}-of-{of:05d}"
 
 
 def dataset_name(source: str) -> str:

@@ -28,8 +28,9 @@ pyarrow takes 0.2 s to import, so it is imported inside functions: `--help` and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "records.parquet"
 LEFT_OUT = -1  # Label of a record that is not read.
+_BLOCK_ROWS = 1 << 18  # Rows that `SplitRows` reads at once.
 LOOK = ("phash", "brightness", "contrast", "sharpness", "flat_share", "gray")
 _REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes", "findings"]
 
@@ -94,20 +96,112 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
     Raises:
         UserError: The file is missing or damaged.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _as_user_error(path):
         wanted = list(columns)
         if not set(LOOK).isdisjoint(columns):
-            present = pq.read_schema(path).names
-            wanted = [name for name in columns if name in present or name not in LOOK]
+            wanted = _present(pq.read_schema(path).names, columns)
         table = pq.read_table(path, columns=wanted, filters=[("split", "==", split)] if split else None)
         return _with_look(table, columns).select(list(columns))
+
+
+class SplitRows:
+    """The rows of one split, read some row groups at a time, so that only few of them are in memory.
+
+    Attributes:
+        path: The index.
+        most: Number of rows of the row groups that hold the split. The split has at most this number of rows.
+    """
+
+    def __init__(self, path: Path, split: str):
+        """Read the footer.
+
+        Raises:
+            UserError: The file is missing or damaged.
+        """
+        import pyarrow.parquet as pq
+
+        self.path, self._split = path, split
+        with _as_user_error(path):
+            self._file = pq.ParquetFile(path)
+            column = self._file.schema_arrow.names.index("split")
+            groups = (self._file.metadata.row_group(number) for number in range(self._file.num_row_groups))
+            self._groups = [
+                (number, group.num_rows)
+                for number, group in enumerate(groups)
+                if group.num_rows and _may_hold(group.column(column).statistics, split)
+            ]
+        self.most = sum(rows for _, rows in self._groups)
+
+    def take(self, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Read the rows i64[k] of the split, in this order. Only their row groups are read.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        numbers, counts = np.array(self._groups, np.int64).reshape(-1, 2).T
+        groups = np.cumsum(counts).searchsorted(rows, "right")
+        read = np.bincount(groups, minlength=len(counts))[: len(counts)] > 0
+        table = self._read(numbers[read].tolist(), _present(self._file.schema_arrow.names, columns))
+        if len(table) < counts[read].sum():  # There are rows of other splits in the row groups.
+            table = self._read(numbers.tolist(), _present(self._file.schema_arrow.names, columns))
+        else:
+            left_out = np.cumsum(np.where(read, 0, counts))
+            rows = rows - left_out[groups]
+        return _with_look(table, columns).select(list(columns)).take(rows)
+
+    def _read(self, groups: list[int], columns: Sequence[str]) -> pa.Table:
+        """Read the rows of the split in some row groups."""
+        import pyarrow.compute as pc
+
+        with _as_user_error(self.path):
+            table = self._file.read_row_groups(groups, ["split", *columns])
+            return table.filter(pc.equal(table.column("split"), self._split))
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows in the order of the records, about a quarter of a million rows at a time.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        block: list[int] = []
+        waiting = 0
+        for number, rows in [*self._groups, (-1, _BLOCK_ROWS)]:
+            if block and waiting + rows > _BLOCK_ROWS:
+                yield self._read(block, columns)
+                block, waiting = [], 0
+            block.append(number)
+            waiting += rows
+
+
+def _may_hold(statistics: pq.Statistics | None, split: str) -> bool:
+    """Return whether a row group may have rows of a split."""
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= split <= statistics.max)
+
+
+@contextlib.contextmanager
+def _as_user_error(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}). The dataset is incomplete or damaged. Copy or convert it again."
-        ) from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, reason: object) -> UserError:
+    """Return the error for an index that cannot be used."""
+    return UserError(
+        f"{path}: cannot be read ({reason}). The dataset is incomplete or damaged. Copy or convert it again."
+    )
+
+
+def _present(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return the columns without those of `LOOK` that the index lacks."""
+    return [name for name in columns if name in names or name not in LOOK]
 
 
 def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:

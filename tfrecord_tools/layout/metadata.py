@@ -75,14 +75,26 @@ def write(directory: Path, described: Description, report: Report) -> None:
     changed = (dict(zip(CHANGED_COLUMNS, row)) for row in changed_rows(directory / index.FILE_NAME))
     tabular.write_csv(directory / CHANGED, CHANGED_COLUMNS, changed)
     contents = {
-        "features.json": _json(_features(described)),
-        "dataset_info.json": _json(_dataset_info(described)),
-        labels_file(described.keys): "".join(f"{name}\n" for name in stored_names(described)),
+        **tfds_files(described),
         CONVERT_JSON: _json({**summary(described), **report}),  # Written last: this file marks a complete dataset.
     }
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
             file.write(text.encode())
+
+
+def tfds_files(described: Description, file_format: str = "tfrecord") -> dict[str, str]:
+    """Return name -> text of the files that TensorFlow Datasets reads.
+
+    Args:
+        described: The dataset. Only names, keys, config, shards and bytes are used.
+        file_format: TensorFlow Datasets' name of the format of the shards.
+    """
+    return {
+        "features.json": _json(_features(described)),
+        "dataset_info.json": _json(_dataset_info(described, file_format)),
+        labels_file(described.keys): "".join(f"{name}\n" for name in stored_names(described)),
+    }
 
 
 def changed_rows(index_path: Path) -> Iterator[list[str]]:
@@ -164,7 +176,7 @@ def _raw_feature(side: int) -> dict[str, Any]:
     return {"tensor": tensor, "pythonClassName": f"{_FEATURES}.tensor_feature.Tensor"}
 
 
-def _dataset_info(described: Description) -> dict[str, Any]:
+def _dataset_info(described: Description, file_format: str) -> dict[str, Any]:
     """Return the protobuf `DatasetInfo` of TensorFlow Datasets as JSON, with int64 values as strings."""
     splits = [
         {
@@ -177,7 +189,7 @@ def _dataset_info(described: Description) -> dict[str, Any]:
     ]
     items = [{"featureKey": described.keys.image}, {"featureKey": described.keys.label}]
     return {
-        "fileFormat": "tfrecord",
+        "fileFormat": file_format,
         "name": described.name,
         "version": VERSION,
         "supervisedKeys": {"tuple": {"items": items}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tfrecord_tools.base import files
+from tfrecord_tools.errors import UserError
 
 _MAX_OPEN_FILES = 128  # The usual limit of a process is 1,024.
 _MAX_READ = 1 << 18  # Parts that follow each other are read in one call, up to about this number of bytes.
@@ -42,13 +44,31 @@ class ShardFiles:
         self.paths = list(paths)
         self._open: dict[tuple[int, int], int] = {}
 
-    @property
-    def sizes(self) -> list[int | None]:
-        """Bytes of each shard. None: the file does not exist."""
-        return [os.path.getsize(path) if os.path.exists(path) else None for path in self.paths]
+    def check(self, sizes: np.ndarray, lengths: bool = True) -> None:
+        """Look for missing and incomplete shards. File contents are not read.
 
-    def read(self, shard: int, size: int, offset: int, row: int = 0) -> bytes:
-        """Read `size` bytes at `offset` of a shard; fewer if the file is too short. `row` is not used.
+        Args:
+            sizes: i64[shards], the right size of each shard in bytes.
+            lengths: False: look for missing shards only. This takes one listing of the directory.
+
+        Raises:
+            UserError: A shard is missing or has the wrong length.
+        """
+        found = _listed(frozenset(self.paths), lengths)
+        for path, size in zip(self.paths, sizes.tolist()):
+            actual = found.get(path)
+            if actual == size or (actual is not None and not lengths):
+                continue
+            if actual is None and os.path.islink(path):
+                raise UserError(
+                    f"{path}: is a link to {os.readlink(path)}, which does not exist. Put the file back, or adopt the"
+                    " records again from their new location."
+                )
+            state = "does not exist" if actual is None else f"has {actual:,} bytes and should have {size:,}"
+            raise UserError(f"{path}: {state}. The dataset is incomplete. Copy or convert it again.")
+
+    def read(self, shard: int, size: int, offset: int) -> bytes:
+        """Read `size` bytes at `offset` of a shard; fewer if the file is too short.
 
         Raises:
             OSError: The shard cannot be read. The error names the shard.
@@ -58,16 +78,13 @@ class ShardFiles:
         except OSError as error:
             raise files.named(error, self.paths[shard], "read") from error
 
-    def read_many(
-        self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, rows: np.ndarray | None = None
-    ) -> Iterator[tuple[int, memoryview]]:
+    def read_many(self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray) -> Iterator[tuple[int, memoryview]]:
         """Read several parts. Parts that follow each other in a shard are read together.
 
         Args:
             shards: i64[n], the shard of each part.
             sizes: i64[n], the number of bytes of each part.
             offsets: i64[n], the byte at which each part starts.
-            rows: Not used. Shards in a bucket need the rows of the records.
 
         Yields:
             Index and bytes of each part, in the order of the files. The bytes are only valid until the next part. If a
@@ -131,3 +148,18 @@ class ShardFiles:
         for (process, _), descriptor in getattr(self, "_open", {}).items():
             if process == os.getpid():
                 os.close(descriptor)
+
+
+def _listed(paths: frozenset[str], lengths: bool) -> dict[str, int]:
+    """Return path -> size in bytes of the files that exist. Without `lengths`, all sizes are 0.
+
+    On network file systems, a listing gets many sizes with one request. A question for each file is a request for each.
+    """
+    found = {}
+    for directory in {os.path.dirname(path) for path in paths}:
+        with os.scandir(directory or ".") as entries:
+            for entry in entries:
+                if (path := os.path.join(directory, entry.name)) in paths:
+                    with contextlib.suppress(OSError):  # A link to a file that does not exist.
+                        found[path] = entry.stat().st_size if lengths else 0
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 import numpy as np
 
 from tfrecord_tools import order
@@ -9,6 +12,22 @@ from tfrecord_tools.layout import duplicates
 
 NO_GROUP = 0
 FREE = -1  # The split of an image is not decided yet.
+_HASHED_GROUP = re.compile(r"hash64:([0-9a-f]{16})")
+
+
+def group_hash(group: str) -> int:
+    """Return the hash of a group, u64, equal on every machine. "" gives `NO_GROUP`.
+
+    The text may also be a hash, as `group_name` writes it. Then the result is this hash.
+    """
+    if hashed := _HASHED_GROUP.fullmatch(group):
+        return int(hashed[1], 16)
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "little") if group else NO_GROUP
+
+
+def group_name(number: int) -> str:
+    """Return a text from which `group_hash` gets this hash, u64. `NO_GROUP` gives ""."""
+    return f"hash64:{number:016x}" if number != NO_GROUP else ""
 
 
 def choose_splits(

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files, index
+from tfrecord_tools.layout.record_map import Frames
 from tfrecord_tools.remote import space as spaces
 from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Patience, Store
 from tfrecord_tools.remote.shards import RemoteShards, Split
@@ -49,20 +48,18 @@ class Bucket:
     cache_dir: Path
     cache_bytes: int | None
 
-    def shards(
-        self, splits: Mapping[str, Sequence[str]], columns: Mapping[str, Mapping[str, np.ndarray]]
-    ) -> RemoteShards:
+    def shards(self, splits: Mapping[str, Sequence[str]], frames: Mapping[str, Frames]) -> RemoteShards:
         """Return the shards of splits.
 
         Args:
             splits: Name of a split -> file names of its shards.
-            columns: Name of a split -> columns shard, offset and length of its records.
+            frames: Name of a split -> where the frames of all its rows are.
 
         Raises:
             UserError: A shard does not exist.
         """
         parts = [
-            Split(self.directory / name, [self._object(shard) for shard in shards], columns[name])
+            Split(self.directory / name, [self._object(shard) for shard in shards], frames[name])
             for name, shards in splits.items()
         ]
         return RemoteShards(self.store, self.cache_dir, self.cache_bytes, parts)

@@ -7,13 +7,15 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.record_map import Frames
 from tfrecord_tools.remote import space as spaces
 from tfrecord_tools.remote.fetching import Fetcher
 from tfrecord_tools.remote.interface import Object, Store
@@ -32,12 +34,12 @@ class Split:
     Attributes:
         directory: Directory of the split in the cache.
         objects: The shards.
-        columns: Columns shard, offset and length of its records; shards are counted from 0 within the split.
+        frames: Where the frames of all rows are; shards are counted from 0 within the split.
     """
 
     directory: Path
     objects: Sequence[Object]
-    columns: Mapping[str, np.ndarray]
+    frames: Frames
 
 
 class RemoteShards:
@@ -53,14 +55,27 @@ class RemoteShards:
         self._store, self._cache_dir, self._cache_bytes = store, cache_dir, cache_bytes
         self._splits = list(splits)
         self.paths = [f"{store.url}/{found.path}" for split in splits for found in split.objects]
-        self._starts = np.cumsum([0, *(len(split.columns["offset"]) for split in splits)])
+        self._starts = np.cumsum([0, *(len(split.frames.offsets) for split in splits)])
         self._first_shards = np.cumsum([0, *(len(split.objects) for split in splits)]).tolist()
         self._running: dict[int, _Running] = {}
 
-    @property
-    def sizes(self) -> list[int | None]:
-        """Bytes of each shard when the dataset was opened."""
-        return [found.size for split in self._splits for found in split.objects]
+    def check(self, sizes: np.ndarray, lengths: bool = True) -> None:
+        """Look for incomplete shards. Nothing is requested.
+
+        Args:
+            sizes: i64[shards], the right size of each shard in bytes.
+            lengths: Not used: the lengths are known since the dataset was opened.
+
+        Raises:
+            UserError: A shard has the wrong length.
+        """
+        found = [shard.size for split in self._splits for shard in split.objects]
+        for path, size, actual in zip(self.paths, sizes.tolist(), found):
+            if actual != size:
+                raise UserError(
+                    f"{path}: has {actual:,} bytes and should have {size:,}. The dataset is incomplete. Copy it to the"
+                    " bucket again."
+                )
 
     @property
     def traffic(self) -> Traffic:
@@ -176,14 +191,13 @@ class _Running:
         self.meter = Meter()
         self.fetchers = []
         for split in splits:
-            columns = split.columns
             part = Part(
                 self.space,
                 split.directory,
                 [os.path.basename(found.path) for found in split.objects],
-                columns["shard"],
-                columns["offset"],
-                columns["length"] + schema.FRAME_BYTES,
+                split.frames.shards,
+                split.frames.offsets,
+                split.frames.sizes,
             )
             self.fetchers.append(Fetcher(store, split.objects, part, self.space, self.meter))
 

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import IO, cast
 
 import numpy as np
 
@@ -163,7 +164,7 @@ def list_tar(file: str, archive: tarfile.TarFile) -> Listing:
     """
     rejected = []
     spans: _Spans = {}
-    for member in _tar_members(file, archive):
+    for member in members(file, archive):
         path = _member_path(member.name)
         if member.isdir() or not path:
             continue
@@ -178,8 +179,10 @@ def list_tar(file: str, archive: tarfile.TarFile) -> Listing:
     return _listing(Tar(file), file, spans, rejected)
 
 
-def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield all members. Detect damaged headers, which tarfile takes for the end of the archive.
+def members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield all members of an open archive.
+
+    Damaged headers are detected, which tarfile takes for the end of the archive.
 
     Raises:
         UserError: The archive is damaged or cut off.
@@ -190,12 +193,13 @@ def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInf
             yield member
     except tarfile.TarError as error:
         raise UserError(f"--src={file}: the tar archive is damaged: {error}. {REMEDY}") from error
-    with open(file, "rb") as opened:
-        if files.read_at(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
-            raise UserError(
-                f"--src={file}: the tar archive is damaged: at byte {archive.offset:,} neither a file nor the end of"
-                f" the archive begins. {REMEDY}"
-            )
+    opened = cast(IO[bytes], archive.fileobj)
+    opened.seek(archive.offset)
+    if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise UserError(
+            f"--src={file}: the tar archive is damaged: at byte {archive.offset:,} neither a file nor the end of the"
+            f" archive begins. {REMEDY}"
+        )
 
 
 def _listing(store: Store, file: str, spans: _Spans, rejected: list[Rejected]) -> Listing:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import tables, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.images import formats
 from tfrecord_tools.layout.dataset_files import Rejected
@@ -28,7 +28,7 @@ from tfrecord_tools.sources.folder_rules import Layout
 _SNIFFED_FILES = 4  # Number of files that are opened in a directory without image endings, to look for images.
 _SNIFFED_BYTES = 1 << 25  # Larger files are not opened to look for images.
 _MAX_SHOWN = 6  # Maximum number of names in a note.
-_TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+_TABLE_ENDINGS = tables.ENDINGS
 # Files with these endings describe images in the same directory. They are not images.
 _BESIDE_ENDINGS = frozenset(
     {"txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "md", "rst", "ini", "cfg", "log", "db", "url"}

@@ -81,6 +81,7 @@ class Listing:
         paths: Paths with `/` as separator, valid UTF-8.
         spans: Data that the store needs to read each file. Archives and CSVs of pixels: `SPAN`[n], its position in the
             archive or CSV. Object stores: `object_store.OBJECT`[n]. Parquet files: `parquet_images.ROW`[n].
+            Tar files of webdataset: `webdataset_tars.MEMBER`[n].
             Directories: unused zeros.
         sizes: i64[n] in bytes.
         mtimes_ns: i64[n] in nanoseconds since the epoch.

@@ -90,6 +90,11 @@ def is_one(path: str) -> bool:
     return tables.is_table(path) and not pixel_csv.is_one(path) and not parquet_images.is_one(path)
 
 
+def may_be_label(column: str) -> bool:
+    """Whether a column with this name usually contains labels."""
+    return tables.normal(column) in _USUAL["label"]
+
+
 def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
     """Read a manifest.
 

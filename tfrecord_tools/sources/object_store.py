@@ -20,7 +20,11 @@ from tfrecord_tools.sources.base import MAX_FILE_BYTES, Content, Listing, ReadEr
 OBJECT = np.dtype(
     [("size", "<i8"), ("mtime_ns", "<i8")]
 )  # Both come from the listing. Asking for them again would need a second request per image.
-_EXTRAS = {"s3": "'tfrecord-tools[s3]'", "s3a": "'tfrecord-tools[s3]'", "gs": "gcsfs", "gcs": "gcsfs"}
+_EXTRAS = {
+    "s3": "'tfrecord-tools[s3]'", "s3a": "'tfrecord-tools[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
+}  # fmt: skip
+# These packages would log where they found credentials, and each request to the Hub.
+_CHATTY = ("botocore", "aiobotocore", "httpx", "httpx2")
 _MTIMES = (
     "LastModified",
     "mtime",
@@ -43,7 +47,7 @@ class Objects:
             UserError: The store cannot be reached, or the credentials expired. This error stops the command, because
                 otherwise all remaining images would be rejected.
         """
-        system, root = _opened(self.url, os.getpid())
+        system, root = connected(self.url)
         size = int(span["size"])
         with explained(self.url):
             try:
@@ -117,8 +121,8 @@ def opened(url: str) -> tuple[Any, str]:
     try:
         import fsspec.core
 
-        for name in ("botocore", "aiobotocore"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # They would log where they found credentials.
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise UserError(f"{url}: a package is missing ({error}): pip install {package}") from error
@@ -133,9 +137,32 @@ def _code(error: PermissionError) -> str | None:
     return response.get("Error", {}).get("Code")
 
 
-@functools.lru_cache(maxsize=8)
+def connected(url: str) -> tuple[Any, str]:
+    """Return `opened(url)`. Each process opens a file system only once."""
+    return _opened(url, os.getpid())
+
+
+@functools.lru_cache(maxsize=1024)
 def _opened(url: str, process: int) -> tuple[Any, str]:
     return opened(url)
+
+
+def matching(pattern: str, root: str) -> list[str]:
+    """Return the URLs of the objects that match a pattern with `*`.
+
+    Args:
+        pattern: The pattern, a URL.
+        root: The part of the pattern before the directory with the first `*`.
+
+    Raises:
+        UserError: The store cannot be reached.
+    """
+    with explained(pattern):
+        system, inner = opened(pattern)
+        if "*" not in inner:
+            return [pattern] if system.isfile(inner) else []
+        above = connected(root)[1]
+        return [f"{root}/{path.removeprefix(above).lstrip('/')}" for path in system.glob(inner)]
 
 
 @contextlib.contextmanager

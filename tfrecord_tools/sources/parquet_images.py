@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.split_names import split_named
-from tfrecord_tools.sources.base import Content, ReadError, is_litter
+from tfrecord_tools.base import files
+from tfrecord_tools.sources import any_files
+from tfrecord_tools.sources.base import MAX_FILE_BYTES, Content, ReadError
 from tfrecord_tools.sources.directory import Directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 ROW = np.dtype([("file", "<i4"), ("group", "<i4"), ("row", "<i8"), ("size", "<i8")])  # `row` counts within `group`.
 USUAL_NAMES = (
@@ -40,12 +39,10 @@ USUAL_NAMES = (
     "jpeg",
     "png",
 )
-_ENDING = ".parquet"
+ENDING = ".parquet"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _BATCH_ROWS = 16  # Number of rows in memory at once, in addition to their pages.
 _BUFFER_BYTES = 1 << 20
-_PROBED_ENTRIES = 100
-_SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+$", re.IGNORECASE)  # train-00000-of-00002
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +91,8 @@ class ParquetImages:
 def _beside(file: str, name: str) -> bytes:
     """Read an image file that a table contains only as a path."""
     try:
+        if files.is_url(file):
+            return any_files.read_at(f"{file.rpartition('/')[0]}/{name}", MAX_FILE_BYTES + 1, 0)
         return Directory(os.path.dirname(file)).read(name, np.zeros(1, ROW)[0]).data
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -120,7 +119,7 @@ class _Cursor:
         Raises:
             OSError, ReadError: The file cannot be read.
         """
-        if row < self._start or os.stat(self._file).st_mtime_ns != self.mtime_ns:
+        if row < self._start or any_files.status(self._file)[1] != self.mtime_ns:
             self._rewind()
         if self._broken is not None and row >= self._broken[0]:
             raise ReadError(self._broken[1])
@@ -133,7 +132,7 @@ class _Cursor:
 
     def _rewind(self) -> None:
         self._start, self._batch, self._broken = 0, (), None
-        self.mtime_ns = os.stat(self._file).st_mtime_ns
+        self.mtime_ns = any_files.status(self._file)[1]
         self._batches: Iterator[pa.RecordBatch] | None = None
 
     def _advance(self) -> None:
@@ -156,93 +155,31 @@ class _Cursor:
 
 def _batches(file: str, column: Column, group: int) -> Iterator[pa.RecordBatch]:
     """Return an iterator over the rows of a row group, in batches."""
-    import pyarrow.parquet as pq
-
     # This is not a generator function: Python would close an unfinished generator at exit, after it unloaded modules.
     names = [f"{column.name}.bytes", f"{column.name}.path"][: 1 + column.path] if column.struct else [column.name]
-    opened = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+    opened = opened_file(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
     if group >= opened.num_row_groups:
         return iter(())
     return opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
 
 
-# --- Files ----------------------------------------------------------------------------------------------------
-
-
-def is_one(path: str) -> bool:
-    """Whether `path` is a Parquet file with images, or a directory of such files."""
-    return bool(files_of(path))
-
-
-def files_of(src: str) -> list[str]:
-    """Return the paths of Parquet files with images: `src` itself, or the files in the directory `src`.
-
-    A directory must contain either Parquet files or subdirectories with Parquet files, not both. Otherwise, the result
-    is [].
+def opened_file(file: str, **options: Any) -> pq.ParquetFile:
+    """Open a Parquet file at a path or a URL.
 
     Raises:
-        UserError: The files are in several directories that are not splits.
+        OSError, pyarrow.ArrowException: It is missing or damaged.
     """
-    if os.path.isfile(src):
-        return [src] if src.lower().endswith(_ENDING) and has_images(src) else []
-    tables, directories = _entries(src)
-    if tables:
-        return [] if directories else [file for file in tables if has_images(file)]
-    inner: dict[str, list[str]] = {}
-    for directory in directories:
-        if not _begins_with_parquet(directory):
-            return files_of(directory) if len(directories) == 1 else []
-        inner[directory] = _entries(directory)[0]
-    with_images = [file for files in inner.values() for file in files if has_images(file)]
-    if with_images and len(inner) > 1 and not all(split_named(os.path.basename(directory)) for directory in inner):
-        raise UserError(
-            f"--src={src}: Parquet files with images are in several directories, for example {directories[0]} and"
-            f" {directories[1]}. Pass one of them as --src."
-        )
-    return with_images
+    import pyarrow.parquet as pq
 
-
-def _entries(directory: str) -> tuple[list[str], list[str]]:
-    """Return the paths of the Parquet files and of the directories in a directory."""
-    files, directories = [], []
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if is_litter(entry.name):
-                    continue
-                if entry.name.lower().endswith(_ENDING):
-                    files.append(entry.path)
-                elif _is_directory(entry):
-                    directories.append(entry.path)
-    except OSError:
-        return [], []
-    return sorted(files), sorted(directories)
-
-
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # A link to itself.
-        return False
-
-
-def _begins_with_parquet(directory: str) -> bool:
-    """Whether one of the first entries is a Parquet file. The rest may be millions of images."""
-    try:
-        with os.scandir(directory) as entries:
-            return any(entry.name.lower().endswith(_ENDING) for entry in itertools.islice(entries, _PROBED_ENTRIES))
-    except OSError:
-        return False
-
-
-def split_of(file: str) -> str | None:
-    """Return the split in the name of a file. If it has none, return that of its directory, or None."""
-    stem = _SHARD.sub("", os.path.splitext(os.path.basename(file))[0])
-    words = {split_named(word) for word in [stem, *re.split(r"[-_.]", stem)]} - {None}
-    return words.pop() if len(words) == 1 else split_named(os.path.basename(os.path.dirname(file)))
+    return pq.ParquetFile(any_files.open_binary(file) if files.is_url(file) else file, **options)
 
 
 # --- Columns --------------------------------------------------------------------------------------------------
+
+
+def is_one(path: str) -> bool:
+    """Whether `path` is a Parquet file with images."""
+    return path.lower().endswith(ENDING) and os.path.isfile(path) and has_images(path)
 
 
 def has_images(file: str) -> bool:
@@ -257,9 +194,7 @@ def has_images(file: str) -> bool:
 
 def image_columns(file: str) -> list[Column]:
     """Return the columns of images in a Parquet file."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file) as opened:
+    with opened_file(file) as opened:
         schema = opened.schema_arrow
         described = {name for name, feature in features(schema).items() if feature.get("_type") == "Image"}
         columns = []
@@ -317,13 +252,11 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 def rows_of(file: str, number: int) -> np.ndarray:
     """Return `ROW`[n], the positions of all rows of a file. `number` is the number of the file."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file) as opened:
+    with opened_file(file) as opened:
         counts = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
     rows = np.zeros(sum(counts), ROW)
     rows["file"] = number
     rows["group"] = np.repeat(np.arange(len(counts)), counts)
     rows["row"] = np.concatenate([np.arange(count) for count in counts]) if counts else 0
-    rows["size"] = os.path.getsize(file) // max(len(rows), 1)  # An estimate: the size is only known after reading.
+    rows["size"] = any_files.status(file)[0] // max(len(rows), 1)  # An estimate: the size is only known after reading.
     return rows

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.sources import arrange, manifest, manifest_labels, parquet_images
-from tfrecord_tools.sources.base import Listing
+from tfrecord_tools.sources import any_files, manifest, manifest_labels, parquet_images, row_source
+from tfrecord_tools.sources.file_sets import FileSet, Kind
 from tfrecord_tools.sources.manifest import Reading
 from tfrecord_tools.sources.parquet_images import Column, ParquetImages
+from tfrecord_tools.sources.row_source import Rows, RowSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+KIND = Kind("Parquet", parquet_images.ENDING, parquet_images.has_images)
 _NO_LABEL = -1  # Hugging Face's label for rows without a label.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParquetSource:
-    """The rows of Parquet files that have a label, one column per property.
-
-    Attributes:
-        listing: The rows as files. The path of a row is `FILE:ROW`, with rows counted from 1.
-        labels: Class names.
-        splits: Splits as written in a column or in the names of the files. None: unknown.
-        groups: Groups as written. None: there is no such column.
-        class_names: The class names that occur, in the order of the metadata. None: the metadata do not name classes.
-        notes: How the files were read, for the user.
-    """
-
-    listing: Listing
-    labels: list[str]
-    splits: list[str] | None
-    groups: list[str] | None
-    class_names: tuple[str, ...] | None
-    notes: tuple[str, ...]
-
-
-def read(src: str, reading: Reading, exclude: Sequence[str] = ()) -> ParquetSource:
+def read(found: FileSet, reading: Reading, exclude: Sequence[str] = ()) -> RowSource:
     """Read everything except the images.
 
     Args:
-        src: A Parquet file, or a directory of Parquet files.
+        found: The Parquet files.
         reading: Columns and encoding.
         exclude: Patterns of files to leave out.
 
@@ -58,73 +35,41 @@ def read(src: str, reading: Reading, exclude: Sequence[str] = ()) -> ParquetSour
     """
     import pyarrow as pa
 
-    root = src if os.path.isdir(src) else os.path.dirname(src)
-    files = [_relative(file, root) for file in parquet_images.files_of(src)]
-    files, excluded = arrange.without_files(files, exclude, src) if exclude else (files, [])
-    if not files:
-        raise UserError(f"--exclude={exclude[0]}: no Parquet file of images in {src} is left. Remove a pattern.")
+    found, excluded = found.without(exclude)
     try:
-        source = _read(src, root, [os.path.join(root, file) for file in files], reading)
+        source = _read(found, reading)
         return dataclasses.replace(source, notes=(*excluded, *source.notes))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{src}: cannot be read as Parquet files of images: {error}. Download them again.") from error
+        raise UserError(
+            f"{found.src}: cannot be read as Parquet files of images: {error}. Download them again."
+        ) from error
 
 
-def _relative(file: str, root: str) -> str:
-    return os.path.relpath(file, root or ".").replace(os.sep, "/")
-
-
-def _read(src: str, root: str, files: list[str], reading: Reading) -> ParquetSource:
-    files, file_splits, notes = _split_files(files)
+def _read(found: FileSet, reading: Reading) -> RowSource:
+    found, file_splits, notes = found.splits()
+    files, src = found.paths, found.src
     column, more = _image_column(files, reading)
     table = _table(src, files)
     names = _class_names(files)
     reading, described = _with_label_column(src, table, names, reading)
     columns, usual = manifest.find_columns(src, table, reading, given=("path",))
     labels, unnamed = _labels(src, table, columns, reading, names)
-    rows = [parquet_images.rows_of(file, number) for number, file in enumerate(files)]
-    relative = tuple(_relative(file, root) for file in files)
-    paths = [f"{name}:{row}" for name, lines in zip(relative, rows) for row in range(1, len(lines) + 1)]
-    spans = np.concatenate(rows)
-    labeled = [row for row, label in enumerate(labels) if label]
-    splits = _splits(table, columns, file_splits, spans["file"].tolist())
-    groups = tables.texts(table, columns["group"]) if "group" in columns else None
-    notes = [*notes, *more, *described, *usual, *_left_out(paths, labels, splits, columns, unnamed)]
-    if not labeled:
-        raise UserError(f"{src}: no row has a label. Name the column of labels with --label_column.")
-    mtimes = np.array([os.stat(file).st_mtime_ns for file in files], np.int64)
-    splits = None if splits is None else [splits[row] for row in labeled]
-    return ParquetSource(
-        listing=Listing(
-            store=ParquetImages(root, relative, column),
-            paths=[paths[row] for row in labeled],
-            spans=spans[labeled],
-            sizes=spans["size"][labeled],
-            mtimes_ns=mtimes[spans["file"][labeled]],
-            rejected=[Rejected(path=paths[row], reason=reason) for row, reason in unnamed.items()],
-        ),
-        labels=[labels[row] for row in labeled],
-        splits=splits if splits and len(set(splits)) > 1 else None,
-        groups=groups and [groups[row] for row in labeled],
-        class_names=_in_order(names.get(columns.get("label", ""), []), {labels[row] for row in labeled}),
-        notes=tuple(notes),
+    parts = [parquet_images.rows_of(file, number) for number, file in enumerate(files)]
+    spans = np.concatenate(parts)
+    mtimes = np.array([any_files.status(file)[1] for file in files], np.int64)
+    rows = Rows(
+        src=src,
+        noun="row",
+        store=ParquetImages(found.root, found.files, column),
+        places=[f"{name}:{row}" for name, part in zip(found.files, parts) for row in range(1, len(part) + 1)],
+        spans=spans,
+        sizes=spans["size"].copy(),
+        mtimes_ns=mtimes[spans["file"]],
+        table=table,
+        file_splits=None if file_splits is None else [file_splits[file] for file in spans["file"].tolist()],
     )
-
-
-def _split_files(files: Sequence[str]) -> tuple[list[str], list[str] | None, list[str]]:
-    """Return the files to read, the split of each (None: unknown), and a note on the other files."""
-    splits = {file: parquet_images.split_of(file) for file in files}
-    named_splits = {split for split in splits.values() if split}
-    if len(named_splits) < 2:
-        return list(files), None, []
-    used = [file for file in files if splits[file]]
-    others = [os.path.basename(file) for file in files if not splits[file]]
-    notes = (
-        [f"{len(others):,} files are left out, since their names do not contain a split: {named(others, 3)}"]
-        if others
-        else []
-    )
-    return used, [split for file in used if (split := splits[file])], notes
+    class_names = names.get(columns.get("label", ""), [])
+    return row_source.make(rows, columns, labels, unnamed, class_names, [*notes, *more, *described, *usual])
 
 
 def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[str]]:
@@ -161,11 +106,10 @@ def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[
 def _table(src: str, files: Sequence[str]) -> pa.Table:
     """Read all columns that may contain labels, splits and groups."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     parts = []
     for file in files:
-        with pq.ParquetFile(file) as opened:
+        with parquet_images.opened_file(file) as opened:
             images = {column.name for column in parquet_images.image_columns(file)}
             names = [field.name for field in opened.schema_arrow if field.name not in images and _may_be_label(field)]
             part = opened.read(columns=names) if names else None
@@ -187,9 +131,8 @@ def _may_be_label(field: pa.Field) -> bool:
 
 def _class_names(files: Sequence[str]) -> dict[str, list[str]]:
     """Return column -> names of its classes, from the first file with metadata."""
-    import pyarrow.parquet as pq
-
-    return next((names for file in files if (names := parquet_images.class_names(pq.read_schema(file)))), {})
+    schemas = (parquet_images.opened_file(file).schema_arrow for file in files)
+    return next((names for schema in schemas if (names := parquet_images.class_names(schema))), {})
 
 
 def _with_label_column(
@@ -224,33 +167,3 @@ def _labels(
     reason = f"its label {{}} has no name: the metadata of the table has {len(known):,} names"
     unnamed = {row: reason.format(value) for row, value in enumerate(values) if not _NO_LABEL <= value < len(known)}
     return ["" if value == _NO_LABEL or row in unnamed else known[value] for row, value in enumerate(values)], unnamed
-
-
-def _splits(
-    table: pa.Table, columns: dict[str, str], file_splits: list[str] | None, files: Sequence[int]
-) -> list[str] | None:
-    if file_splits is not None:
-        return [file_splits[file] for file in files]
-    return tables.texts(table, columns["split"]) if "split" in columns else None
-
-
-def _left_out(
-    paths: Sequence[str],
-    labels: Sequence[str],
-    splits: Sequence[str] | None,
-    columns: dict[str, str],
-    unnamed: Collection[int],
-) -> Iterator[str]:
-    """Yield a note about the rows without a label, with the number of such rows in each split."""
-    missing = [row for row, label in enumerate(labels) if not label and row not in unnamed]
-    if missing:
-        counts = collections.Counter(splits[row] for row in missing) if splits else {}
-        where = "".join(f", {count:,} in {split}" for split, count in counts.items())
-        yield (
-            f"{len(missing):,} of {len(labels):,} rows are left out, since they have no label in the column"
-            f" {columns.get('label')!r}{where}, for example {paths[missing[0]]}"
-        )
-
-
-def _in_order(names: Sequence[str], used: set[str]) -> tuple[str, ...] | None:
-    return tuple(name for name in names if name in used) or None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import hashlib
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,30 @@ from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.split_names import SPLIT_WORDS, SPLITS, split_named
-from tfrecord_tools.layout.splitting import NO_GROUP
+from tfrecord_tools.layout.splitting import group_hash
 from tfrecord_tools.sources import (
     arrange,
     class_names,
+    file_sets,
+    imagefolder,
     manifest,
     manifest_paths,
     object_store,
-    parquet_images,
     parquet_source,
     stores,
+    webdataset_source,
 )
 from tfrecord_tools.sources.base import Files, Listing, Store
 from tfrecord_tools.sources.directory import stat_files
+from tfrecord_tools.sources.file_sets import FileSet, Kind
 from tfrecord_tools.sources.folder_rules import EXAMPLES, TO_BE_SPLIT
-from tfrecord_tools.sources.manifest import COLUMNS, Reading
+from tfrecord_tools.sources.manifest import COLUMNS, Manifest, Reading
+from tfrecord_tools.sources.row_source import RowSource
 
+_ROW_KINDS = (
+    (parquet_source.KIND, parquet_source.read),
+    (webdataset_source.KIND, webdataset_source.read),
+)  # Kinds of files that contain images and their labels.
 _URL_MISSING = "this is a URL, and the source has no file with this name: download the images first"
 
 
@@ -43,7 +50,8 @@ class ScanConfig:
 
     Attributes:
         src: A directory, a zip or tar archive, a manifest (CSV or Parquet), a CSV of pixels, Parquet files of images,
-            or the URL of a prefix in an object store.
+            tar files of webdataset, or the URL of a prefix in an object store. Several Parquet or tar files can also
+            be given as a pattern.
         classes: Class names in label order. Images of other classes are left out. None: all classes, sorted.
         label_regex: Regular expression that is searched in each path. The first group is the class. None: the
             directories are the classes.
@@ -57,7 +65,8 @@ class ScanConfig:
         zip_encoding: Encoding of the file names in an archive, for example "cp949". It is used if the archive does not
             say its encoding. None: UTF-8.
         manifest: A CSV or Parquet file with the paths and classes of the images in `src`.
-        path_column: The column of paths in a manifest, or the column of images in Parquet files of images.
+        path_column: The column of paths in a manifest, or the column of images in Parquet files of images. In tar files
+            of webdataset, the extension of the images.
         label_column: The column of class names.
         split_column: The column of splits. It may be missing.
         group_column: The column of groups. It may be missing.
@@ -144,6 +153,11 @@ class ScanConfig:
         )
 
     @property
+    def names_labels(self) -> bool:
+        """Whether a flag names the column of the labels."""
+        return bool(self.label_columns) or self.label_column != ScanConfig.label_column
+
+    @property
     def manifest_path(self) -> str | None:
         """Path of the manifest: `manifest`, or `src` if it is a manifest. None: there is none."""
         return self.manifest or (self.src if manifest.is_one(self.src) else None)
@@ -208,14 +222,39 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
     least = 1 if known_classes else 2
     if config.manifest_path:
         return _scan_manifest(config, config.manifest_path, least)
-    if not files.is_url(config.src) and parquet_images.is_one(config.src):
-        return _scan_parquet(config, least)
+    objects = _objects(config.src)
+    for kind, read in _ROW_KINDS:
+        if kind is webdataset_source.KIND and config.label_regex:
+            continue  # The paths in the archive give the classes.
+        if found := file_sets.find(config.src, kind, objects.paths if objects else None):
+            return _scan_rows(config, found, kind, read, least)
+    if file_sets.is_pattern(config.src):
+        file_sets.refuse(config.src)
+    tables = [] if config.label_regex or config.split else imagefolder.find(config.src, config.reading())
+    if tables and config.names_labels:
+        return _scan_imagefolder(config, tables, least)
     if config.label_columns:
         raise UserError(
             f"--label_columns={','.join(config.label_columns)}: needs a manifest. Pass it as --manifest=FILE, or"
             " remove --label_columns."
         )
-    listing, notes = _without_excluded(config, _list(config))
+    try:
+        sources = _scan_folder(config, objects or _list(config), known_classes, least)
+    except UserError:
+        if not tables:
+            raise
+        return _scan_imagefolder(config, tables, least)
+    unread = (
+        f"the labels in {table.path} are not read, because the folders or the names of the images show the classes. To"
+        " read the labels, name their column with --label_column, or pass the table as --manifest"
+        for table in tables
+    )
+    return dataclasses.replace(sources, notes=(*sources.notes, *unread))
+
+
+def _scan_folder(config: ScanConfig, listing: Listing, known_classes: Collection[str], least_classes: int) -> Sources:
+    """Scan images with paths that show their classes."""
+    listing, notes = _without_excluded(config, listing)
     arranged = arrange.arrange(
         listing,
         config.src,
@@ -230,13 +269,23 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
         arranged.labels,
         arranged.splits,
         arranged.rejected,
-        least_classes=least,
+        least_classes=least_classes,
         notes=[*notes, *listing.notes, *arranged.notes],
     )
 
 
 def _without_excluded(config: ScanConfig, listing: Listing) -> tuple[Listing, list[str]]:
     return arrange.without(listing, config.exclude, config.src) if config.exclude else (listing, [])
+
+
+def _objects(src: str) -> Listing | None:
+    """List the objects below a URL.
+
+    The result is None if `src` is a path, a pattern, or the URL of a single file.
+    """
+    endings = tuple(kind.ending for kind, _ in _ROW_KINDS)
+    single = file_sets.is_pattern(src) or src.lower().endswith(endings)
+    return object_store.list_objects(src) if files.is_url(src) and not single else None
 
 
 def _list(config: ScanConfig) -> Listing:
@@ -247,7 +296,16 @@ def _list(config: ScanConfig) -> Listing:
 
 def _scan_manifest(config: ScanConfig, path: str, least_classes: int) -> Sources:
     root = os.path.dirname(path) if config.manifest is None else config.src
-    rows = manifest.read(path, root, config.reading())
+    return _scan_table(config, manifest.read(path, root, config.reading()), path, root, least_classes)
+
+
+def _scan_imagefolder(config: ScanConfig, tables: Sequence[imagefolder.Table], least_classes: int) -> Sources:
+    rows = imagefolder.read(tables, config.reading())
+    return _scan_table(config, rows, tables[0].path, config.src, least_classes)
+
+
+def _scan_table(config: ScanConfig, rows: Manifest, path: str, root: str, least_classes: int) -> Sources:
+    """Scan the images in `root` that a table lists. `path` is the path of the table, for messages."""
     listing, listed_rows, notes = _named_files(config, rows, path, root)
     row_of = dict(zip(listing.paths, listed_rows))
     listing, excluded = _without_excluded(config, listing)
@@ -275,7 +333,7 @@ def _table_splits(names: Sequence[str] | None, path: str, column: str) -> list[i
 
 
 def _named_files(
-    config: ScanConfig, rows: manifest.Manifest, path: str, root: str
+    config: ScanConfig, rows: Manifest, path: str, root: str
 ) -> tuple[Listing, list[int], tuple[str, ...]]:
     """Find the files in a manifest.
 
@@ -326,7 +384,7 @@ def _joined(listing: Listing, more: Listing | None) -> Listing:
 
 
 def _select(
-    listing: Listing, rows: manifest.Manifest, path: str, reasons: Mapping[str, str]
+    listing: Listing, rows: Manifest, path: str, reasons: Mapping[str, str]
 ) -> tuple[Listing, list[int], tuple[str, ...]]:
     """Select the files of a listing that are in a manifest. `reasons`: path -> why the file was not found."""
     names = [*listing.paths, *(r.path for r in listing.rejected)]
@@ -348,20 +406,27 @@ def _select(
     return listed, [numbers[number] for number in ordered], matches.notes
 
 
-def _scan_parquet(config: ScanConfig, least_classes: int) -> Sources:
-    """Scan Parquet files that contain images."""
+def _scan_rows(
+    config: ScanConfig,
+    found: FileSet,
+    kind: Kind,
+    read: Callable[[FileSet, Reading, Sequence[str]], RowSource],
+    least_classes: int,
+) -> Sources:
+    """Scan files that contain images and their labels."""
+    named_kind = f"{kind.name} files of images"
     if config.label_regex:
         raise UserError(
-            "--label_regex and Parquet files of images cannot be combined: a column gives the labels. Remove"
-            " --label_regex."
+            f"--label_regex and {named_kind} cannot be combined: a column gives the labels. Remove --label_regex."
         )
     if config.split:
+        example = f"train{kind.ending} and test{kind.ending}"
         raise UserError(
-            f"--split={config.split[0]} and Parquet files of images cannot be combined: the splits come from the names"
-            " of the files, such as train.parquet and test.parquet, or from a column. Remove --split. To change the"
-            " splits, rename the files, or pass --split_column."
+            f"--split={config.split[0]} and {named_kind} cannot be combined: the splits come from the names of the"
+            f" files, such as {example}, or from a column. Remove --split. To change the splits, rename the files, or"
+            " pass --split_column."
         )
-    source = parquet_source.read(config.src, config.reading(), config.exclude or ())
+    source = read(found, config.reading(), config.exclude or ())
     splits = _table_splits(source.splits, config.src, config.split_column)
     if config.classes is None and source.class_names and len(source.class_names) > 1:
         config = dataclasses.replace(config, classes=source.class_names)
@@ -453,9 +518,9 @@ def _groups(pattern: str, paths: Sequence[str]) -> list[str]:
 
 
 def _hashes(groups: Sequence[str]) -> np.ndarray:
-    """Return u64[n], a hash of each group. It is equal on every machine. `NO_GROUP`: the group is ""."""
-    hashes = {group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "little") for group in set(groups)}
-    return np.array([hashes[group] if group else NO_GROUP for group in groups], np.uint64)
+    """Return u64[n], the hash of each group."""
+    hashes = {group: group_hash(group) for group in set(groups)}
+    return np.array([hashes[group] for group in groups], np.uint64)
 
 
 def _check_encoding(name: str) -> None:

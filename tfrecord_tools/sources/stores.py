@@ -9,7 +9,7 @@ import zipfile
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.sources import archives, pixel_csv
+from tfrecord_tools.sources import archives, file_sets, pixel_csv
 from tfrecord_tools.sources.base import Listing
 from tfrecord_tools.sources.directory import entries, list_directory
 from tfrecord_tools.sources.pixel_csv_source import list_csvs
@@ -18,8 +18,10 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip -k", b"BZh": "bunzip2 -k", b"\xfd7zXZ": "unx
 
 
 def check_exists(src: str) -> None:
-    """Raise a UserError if `src` does not exist. URLs are not checked."""
-    if not files.is_url(src) and not os.path.exists(src):
+    """Raise a UserError if `src` is a path that does not exist, or a pattern that matches no file."""
+    if not files.is_url(src) and file_sets.is_pattern(src):
+        file_sets.check_matches(src)
+    elif not files.is_url(src) and not os.path.exists(src):
         raise UserError(f"--src={src}: does not exist. Pass a directory of images, an archive, or a manifest.")
 
 

@@ -162,7 +162,7 @@ def test_a_record_without_a_readable_image_has_unknown_facts(damage, workspace, 
     converted(workspace / "src", tmp_path / "out")
     records = dataset.open(tmp_path / "out").records("train")
     if damage == "corrupt":
-        flip(next((tmp_path / "out").glob("*train*")), int(records._offset[7]) + 40)
+        flip(next((tmp_path / "out").glob("*train*")), records._frame(7)[2] + 40)
     else:
         break_image(tmp_path / "out", 7)
     facts = facts_cache.load_or_compute(records, "digest", tmp_path / "features", lambda line: None)

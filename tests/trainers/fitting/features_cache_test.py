@@ -122,7 +122,7 @@ def test_batches_are_permutations_and_start_at_any_step(out, tmp_path):
 
 
 def flip_one(copy: Path, number: int) -> None:
-    flip(next(copy.glob("*train*")), int(dataset.open(copy).records("train")._offset[number]) + 40)
+    flip(next(copy.glob("*train*")), dataset.open(copy).records("train")._frame(number)[2] + 40)
 
 
 @pytest.mark.parametrize("damage", [flip_one, break_image], ids=["corrupt", "not an image"])
@@ -155,7 +155,7 @@ def test_features_are_computed_again_when_a_record_is_valid_again(out, tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     shard = next(copy.glob("*train*"))
-    offset = int(dataset.open(copy).records("train")._offset[7]) + 40
+    offset = dataset.open(copy).records("train")._frame(7)[2] + 40
     flip(shard, offset)
     load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
     flip(shard, offset)

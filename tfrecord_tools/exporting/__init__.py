@@ -1,0 +1,1 @@
+"""Writing the images of a dataset in the formats of other libraries."""
