@@ -838,7 +838,7 @@ TRAINED_FROM_A_BUCKET = Run(
     flags=IN_A_BUCKET
     | {
         "--run=run": lambda e: set(e.rows("run/history.csv")[0]) > {"fetched_mb", "fetch_requests", "cache_hits"},
-        "--backbone=CNN": says("model: CNN("),
+        "--backbone=CNN": says("model: CNN"),
         "--image_size=32": says(", 32 px, "),
         "--weights=none": setting("recipe.model.weights", "none"),
         "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
@@ -1278,10 +1278,7 @@ FROZEN = [
 ]
 
 FINETUNE = [
-    dataclasses.replace(
-        TRAINED_FROM_A_BUCKET,
-        flags={**TRAINED_FROM_A_BUCKET.flags, "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 2},
-    ),
+    TRAINED_FROM_A_BUCKET,
     Run(
         name="flags",
         marks=SLOW,
@@ -1416,7 +1413,12 @@ AUDIT = [
         name="a bucket",
         marks=SLOW,
         before=pretrained,
-        flags={name: check for name, check in AUDITED.items() if name != "--tfrecords=out"} | IN_A_BUCKET,
+        flags={name: check for name, check in AUDITED.items() if name != "--tfrecords=out"}
+        | IN_A_BUCKET
+        | {
+            "--backbone_kwargs=filters=(4,8)": says("features: computed by CNN(filters=(4, 8)), 24 px"),
+            "--image_size=24": says(" 24 px, weights "),
+        },
     ),
     Run(
         name="backbone",

@@ -45,7 +45,7 @@ def test_a_training_gives_the_same_model(url: str, pets: Path, tmp_path: Path) -
     assert all((a == b).all() for a, b in zip(*weights, strict=True))
     text = "\n".join(map(str, lines))
     assert f"data: {url} (images)" in text
-    assert f"bucket: 1 MB of records, at most 0.3 MB in {tmp_path / 'cache'}" in text
+    assert f"bucket: 0.9 MB of records, at most 0.3 MB in {tmp_path / 'cache'}" in text
     assert "an epoch fetches about" in text
     assert text.count("% of the records were there in time") == 2
 

@@ -54,7 +54,7 @@ def lines(splits: Splits, recipe: Recipe, config: TrainConfig) -> Iterator[str]:
     if remote is None:
         return
     size = remote.bytes
-    yield f"bucket: {size / 1e6:,.0f} MB of records, at most {remote.budget / 1e6:,.1f} MB in {remote.cache_dir}"
+    yield f"bucket: {size / 1e6:,.1f} MB of records, at most {remote.budget / 1e6:,.1f} MB in {remote.cache_dir}"
     if size <= remote.budget or _read_once(splits.train, recipe, config):
         return
     block = config.block if config.order == "blocks" else 1
