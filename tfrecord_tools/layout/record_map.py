@@ -146,7 +146,11 @@ class RecordMap:
         return shard, starts[row + 1] - start, start - base[shard]
 
     def all_frames(self) -> Frames:
-        """Return where the frames of all rows are, also of those that are left out: i32[rows], i32[rows], i64[rows]."""
+        """Return where the frames of all rows are, also of those that are left out.
+
+        Returns:
+            i32[rows], i32[rows], i64[rows].
+        """
         counts = np.diff(self._first)
         shards = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         offsets = self._starts[:-1] - np.repeat(self._base[:-1], counts)
