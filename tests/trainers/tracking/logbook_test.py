@@ -105,7 +105,8 @@ def test_complete_means_complete_at_the_present_place(
 @pytest.mark.parametrize("content", ["{", "[1]", '{"id": 3, "complete": {}}', '{"complete": []}'])
 def test_damaged_file_of_trackers(tmp_path: Path, content: str) -> None:
     (tmp_path / "trackers.json").write_text(content)
-    with pytest.raises(UserError) as error, logbook.opened(["tensorboard"], tmp_path, {}, None, print):
+    settings: Any = {}
+    with pytest.raises(UserError) as error, logbook.opened(["tensorboard"], tmp_path, settings, None, print):
         pass
     assert str(error.value) == f"{tmp_path}/trackers.json: is damaged. Delete this file. The run is then logged anew."
 
