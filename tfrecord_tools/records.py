@@ -397,10 +397,10 @@ class Records:
         shard, size, offset = self._map.frame(number if self._chosen is None else int(self._chosen[number]))
         reason = "corrupt"
         try:
-            if self.remote is None:
+            if isinstance(self._shards, ShardFiles):
                 framed = self._shards.read(shard, size, offset)
             else:
-                framed = self.remote.read(shard, size, offset, int(self._rows(np.array([number]))[0]))
+                framed = self._shards.read(shard, size, offset, int(self._rows(np.array([number]))[0]))
             data = schema.unframe(framed)
         except UserError as error:  # The bucket cannot be read.
             self.failure = str(error)
@@ -468,10 +468,10 @@ class Records:
         read: list[bytes | None] = [None] * len(numbers)
         frames = self._frames(numbers)
         try:
-            if self.remote is None:
+            if isinstance(self._shards, ShardFiles):
                 found = self._shards.read_many(*frames)
             else:
-                found = self.remote.read_many(*frames, self._rows(numbers))
+                found = self._shards.read_many(*frames, self._rows(numbers))
             for i, framed in found:
                 read[i] = schema.unframe(framed)
         except UserError as error:  # The bucket cannot be read.
