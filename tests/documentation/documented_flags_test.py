@@ -31,7 +31,7 @@ SPEAKS_OF = {
     ("docs/howto/bucket.md", "Train from a bucket"): TRAINING,
     ("docs/howto/bucket.md", "The cache"): TRAINING,
     ("docs/howto/bucket.md", "Choose the order"): TRAINING,
-    ("docs/decisions/0071-records-in-sparse-files.md", ""): TRAINING,
+    ("docs/decisions/0073-records-in-sparse-files.md", ""): TRAINING,
     ("docs/howto/own_folder.md", ""): CONVERT,
     ("docs/howto/kaggle.md", ""): CONVERT,
     ("docs/decisions/0044-stratified-automatic-split.md", ""): CONVERT,
