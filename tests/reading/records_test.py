@@ -504,7 +504,7 @@ def test_corrupt_record_is_found_and_named(out: Path, at: int) -> None:
 
 
 def test_a_replaced_dataset_is_noticed(out: Path, source: Path, tmp_path: Path) -> None:
-    """The index is read again for paths. Its rows may be those of other records now."""
+    """The index is read again for paths. After an update, a row may be that of another record."""
     records, data = open_dataset(out).records("train"), open_dataset(out)
     paths, index_path = list(records.paths), out / "records.parquet"
     os.utime(index_path)  # The content is the same.

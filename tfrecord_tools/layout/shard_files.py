@@ -158,6 +158,7 @@ def _listed(paths: frozenset[str], lengths: bool) -> dict[str, int]:
     On network file systems, a listing gets many sizes with one request. A question for each file is a request for each.
     """
     found = {}
+    listed: dict[str, os.DirEntry[str] | Path]
     for directory in {os.path.dirname(path) for path in paths}:
         try:
             with os.scandir(directory or ".") as entries:
