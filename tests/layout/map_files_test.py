@@ -106,7 +106,7 @@ def test_a_map_equals_the_index(
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
 def test_row_groups_with_rows_of_several_splits(out: Path, rows: int) -> None:
-    """Another tool may write the index again, with the end of a split and the start of the next in one group."""
+    """Another tool may write the index again. A group then has rows of two splits."""
     table = pq.read_table(out / index.FILE_NAME)
     pq.write_table(table, out / index.FILE_NAME, row_group_size=rows)
     for split in ("train", "validation"):
