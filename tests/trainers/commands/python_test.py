@@ -224,7 +224,8 @@ def test_options_that_a_run_sets_itself_are_refused(trained: Run, workspace: Pat
     for name, value in wrong.items():
         with pytest.raises(TypeError, match=f"^there is no option '{name}'"):
             trained.predict(photo, **{name: value})
-    for name, value in {"init_from": "nowhere", "more_epochs": 2}.items():
+    twice: dict[str, Any] = {"init_from": "nowhere", "more_epochs": 2}
+    for name, value in twice.items():
         with pytest.raises(TypeError, match=f"multiple values for keyword argument '{name}'"):
             trained.train_more(1, **{name: value})
     listed = typing.get_type_hints(PredictOptions).keys()
