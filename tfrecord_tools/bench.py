@@ -16,7 +16,7 @@ from absl import flags
 
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
-from tfrecord_tools.base import command, sizes, usage, words, workers
+from tfrecord_tools.base import cache_options, command, sizes, usage, words, workers
 from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding.geometry import FITS, Geometry
 from tfrecord_tools.errors import UserError
@@ -37,6 +37,8 @@ class BenchConfig:
 
     Attributes:
         tfrecords: The dataset directory.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
         split: The split that is read.
         image_size: Height and width in pixels: one number for a square, or a pair.
         crop: As in `dataset.train_batches`. Not used with fit "pad" and "stretch".
@@ -48,6 +50,8 @@ class BenchConfig:
     """
 
     tfrecords: str
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     split: str = "train"
     image_size: Size = 160
     crop: float = 0.875
@@ -177,7 +181,7 @@ def _stored_size(geometry: Geometry) -> tuple[int, str]:
 def main(argv: Sequence[str]) -> None:
     directory = command.one_argument(argv, "the directory of one dataset, as in python -m tfrecord_tools.bench out/")
     config = command.from_flags(BenchConfig, tfrecords=directory)
-    records = open_dataset(directory).records(config.split)
+    records = open_dataset(directory, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes).records(config.split)
     print(
         f"{directory}: {words.number(len(records), 'record')} of {config.split}, {sizes.text(config.image_size)} px,"
         f" batches of {config.batch_size}, {workers.default_workers()} processors"
@@ -199,6 +203,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
+    for option in cache_options.OPTIONS:
+        option.define()
     flags.DEFINE_string("split", BenchConfig.split, "Split to read: train, validation or test.")
     usage.define_size(
         "image_size",

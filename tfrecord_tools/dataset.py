@@ -11,6 +11,7 @@ next valid record of the order replaces it. In evaluation, it is left out.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -191,7 +192,7 @@ def train_stream(
     else:
         _check_cache(cache, records, geometry)
         fetch = cache.get
-    data = selection.batches(start_step, fetch, tf.uint8, geometry.shape, parallel, steps)
+    data = selection.batches(start_step, fetch, tf.uint8, geometry.shape, parallel, steps, reads=cache is None)
     change = changes.of(augment, (selection.share, *geometry.shape), jit)
 
     @graphs.plain
@@ -307,6 +308,7 @@ class _Selection:
         shape: tuple[int, ...],
         parallel: int | None = None,
         steps: int | None = None,
+        reads: bool = True,
     ) -> tf.data.Dataset:
         """Return the batches, beginning with batch `start_step`. The images are what `fetch` returns.
 
@@ -317,20 +319,23 @@ class _Selection:
             shape: Shape of an image of `fetch`.
             parallel: As in `train_batches`.
             steps: As in `train_stream`.
+            reads: Whether `fetch` reads the records, so that a bucket fetches them ahead.
         """
         check_whole(0, start_step=start_step)
         start, chunk = int(start_step) * self.share, min(self.share, _CHUNK)
+        reading = self._records.plan(self._order) if reads else lambda position: contextlib.nullcontext()
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
             slots = int(first) + np.arange(chunk)
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
             epochs, numbers = self._order.at(positions)
-            images = fetch(numbers)
             replaced = np.zeros_like(numbers)  # A record that replaces a corrupt one gets another key.
-            for i, image in enumerate(images):
-                if image is None:
-                    images[i], numbers[i] = self._next_valid(int(positions[i]), fetch)
-                    replaced[i] = positions[i] + 1
+            with reading(int(positions[0])):
+                images = fetch(numbers)
+                for i, image in enumerate(images):
+                    if image is None:
+                        images[i], numbers[i] = self._next_valid(int(positions[i]), fetch)
+                        replaced[i] = positions[i] + 1
             keys = orders.hash64(self._seed, _DRAWS, epochs, numbers, replaced).view(np.int64)
             return _stacked(images, dtype, shape), self._records.labels[numbers], numbers, keys
 
@@ -467,9 +472,11 @@ def eval_stream(
     batch_size = int(batch_size)
     geometry = Geometry.of(image_size)
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
+    reading = records.plan()
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        images = fetch(numbers)
+        with reading(int(numbers[0])):
+            images = fetch(numbers)
         decoded = {number: image for number, image in zip(numbers.tolist(), images) if image is not None}
         valid = np.array(list(decoded), np.int64)
         return _stacked(list(decoded.values()), tf.uint8, shape), records.labels[valid], valid

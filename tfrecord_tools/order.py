@@ -19,6 +19,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # Rounds of the Feistel network in `permute`. Luby and Rackoff need 4 rounds for a pseudorandom permutation. Our round
 # function is weaker than theirs, so we use 8.
 _ROUNDS = 8
+_SEARCHED = 65_536
 _BLOCK = 1 << 18  # Labels that `Balanced` sorts at once.
 
 
@@ -52,9 +53,7 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
     Returns:
         i64[k], the permuted positions.
     """
-    half = np.uint64(max(1, -(-max(count - 1, 1).bit_length() // 2)))
-    mask = np.uint64((1 << int(half)) - 1)
-    round_keys = np.stack([np.broadcast_to(hash64(*key, number), np.shape(positions)) for number in range(_ROUNDS)])
+    half, mask, round_keys = _network(np.shape(positions), count, *key)
     values = np.asarray(positions, np.uint64).copy()
     outside = np.arange(len(values))
     while len(outside):
@@ -62,6 +61,18 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
         values[outside] = walked
         outside = outside[walked >= np.uint64(count)]
     return values.astype(np.int64)
+
+
+def unpermute(values: np.ndarray, count: int, *key: int | np.ndarray) -> np.ndarray:
+    """Return the positions, i64[k], that `permute` with the same count and key maps to `values`, i64[k]."""
+    half, mask, round_keys = _network(np.shape(values), count, *key)
+    positions = np.asarray(values, np.uint64).copy()
+    outside = np.arange(len(positions))
+    while len(outside):
+        walked = _unfeistel(positions[outside], round_keys[:, outside], half, mask)
+        positions[outside] = walked
+        outside = outside[walked >= np.uint64(count)]
+    return positions.astype(np.int64)
 
 
 class Order(abc.ABC):
@@ -101,6 +112,33 @@ class Order(abc.ABC):
     @abc.abstractmethod
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
+    def next_use(self, numbers: np.ndarray, position: int) -> np.ndarray:
+        """Return the positions, i64[k], from `position` on, at which records i64[k] are read next.
+
+        The orders of this module compute it by their inverse, without the positions in between. For other orders, the
+        next 65,536 positions are searched, and records that do not occur there count as read after them.
+        """
+        found = self._in_epoch(numbers, position, 0)
+        if found is None:
+            return self._searched(numbers, position)
+        past = np.flatnonzero(found < position)
+        if len(past):
+            found[past] = self._in_epoch(numbers[past], position, 1)
+        return found
+
+    def _in_epoch(self, numbers: np.ndarray, position: int, later: int) -> np.ndarray | None:
+        """Return the positions of records in the epoch of `position`, or in a later one. None: unknown.
+
+        For `Balanced`, each class has its own epoch.
+        """
+        return None
+
+    def _searched(self, numbers: np.ndarray, position: int) -> np.ndarray:
+        following = self[position + np.arange(_SEARCHED)]
+        records, first = np.unique(following, return_index=True)
+        places = np.minimum(np.searchsorted(records, numbers), len(records) - 1)
+        return position + np.where(records[places] == numbers, first[places], _SEARCHED)
+
 
 class Shuffled(Order):
     """Fully shuffled: each epoch is a new permutation of all `count` records."""
@@ -113,6 +151,10 @@ class Shuffled(Order):
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         epochs, offsets = np.divmod(positions, self.count)
         return epochs, permute(offsets, self.count, self._seed, epochs)
+
+    def _in_epoch(self, numbers: np.ndarray, position: int, later: int) -> np.ndarray:
+        epoch = position // self.count + later
+        return epoch * self.count + unpermute(numbers, self.count, self._seed, epoch)
 
 
 class Blocks(Order):
@@ -150,6 +192,20 @@ class Blocks(Order):
         start = (hash64(self._seed, 3, epochs) % np.uint64(self.count)).astype(np.int64)
         blocks = np.where(blocks < full, shuffled, blocks)
         return epochs, (blocks * self._block + within + start) % self.count
+
+    def _in_epoch(self, numbers: np.ndarray, position: int, later: int) -> np.ndarray:
+        epoch = position // self.count + later
+        start = int(hash64(self._seed, 3, epoch) % np.uint64(self.count))
+        blocks, within = np.divmod((numbers - start) % self.count, self._block)
+        full = self.count // self._block
+        shuffled = unpermute(np.where(blocks < full, blocks, 0), full, self._seed, 2, epoch)
+        offsets = np.where(blocks < full, shuffled, blocks) * self._block + within
+        windows, within = np.divmod(offsets, self._window)
+        full, rest = divmod(self.count, self._window)
+        for mask, length in ((windows < full, self._window), (windows == full, rest)):
+            unshuffled = unpermute(within[mask], length, self._seed, 1, epoch, windows[mask])
+            offsets[mask] = windows[mask] * self._window + unshuffled
+        return epoch * self.count + offsets
 
 
 class Balanced(Order):
@@ -189,6 +245,26 @@ class Balanced(Order):
             within = permute(turns[of_class] % count, count, self._seed, 5, number, epochs[of_class])
             records[of_class] = self._records[self._starts[number] + within]
         return epochs, records
+
+    @functools.cached_property
+    def _places(self) -> np.ndarray:
+        """i64[n], the place of each record in `_records`."""
+        places = np.empty_like(self._records)
+        places[self._records] = np.arange(len(places))
+        return places
+
+    def _in_epoch(self, numbers: np.ndarray, position: int, later: int) -> np.ndarray:
+        classes_count = len(self._counts)
+        places = self._places[numbers]
+        classes = np.searchsorted(self._starts, places, "right") - 1
+        epochs = position // classes_count // self._counts[classes] + later
+        turns = np.empty_like(places)
+        for number in np.unique(classes).tolist():
+            of_class, count = classes == number, int(self._counts[number])
+            within = places[of_class] - self._starts[number]
+            within = unpermute(within, count, self._seed, 5, number, epochs[of_class])
+            turns[of_class] = epochs[of_class] * count + within
+        return turns * classes_count + unpermute(classes, classes_count, self._seed, 4, turns)
 
 
 def _by_label(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -255,12 +331,28 @@ def stream_positions(places: np.ndarray, batch_size: int, shard: tuple[int, int]
     return steps * batch_size + index * share + rest
 
 
+def _network(shape: tuple[int, ...], count: int, *key: int | np.ndarray) -> tuple[np.uint64, np.uint64, np.ndarray]:
+    """Return bits and mask of a half in `permute`, and the keys of all rounds u64[rounds k]."""
+    half = np.uint64(max(1, -(-max(count - 1, 1).bit_length() // 2)))
+    round_keys = np.stack([np.broadcast_to(hash64(*key, number), shape) for number in range(_ROUNDS)])
+    return half, np.uint64((1 << int(half)) - 1), round_keys
+
+
 def _feistel(values: np.ndarray, round_keys: np.ndarray, half: np.uint64, mask: np.uint64) -> np.ndarray:
     left = np.right_shift(values, half)
     right = np.bitwise_and(values, mask)
     with np.errstate(over="ignore"):
         for key in round_keys:
             left, right = right, left ^ (_finalize(right ^ key) & mask)
+    return left << half | right
+
+
+def _unfeistel(values: np.ndarray, round_keys: np.ndarray, half: np.uint64, mask: np.uint64) -> np.ndarray:
+    left = np.right_shift(values, half)
+    right = np.bitwise_and(values, mask)
+    with np.errstate(over="ignore"):
+        for key in round_keys[::-1]:
+            left, right = right ^ (_finalize(left ^ key) & mask), left
     return left << half | right
 
 

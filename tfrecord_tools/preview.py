@@ -18,7 +18,7 @@ from PIL import Image
 from tfrecord_tools import order
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
-from tfrecord_tools.base import command, files, sizes, usage
+from tfrecord_tools.base import cache_options, command, files, sizes, usage
 from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import FITS, Geometry
@@ -37,6 +37,8 @@ class PreviewConfig:
 
     Attributes:
         tfrecords: A dataset directory.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
         split: Split of the record.
         record: Number of the record in its split, from 0.
         image: An image file, instead of a record.
@@ -50,6 +52,8 @@ class PreviewConfig:
     """
 
     tfrecords: str | None = None
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     split: str = "train"
     record: int = 0
     image: str | None = None
@@ -130,7 +134,7 @@ def _encoded(config: PreviewConfig) -> tuple[bytes, str, int | None]:
         except (OSError, preparation.BadImage) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"--image={config.image}: {reason}.") from error
-    data_set = open_dataset(config.tfrecords or "")
+    data_set = open_dataset(config.tfrecords or "", cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
     records = data_set.records(config.split)
     if not 0 <= config.record < len(records):
         raise UserError(f"--record={config.record}: must be 0 to {len(records) - 1:,} in the {config.split} split.")
@@ -154,6 +158,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
+    for option in cache_options.OPTIONS:
+        option.define()
     default = PreviewConfig(image="-")
     usage.define_path(
         "tfrecords", None, "Directory of the dataset with the record to draw. Pass either --tfrecords or --image."

@@ -6,6 +6,7 @@ of shape (h, w, 3).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import html
@@ -16,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -31,6 +32,10 @@ from tfrecord_tools.layout.shard_files import ShardFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from tfrecord_tools.remote.opening import Bucket
+    from tfrecord_tools.remote.plans import Plan
+    from tfrecord_tools.remote.shards import RemoteShards
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +61,8 @@ class Dataset:
             encoded.
         keys: Names of the features that hold image, label and path.
         cache_dir: As in `open_dataset`.
+        bucket: Where the shards are. None: in `directory`. If the dataset is in a bucket, `directory` is its directory
+            in the cache.
     """
 
     directory: Path
@@ -67,18 +74,32 @@ class Dataset:
     raw_size: int | None = None
     keys: Keys = schema.OURS
     cache_dir: Path | None = None
+    bucket: Bucket | None = None
+
+    @property
+    def location(self) -> str:
+        """The directory or the URL that was opened, for messages."""
+        return str(self.directory) if self.bucket is None else self.bucket.url
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the dataset on this machine. If it is in a bucket, it is fetched first.
+
+        Raises:
+            UserError: The file does not exist in the bucket, or cannot be fetched.
+        """
+        return self.directory / name if self.bucket is None else self.bucket.fetch(name)
 
     def __fspath__(self) -> str:
-        """Return the directory. So functions that take the path of a dataset also take a `Dataset`."""
-        return str(self.directory)
+        """Return the directory or the URL. So functions that take the path of a dataset also take a `Dataset`."""
+        return self.location
 
     def _repr_html_(self) -> str:
         """Show the report card in a notebook: the class table, samples and notes."""
         from tfrecord_tools.base import html_frame  # Imported here, because most readers do not need it.
 
         counts = ", ".join(f"{words.number(count, 'record')} in {split}" for split, count in self.splits.items())
-        title = f"{self.directory}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
-        return html_frame.of_file(self.directory / dataset_files.CARD, html.escape(title))
+        title = f"{self.location}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
+        return html_frame.of_file(self.file(dataset_files.CARD), html.escape(title))
 
     def records(self, split: str, *others: str) -> Records:
         """Open the records of a split, or of several splits one after the other.
@@ -96,24 +117,38 @@ class Dataset:
         splits = (split, *others)
         for name in splits:
             if name not in self.splits:
-                raise UserError(f"{self.directory}: split {name!r} does not exist. Splits: {', '.join(self.splits)}.")
+                raise UserError(f"{self.location}: split {name!r} does not exist. Splits: {', '.join(self.splits)}.")
         version, _ = index.version(self.directory / index.FILE_NAME)  # Before the index is read.
         maps = [self._map(name) for name in splits]
         joined = maps[0] if len(maps) == 1 else JoinedMaps(maps)
-        shards = ShardFiles([path for name in splits for path in self._shard_paths(name)])
+        shards = self._shards(splits, maps)
         path = self.directory / index.FILE_NAME
         records = Records(str(path), splits, shards, joined, version, raw_size=self.raw_size, keys=self.keys)
         records.check_shards(lengths=not joined.checked_recently)
         return records
 
-    def _shard_paths(self, split: str) -> list[str]:
+    def _shards(self, splits: Sequence[str], maps: Sequence[RecordMap]) -> ShardFiles | RemoteShards:
+        names = {split: self._shard_names(split) for split in splits}
+        if self.bucket is not None:
+            return self.bucket.shards(names, {split: one.all_frames() for split, one in zip(splits, maps)})
+        return ShardFiles([str(self.directory / name) for split in splits for name in names[split]])
+
+    def _shard_names(self, split: str) -> list[str]:
         total = self.shards[split]
-        return [str(self.directory / dataset_files.shard_name(self.name, split, i, total)) for i in range(total)]
+        return [dataset_files.shard_name(self.name, split, i, total) for i in range(total)]
 
     def _map(self, split: str) -> RecordMap:
         path = self.directory / index.FILE_NAME
         source = map_files.Source(path, split, self.shards[split], self.digest, self.cache_dir)
         return map_files.open_map(source, self.splits[split])
+
+
+class Sequenced(Protocol):
+    """Record numbers by position, and the next position of each; `order.Order` is one."""
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray: ...
+
+    def next_use(self, numbers: np.ndarray, position: int) -> np.ndarray: ...
 
 
 def _not_integers(what: str) -> str:
@@ -187,7 +222,7 @@ class Records:
         self,
         index_path: str,
         splits: Sequence[str],
-        shards: ShardFiles,
+        shards: ShardFiles | RemoteShards,
         records: RecordMap | JoinedMaps,
         version: index.Version,
         chosen: np.ndarray | None = None,
@@ -273,6 +308,11 @@ class Records:
         """Return the shard of one record, and the size and the offset of its frame."""
         return self._map.frame(number if self._chosen is None else int(self._chosen[number]))
 
+    def _rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the rows of records i64[k]."""
+        rows: np.ndarray = self._map.rows_of(numbers if self._chosen is None else self._chosen[numbers])
+        return rows
+
     def _frames(self, numbers: np.ndarray) -> Frames:
         """Return where the frames of records i64[k] are."""
         return self._map.frames(numbers if self._chosen is None else self._chosen[numbers])
@@ -330,7 +370,17 @@ class Records:
     def __repr__(self) -> str:
         """Return a text that identifies the records, also in other processes. Grain stores it in checkpoints."""
         rows = _crc(self._map.rows_of(numbers) for numbers in self._blocks())
-        return f"Records({self._index_path!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
+        return f"Records({self._shown_index!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
+
+    @property
+    def _shown_index(self) -> str:
+        """The path of the index, or its URL, which is the same on other machines."""
+        return f"{self._location}/{index.FILE_NAME}" if self.remote else self._index_path
+
+    @property
+    def _location(self) -> str:
+        """The directory or the URL of the dataset."""
+        return os.path.dirname(self._index_path if self.remote is None else self.remote.paths[0])
 
     @functools.cached_property
     def identity(self) -> str:
@@ -341,7 +391,8 @@ class Records:
         """
         rows = _crc(self._map.rows_of(numbers) for numbers in self._blocks())
         offsets = _crc(self._map.frames(numbers).offsets for numbers in self._blocks())
-        return f"{os.path.realpath(self._index_path)} {self.split} {len(self)} {rows:08x} {offsets:08x}"
+        path = self._shown_index if self.remote else os.path.realpath(self._index_path)
+        return f"{path} {self.split} {len(self)} {rows:08x} {offsets:08x}"
 
     def serialized(self, number: int) -> bytes:
         """Return the serialized `tf.train.Example` of a record, after its checksums were verified.
@@ -357,8 +408,14 @@ class Records:
         shard, size, offset = self._map.frame(number if self._chosen is None else int(self._chosen[number]))
         reason = "corrupt"
         try:
-            framed = self._shards.read(shard, size, offset)
+            if self.remote is None:
+                framed = self._shards.read(shard, size, offset)
+            else:
+                framed = self.remote.read(shard, size, offset, int(self._rows(np.array([number]))[0]))
             data = schema.unframe(framed)
+        except UserError as error:  # The bucket cannot be read.
+            self.failure = str(error)
+            raise
         except OSError as error:  # A bad sector, or a deleted file.
             data, reason = None, f"unreadable ({error.strerror})"
         if data is None:
@@ -379,6 +436,7 @@ class Records:
             IndexError: A record does not exist.
         """
         numbers = self._numbers(numbers)
+        self._expect(numbers)
         read = self._read_batch(numbers)
         return [self.serialized(number) if data is None else data for number, data in zip(numbers.tolist(), read)]
 
@@ -408,6 +466,7 @@ class Records:
         """
         results: list[Any] = []
         numbers = self._numbers(numbers)
+        self._expect(numbers)
         blocks = np.cumsum(self._frames(numbers).sizes) // _READ_AHEAD
         for part in np.split(numbers, np.flatnonzero(np.diff(blocks)) + 1):
             results += [
@@ -418,9 +477,53 @@ class Records:
     def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
         """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""
         read: list[bytes | None] = [None] * len(numbers)
-        for i, framed in self._shards.read_many(*self._frames(numbers)):
-            read[i] = schema.unframe(framed)
+        frames = self._frames(numbers)
+        try:
+            if self.remote is None:
+                found = self._shards.read_many(*frames)
+            else:
+                found = self.remote.read_many(*frames, self._rows(numbers))
+            for i, framed in found:
+                read[i] = schema.unframe(framed)
+        except UserError as error:  # The bucket cannot be read.
+            self.failure = str(error)
+            raise
         return read
+
+    def _expect(self, numbers: np.ndarray) -> None:
+        """Tell a bucket which records are read next. Files on this machine need no hint."""
+        if self.remote is not None:
+            self.remote.expect(self._rows(numbers))
+
+    @property
+    def remote(self) -> RemoteShards | None:
+        """The shards in a bucket, with their `traffic`. None: the shards are files on this machine."""
+        return None if isinstance(self._shards, ShardFiles) else self._shards
+
+    def plan(self, sequence: Sequenced | None = None) -> Callable[[int], contextlib.AbstractContextManager[None]]:
+        """Return a function of a position, for `with` blocks that read the records at this position.
+
+        If the records are in a bucket, those of the next positions are fetched in the background. Otherwise, the
+        function does nothing.
+
+        Args:
+            sequence: The order in which the records are read, such as `order.Shuffled`. None: each record once, in
+                order of the numbers.
+
+        Example:
+            order = Shuffled(len(records), seed=0)
+            reading = records.plan(order)
+            for position in range(0, len(records), 32):
+                with reading(position):
+                    batch = records.serialized_batch(order[position + np.arange(32)])
+        """
+        remote = self.remote
+        if remote is None:
+            return lambda position: contextlib.nullcontext()
+        from tfrecord_tools.remote import plans  # Imported here, because local datasets do not need it.
+
+        plan: Plan = plans.Plan(sequence or plans.Once(len(self)), self.rows)
+        return lambda position: remote.following(plan, position)
 
     def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:
         """Return the result of `get_or_none`. If `serialized` is None, the record is read."""
@@ -439,7 +542,7 @@ class Records:
             self.failure = (
                 f"{len(self.corrupt):,} of {len(self):,} records are corrupt. The last one is {self.corrupt[number]}"
                 " Was the dataset replaced while it was read? Run the verify command to see all damage: python -m"
-                f" tfrecord_tools.verify {os.path.dirname(self._index_path)}"
+                f" tfrecord_tools.verify {self._location}"
             )
             raise UserError(self.failure)
         return None
@@ -574,17 +677,27 @@ def _crc(arrays: Iterator[np.ndarray]) -> int:
     return functools.reduce(lambda crc, array: zlib.crc32(np.ascontiguousarray(array).data, crc), arrays, 0)
 
 
-def open_dataset(directory: str | os.PathLike[str], *, cache_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Open a dataset directory. Only its `convert.json` is read.
+def open_dataset(
+    directory: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+) -> Dataset:
+    """Open a dataset directory, or a dataset in a bucket.
+
+    Only its `convert.json` is read. If it is in a bucket, the index (records.parquet) is fetched to the cache once.
 
     Args:
-        directory: The directory that `convert` or `adopt` wrote.
+        directory: The directory that `convert` or `adopt` wrote, or the URL of a copy, such as s3://bucket/pets.
         cache_dir: Directory for the files that `Dataset.records` makes when it opens a split of more than 100,000
             records for the first time: 16 bytes per record, used by all processes. A local disk is best. None: the
-            directory of the dataset or, if it cannot be written, the cache directory of the user.
+            directory of the dataset or, if it cannot be written, the cache directory of the user. For a URL, copies of
+            records are in this directory, too, and None is `~/.cache/tfrecord_tools`.
+        cache_bytes: Only for a URL: largest number of bytes of records in `cache_dir`. None: 80 % of the free space.
 
     Raises:
-        UserError: The directory does not exist, is unfinished, or is not a dataset of this tool.
+        UserError: The directory does not exist, is unfinished, or is not a dataset of this tool. Or the bucket cannot
+            be read.
 
     Example:
         records = open_dataset("out").records("train")
@@ -592,11 +705,16 @@ def open_dataset(directory: str | os.PathLike[str], *, cache_dir: str | os.PathL
     paths = files.paths(directory=directory, cache_dir=cache_dir)
     given, cache = paths["directory"], paths["cache_dir"]
     if cache and files.is_url(cache):
-        raise UserError(f"--cache_dir={cache}: must be a directory of this machine. A local disk is best.")
+        raise UserError(f"--cache_dir={cache}: must be a directory on this machine.")
     if files.is_url(given):
+        from tfrecord_tools.remote.opening import open_bucket  # Imported here, because most readers do not need it.
+
+        bucket = open_bucket(given, cache, cache_bytes)
+        return _opened(bucket.directory, None, bucket)
+    if cache_bytes is not None:
         raise UserError(
-            f"{directory}: must be a local directory. Copy the dataset to this machine first:"
-            f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
+            f"--cache_bytes={cache_bytes}: only datasets in a bucket use it. Remove it, or pass a URL such as"
+            f" s3://bucket/pets instead of {directory}."
         )
     directory = Path(given)
     if not (directory / dataset_files.CONVERT_JSON).exists():
@@ -610,6 +728,11 @@ def open_dataset(directory: str | os.PathLike[str], *, cache_dir: str | os.PathL
             f"{directory}: {problem}. Pass a directory that was written by"
             f" python -m tfrecord_tools.convert --src=IMAGES --out={out}"
         )
+    return _opened(directory, None if cache is None else Path(cache))
+
+
+def _opened(directory: Path, cache_dir: Path | None, bucket: Bucket | None = None) -> Dataset:
+    """Return the dataset with the convert.json in `directory`."""
     try:
         facts = dataset_files.read(directory)
         return Dataset(
@@ -621,7 +744,8 @@ def open_dataset(directory: str | os.PathLike[str], *, cache_dir: str | os.PathL
             digest=facts["digest"],
             raw_size=facts["config"]["resize"] if facts["config"].get("store") == "raw" else None,
             keys=Keys(**facts.get("keys", {})),
-            cache_dir=None if cache is None else Path(cache),
+            cache_dir=cache_dir,
+            bucket=bucket,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -19,18 +19,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, words, workers
+from tfrecord_tools.base import cache_options, command, files, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.layout import dataset_files, decisions, digest, duplicates, index, metadata, schema
 from tfrecord_tools.layout.dataset_files import ConvertJson, Rejected
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
+from tfrecord_tools.remote.interface import Changed, Missing
+
+if TYPE_CHECKING:
+    from tfrecord_tools.remote.opening import Bucket
 
 _SHOWN = 20
 _SHARD_NAME = re.compile(r"\.tfrecord-\d+-of-\d+$")
@@ -42,11 +46,13 @@ class VerifyConfig:
 
     Attributes:
         directory: The dataset directory.
+        cache_dir: As in `records.open_dataset`. Only the index is kept there: shards are read once, in parts.
         decode: Decode every image in TensorFlow.
         workers: Number of processes. None: one per processor.
     """
 
     directory: str
+    cache_dir: str | None = None
     decode: bool = True
     workers: int | None = None
 
@@ -62,6 +68,7 @@ class _Job:
     shards: dict[str, int]  # Split -> number of shards.
     keys: Keys
     decode: bool
+    bucket: Bucket | None
     decided: dict[bytes, int]  # Hash of the source file -> label in the index, for records with another label.
 
 
@@ -85,13 +92,13 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
     Raises:
         UserError: The dataset does not exist, or its index cannot be read.
     """
-    data = open_dataset(config.directory)
+    data = open_dataset(config.directory, cache_dir=config.cache_dir)
     facts = dataset_files.read(data.directory)
     table = index.read(data.directory / index.FILE_NAME, digest.DIGESTED)
     problems = list(_check_metadata(data, facts, table))
     decided = _decided(data, facts)
     jobs = [
-        _Job(data.directory, data.name, group, dict(data.shards), data.keys, config.decode, decided)
+        _Job(data.directory, data.name, group, dict(data.shards), data.keys, config.decode, data.bucket, decided)
         for group in range(index.groups(data.directory / index.FILE_NAME))
     ]
     with workers.pool(config.workers) as pool, Progress("verify", len(table)) as progress:
@@ -103,7 +110,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
     if not problems:
         how = "every image decodes in TensorFlow" if config.decode else "images were not decoded"
         log(
-            f"{data.directory}: {words.number(len(table), 'record')} in"
+            f"{data.location}: {words.number(len(table), 'record')} in"
             f" {words.number(len(jobs), 'shard is', 'shards are')} valid; {how}"
         )
     return problems
@@ -131,12 +138,15 @@ def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[s
     for name, check in checks.items():
         try:
             yield from check()
+        except Missing:
+            yield f"{name}: does not exist"
         except OSError as error:
             yield f"{name}: cannot be read: {error.strerror}"
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             yield f"{name}: damaged ({error})"
     expected = {dataset_files.shard_name(data.name, s, i, n) for s, n in data.shards.items() for i in range(n)}
-    for name in sorted(set(filter(_SHARD_NAME.search, os.listdir(data.directory))) - expected):
+    present = os.listdir(data.directory) if data.bucket is None else data.bucket.objects
+    for name in sorted(set(filter(_SHARD_NAME.search, present)) - expected):
         yield (
             f"{name}: a shard that does not belong to this dataset. A program that reads all files with such names"
             " would read this shard too. Delete the shard"
@@ -162,13 +172,13 @@ def _check_counts(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str
 
 def _check_class_names(data: Dataset) -> Iterator[str]:
     name = metadata.labels_file(data.keys)
-    names = (data.directory / name).read_text("utf-8").removesuffix("\n").split("\n")
+    names = data.file(name).read_text("utf-8").removesuffix("\n").split("\n")
     if tuple(names[data.keys.label_offset :]) != data.class_names:
         yield f"{name}: the class names differ from those in convert.json"
 
 
 def _check_features(data: Dataset) -> Iterator[str]:
-    described = json.loads((data.directory / "features.json").read_text("utf-8"))
+    described = json.loads(data.file("features.json").read_text("utf-8"))
     count = int(described["featuresDict"]["features"][data.keys.label]["classLabel"]["numClasses"])
     count -= data.keys.label_offset
     if count != len(data.class_names):
@@ -177,7 +187,7 @@ def _check_features(data: Dataset) -> Iterator[str]:
 
 def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
     rows = Counter(table.column("split").to_pylist())
-    described = json.loads((data.directory / "dataset_info.json").read_text("utf-8"))
+    described = json.loads(data.file("dataset_info.json").read_text("utf-8"))
     for split in described["splits"]:
         lengths = [int(length) for length in split["shardLengths"]]
         if sum(lengths) != rows[split["name"]] or len(lengths) != data.shards.get(split["name"]):
@@ -198,7 +208,7 @@ def _check_changed(data: Dataset) -> Iterator[str]:
     path = data.directory / index.FILE_NAME
     if "findings" not in index.columns(path):
         return  # The dataset is from an earlier version, which did not write this file.
-    with open(data.directory / metadata.CHANGED, newline="", encoding="utf-8") as file:
+    with open(data.file(metadata.CHANGED), newline="", encoding="utf-8") as file:
         expected = itertools.chain([[*metadata.CHANGED_COLUMNS]], metadata.changed_rows(path))
         if any(row != right for row, right in itertools.zip_longest(csv.reader(file), expected)):
             yield f"{metadata.CHANGED}: the files or changes differ from those in {index.FILE_NAME}"
@@ -206,7 +216,7 @@ def _check_changed(data: Dataset) -> Iterator[str]:
 
 def _digest(data: Dataset, facts: ConvertJson, table: Any) -> str:
     """Compute the digest from the index, `rejected.csv` and the settings."""
-    with open(data.directory / "rejected.csv", newline="", encoding="utf-8") as file:
+    with open(data.file("rejected.csv"), newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         if next(reader, None) != [field.name for field in dataclasses.fields(Rejected)]:
             raise ValueError("the header is missing")
@@ -220,15 +230,27 @@ def _verify_shard(job: _Job) -> _Verified:
     name = dataset_files.shard_name(job.dataset, split, rows[0]["shard"], job.shards[split])
     problems: list[str] = []
     try:
-        with open(job.directory / name, "rb") as file:
-            problems += _check_layout(rows, os.fstat(file.fileno()).st_size)
+        with _shard(job, name) as (size, read):
+            problems += _check_layout(rows, size)
             for number, row in enumerate(rows):
-                framed = files.read_at(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
+                framed = read(row["length"] + schema.FRAME_BYTES, row["offset"])
                 if reason := _check_record(framed, row, index.place(name, row["offset"]), job):
                     problems.append(f"record {number:,} at byte {row['offset']:,}, {row['path']}: {reason}")
+    except (Missing, Changed) as error:
+        problems.append(f"cannot be read: {error}")
     except OSError as error:
         problems.append(f"cannot be read: {error.strerror}")
     return _Verified(name, len(rows), [f"{name}: {problem}" for problem in problems])
+
+
+@contextlib.contextmanager
+def _shard(job: _Job, name: str) -> Iterator[tuple[int, Callable[[int, int], bytes]]]:
+    """Yield the size of a shard, and a function that reads a number of bytes at an offset."""
+    if job.bucket is not None:
+        yield job.bucket.in_parts(name)
+        return
+    with open(job.directory / name, "rb") as file:
+        yield os.fstat(file.fileno()).st_size, lambda size, offset: files.read_at(file.fileno(), size, offset)
 
 
 def _check_layout(rows: Sequence[dict[str, Any]], size: int) -> Iterator[str]:
@@ -308,6 +330,7 @@ def _shared_images(table: Any) -> Iterator[str]:
 
 
 def define_flags() -> None:
+    cache_options.CACHE_DIR.define()
     flags.DEFINE_bool("decode", VerifyConfig.decode, "Decode every image with TensorFlow.")
     flags.DEFINE_integer("workers", None, "Number of worker processes. Default: one process per processor.")
 

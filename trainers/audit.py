@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tfrecord_tools.base import callable_module, command, options, sizes, tabular, user_code, words
+from tfrecord_tools.base import cache_options, callable_module, command, options, sizes, tabular, user_code, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.base.progress import Progress
@@ -53,6 +53,8 @@ class AuditConfig:
 
     Attributes:
         tfrecords: The dataset directory.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
         features_from: Network that computes the features: the name of a backbone as in `recipes.ModelConfig`, or the
             run directory or model file of a trainer.
         backbone_kwargs: Further arguments of the backbone's constructor.
@@ -71,6 +73,8 @@ class AuditConfig:
     """
 
     tfrecords: str
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     features_from: str = ModelConfig.backbone
     backbone_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     custom_objects: Sequence[str] = ()
@@ -170,7 +174,7 @@ def audit_dataset(config: AuditConfig, log: Callable[[str], object] = print) -> 
     Raises:
         UserError: The dataset or the network does not exist, or there are too few records.
     """
-    data = open_dataset(config.tfrecords)
+    data = open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
     _check(data)
     out = Path(config.out) if config.out else audit_files.default(data)
     run_directory.check_replaceable(out, audit_files.ABOUT, "an audit")
@@ -188,7 +192,7 @@ def audit_dataset(config: AuditConfig, log: Callable[[str], object] = print) -> 
 def _check(data: Dataset) -> None:
     if len(data.class_names) < 2:
         raise UserError(
-            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. An audit compares the images"
+            f"--tfrecords={data.location}: has only one class, {data.class_names[0]!r}. An audit compares the images"
             " of at least two classes. Convert images of other classes, too."
         )
 
@@ -310,7 +314,13 @@ def _next_steps(out: Path, page: Path, command_line: str) -> Iterator[str]:
 
 
 OPTIONS = (
-    Option("tfrecords", "path", "Directory of the dataset, as written by tfrecord_tools.convert.", default=""),
+    Option(
+        "tfrecords",
+        "path",
+        "Directory of the dataset, as written by tfrecord_tools.convert, or its URL in a bucket.",
+        default="",
+    ),
+    *cache_options.OPTIONS,
     Option(
         "features_from",
         "path",
@@ -372,6 +382,8 @@ class AuditOptions(TypedDict, total=False):
     """Options of `audit`, for editors and type checkers."""
 
     tfrecords: StrPath
+    cache_dir: StrPath
+    cache_bytes: int
     features_from: StrPath | Callable[..., Any]
     backbone_kwargs: Mapping[str, Any]
     custom_objects: Sequence[str]

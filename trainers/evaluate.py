@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tfrecord_tools.base import callable_module, command, files, html_frame, options, words
+from tfrecord_tools.base import cache_options, callable_module, command, files, html_frame, options, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
 from trainers.auditing import audit_files
 from trainers.models import keras_files, model_file
@@ -37,9 +38,10 @@ OPTIONS = (
     Option(
         "tfrecords",
         "path",
-        "Directory of the dataset to evaluate on, as written by tfrecord_tools.convert. Pass either --tfrecords or"
-        " --images.",
+        "Directory of the dataset to evaluate on, as written by tfrecord_tools.convert, or its URL in a bucket. Pass"
+        " either --tfrecords or --images.",
     ),
+    *cache_options.OPTIONS,
     Option(
         "images",
         "path",
@@ -83,6 +85,8 @@ class EvaluateOptions(TypedDict, total=False):
     images: StrPath
     split: str
     out: StrPath
+    cache_dir: StrPath
+    cache_bytes: int
     threshold: float
     audit: StrPath
     class_map: Mapping[str, str]
@@ -113,6 +117,8 @@ class EvaluateConfig:
         custom_objects: As in `model_file.load`.
         class_map: Class of the images -> class of the model. "" instead of a class leaves out the images.
         tta: The views of each image, some of `views.KINDS`.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
     """
 
     run: str
@@ -125,6 +131,8 @@ class EvaluateConfig:
     custom_objects: Sequence[str] = ()
     class_map: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tta: Sequence[str] = ()
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -259,7 +267,11 @@ def evaluate_model(config: EvaluateConfig, log: Callable[[str], object] = print)
 def _eval_set(config: EvaluateConfig, info: ModelInfo) -> EvalSet:
     if config.images:
         return eval_sets.of_folder(config.images, config.split, info, config.class_map)
-    return eval_sets.of_dataset(str(config.tfrecords), config.split, info, config.class_map)
+    return eval_sets.of_dataset(_opened(config), config.split, info, config.class_map)
+
+
+def _opened(config: EvaluateConfig) -> Dataset:
+    return open_dataset(str(config.tfrecords), cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
 
 
 def _choices(config: EvaluateConfig, images: EvalSet, predicted: Predictions) -> Metrics:

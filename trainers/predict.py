@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tfrecord_tools.base import callable_module, command, options, tabular, words
+from tfrecord_tools.base import cache_options, callable_module, command, options, tabular, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
@@ -47,8 +47,10 @@ _OF_IMAGES = (
         "tfrecords",
         "path",
         "Records to classify, instead of image files. Pass the directory of a dataset, or TFRecords of another tool as"
-        " a file, a directory or a pattern in quotes, such as 'data/*.tfrecord'. The records need no labels.",
+        " a file, a directory or a pattern in quotes, such as 'data/*.tfrecord'. The records need no labels. A dataset"
+        " may also be the URL of a bucket.",
     ),
+    *cache_options.OPTIONS,
     Option("split", "text", "Split of the dataset: train, validation or test. Default: test."),
     Option(
         "image_key",
@@ -73,6 +75,8 @@ class PredictOptions(TypedDict, total=False):
     """Options of `Run.predict`, for editors and type checkers."""
 
     tfrecords: StrPath
+    cache_dir: StrPath
+    cache_bytes: int
     split: str
     image_key: str
     threshold: float
@@ -95,6 +99,8 @@ class PredictConfig:
         run: A run directory or a model file.
         images: Image files, and directories of images. If empty, the records in `tfrecords` are classified.
         tfrecords: A dataset directory, or TFRecords of another tool. If None, `images` are classified.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
         split: Split of the dataset. If None, "test".
         image_key: Name of the feature (field) of each record that holds the image. Only for TFRecords of another tool.
             If None, the feature is found by its name and its values.
@@ -110,6 +116,8 @@ class PredictConfig:
     run: str
     images: Sequence[str] = ()
     tfrecords: str | None = None
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     split: str | None = None
     image_key: str | None = None
     csv: str | None = None
@@ -244,7 +252,9 @@ def answers(
     split, image_key = values.get("split"), values.get("image_key")
     _check_images(images is not None, values.get("tfrecords"), split, image_key)
     judged = (
-        predict_sets.of_tfrecords(values["tfrecords"], split, image_key)
+        predict_sets.of_tfrecords(
+            values["tfrecords"], split, image_key, values.get("cache_dir"), values.get("cache_bytes")
+        )
         if images is None
         else FileSet(sources.of_images(images))
     )
@@ -310,7 +320,9 @@ def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -
 
 def _predict_set(config: PredictConfig) -> PredictSet:
     if config.tfrecords:
-        return predict_sets.of_tfrecords(config.tfrecords, config.split, config.image_key)
+        return predict_sets.of_tfrecords(
+            config.tfrecords, config.split, config.image_key, config.cache_dir, config.cache_bytes
+        )
     return FileSet(sources.find(config.images))
 
 

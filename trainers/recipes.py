@@ -301,7 +301,9 @@ class TrainConfig:
     """Settings of a training that are not part of its recipe.
 
     Attributes:
-        tfrecords: Dataset directory.
+        tfrecords: Dataset directory, or the URL of a dataset in a bucket.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
         run: Run directory. If None, an unfinished run in runs/ with the same settings is continued. If there is none, a
             new run is started in runs/.
         seed: Seed of all random numbers, 0 to 2**32 - 1.
@@ -339,6 +341,8 @@ class TrainConfig:
     """
 
     tfrecords: str
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     run: str | None = None
     seed: int = 0
     deterministic: bool = False

@@ -289,7 +289,8 @@ def appears(path: Path, seconds: float = 60.0) -> bool:
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write history.csv with one line per epoch."""
-    tabular.write_csv(path / HISTORY, list(rows[0]) if rows else [], rows)
+    # The rows of a run that began with a dataset on this machine, and goes on from a bucket, have different columns.
+    tabular.write_csv(path / HISTORY, list(dict.fromkeys(name for row in rows for name in row)), rows)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,6 +20,7 @@ from trainers.devices import device as devices
 from trainers.devices.device import Device
 from trainers.fit import Task, fit
 from trainers.fitting import inputs, notes, parents, setup, tasks
+from trainers.fitting.bucket import BucketTraffic
 from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
@@ -166,13 +167,14 @@ def _train_in(run: Path, training: Training, book: Logbook, log: Callable[[str],
     recipe, chief = training.recipe, training.device.chief
     checkpointer = _checkpointer(run, training, book, log)
     throughput = Throughput(recipe.batch_size, training.config.deterministic)
+    traffic = BucketTraffic(training.splits, log)
     task = tasks.make_task(training, throughput, log)
     # Keras warns about every dataset with an unknown length. It is unknown here because corrupt records are left out.
     warnings.filterwarnings("ignore", "Your input ran out of data")
 
     verbose = console.bar_verbosity() if chief else 0
     try:
-        fit(task, recipe.phases, checkpointer, callbacks=lambda phase: [throughput], verbose=verbose, log=log)
+        fit(task, recipe.phases, checkpointer, callbacks=lambda phase: [throughput, traffic], verbose=verbose, log=log)
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
     if chief:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
-from tfrecord_tools.base import options, sizes, user_code
+from tfrecord_tools.base import cache_options, options, sizes, user_code
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.decoding.geometry import FITS, Geometry
@@ -49,6 +49,8 @@ class TrainingOptions(TypedDict, total=False):
 
     recipe: str
     tfrecords: StrPath
+    cache_dir: StrPath
+    cache_bytes: int
     run: StrPath
     init_from: StrPath
     more_epochs: int
@@ -129,8 +131,10 @@ _TRAINING = (
     Option(
         "tfrecords",
         "path",
-        "Directory of the dataset, as written by tfrecord_tools.convert.",
+        "Directory of the dataset, as written by tfrecord_tools.convert, or its URL in a bucket, such as"
+        " s3://bucket/pets.",
     ),
+    *cache_options.OPTIONS,
     Option(
         "run",
         "path",
@@ -517,7 +521,7 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
     if "block" in values and config.order != "blocks":
         raise UserError(f"--block={config.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
     chosen, flags = _recipe_and_flags(trainer, values, made)
-    data = open_dataset(config.tfrecords)
+    data = open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
     if chosen.model.weights == backbones.NONE and trainer != "scratch" and config.init_from is None:
         if chosen.phases[0].trainable == "scratch":
             log("--weights=none: there are no pretrained weights, so the whole network is trained from scratch")

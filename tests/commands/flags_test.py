@@ -45,7 +45,8 @@ def test_run(command: str, chosen: Run, stocked: Path, tmp_path: Path) -> None:
     shutil.copytree(stocked, directory)
     chosen.before(directory)
     pages = set(directory.rglob("*.html"))
-    done = run(command, *chosen.arguments, *chosen.flags, cwd=directory)
+    arguments = [one.replace("PLACE", str(directory)) for one in (*chosen.arguments, *chosen.flags)]
+    done = run(command, *arguments, cwd=directory)
     assert done.returncode == chosen.code, done.stdout + done.stderr
     ended = Ended(directory, done.returncode, done.stdout, done.stderr)
     effects = {check: check(ended) for check in chosen.flags.values()}  # Several flags may share a check.

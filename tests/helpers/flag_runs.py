@@ -107,8 +107,9 @@ class Run:
 
     Attributes:
         name: The purpose of the run.
-        flags: Flag with value -> check that must be true after the run because of the flag.
-        arguments: Other arguments.
+        flags: Flag with value -> check that must be true after the run because of the flag. PLACE stands for the
+            directory of the run.
+        arguments: Other arguments, also with PLACE.
         before: Prepares the directory.
         code: The exit code.
         marks: Marks for pytest: `slow` if a faster run covers the command, or `interop`.
@@ -826,7 +827,29 @@ EXPORT = [
 
 TRANSFER = [Run(name="copy", arguments=["out", "copy"])]
 
+COPIED: dict[str, Check] = {
+    "--cache_dir=copies": lambda e: e.count("copies/*/records.parquet") == 1,
+    "--cache_bytes=1": lambda e: e.count("copies/*/*/state") and not e.count("copies/*/*/*.tfrecord*"),
+}
+IN_A_BUCKET = {"--tfrecords=file://PLACE/out": lambda e: e.count("copies/*/url") == 1} | COPIED
+TRAINED_FROM_A_BUCKET = Run(
+    name="a bucket",
+    marks=SLOW,
+    flags=IN_A_BUCKET
+    | {
+        "--run=run": lambda e: set(e.rows("run/history.csv")[0]) > {"fetched_mb", "fetch_requests", "cache_hits"},
+        "--backbone=CNN": says("model: CNN"),
+        "--image_size=32": says(", 32 px, "),
+        "--weights=none": setting("recipe.model.weights", "none"),
+        "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+    },
+)
 VERIFY = [
+    Run(
+        name="a bucket",
+        arguments=["file://PLACE/out"],
+        flags={"--cache_dir=copies": COPIED["--cache_dir=copies"], "--nodecode": says("images were not decoded")},
+    ),
     Run(name="images", arguments=["out"], flags={"--workers=1": says("every image decodes in TensorFlow")}, marks=SLOW),
     Run(
         name="bytes", arguments=["out"], flags={"--nodecode": says("images were not decoded"), "--workers=2": unchanged}
@@ -842,6 +865,12 @@ SHOW = [
 ]
 
 BENCH = [
+    Run(
+        name="a bucket",
+        marks=SLOW,
+        arguments=["file://PLACE/out"],
+        flags=COPIED | {"--seconds=0.1": says("bottleneck:"), "--image_size=16": says("16 px")},
+    ),
     Run(
         name="decoding",
         marks=SLOW,
@@ -871,6 +900,10 @@ BENCH = [
 ]
 
 PREVIEW = [
+    Run(
+        name="a bucket",
+        flags=IN_A_BUCKET | {"--record=5": is_there("preview.png")},
+    ),
     Run(
         name="record",
         flags={
@@ -1119,6 +1152,7 @@ FOLD = Run(
 
 
 SCRATCH = [
+    TRAINED_FROM_A_BUCKET,
     Run(
         name="flags",
         marks=SLOW,
@@ -1171,6 +1205,7 @@ SCRATCH = [
 ]
 
 FEATURES = [
+    TRAINED_FROM_A_BUCKET,
     Run(
         name="flags",
         before=pretrained,
@@ -1213,6 +1248,7 @@ FEATURES = [
 ]
 
 FROZEN = [
+    TRAINED_FROM_A_BUCKET,
     Run(
         name="flags",
         before=pretrained,
@@ -1242,6 +1278,7 @@ FROZEN = [
 ]
 
 FINETUNE = [
+    TRAINED_FROM_A_BUCKET,
     Run(
         name="flags",
         marks=SLOW,
@@ -1322,6 +1359,12 @@ COMPARE = [
 
 EVALUATE = [
     Run(
+        name="a bucket",
+        marks=SLOW,
+        before=judged,
+        flags=IN_A_BUCKET | {"--run=run": is_there("made/report.html"), "--out=made": is_there("made/predictions.csv")},
+    ),
+    Run(
         name="train split",
         marks=SLOW,
         before=judged,
@@ -1367,6 +1410,17 @@ AUDITED: dict[str, Check] = {
 }
 AUDIT = [
     Run(
+        name="a bucket",
+        marks=SLOW,
+        before=pretrained,
+        flags={name: check for name, check in AUDITED.items() if name != "--tfrecords=out"}
+        | IN_A_BUCKET
+        | {
+            "--backbone_kwargs=filters=(4,8)": says("features: computed by CNN(filters=(4, 8)), 24 px"),
+            "--image_size=24": says(" 24 px, weights "),
+        },
+    ),
+    Run(
         name="backbone",
         before=pretrained,
         flags={
@@ -1398,6 +1452,12 @@ AUDIT = [
 ]
 
 PREDICT = [
+    Run(
+        name="a bucket",
+        marks=SLOW,
+        before=judged,
+        flags=IN_A_BUCKET | {"--run=run": is_there("all.csv"), "--csv=all.csv": is_there("all.csv")},
+    ),
     Run(
         name="files",
         marks=SLOW,

@@ -208,6 +208,36 @@ def test_lists_and_numbers_of_numpy_are_accepted() -> None:
     assert order.steps_per_epoch(1000, np.int8(100)) == 10
 
 
+class Backwards(Order):
+    """An order of a user, which does not know its inverse."""
+
+    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        epochs, offsets = np.divmod(positions, self.count)
+        return epochs, self.count - 1 - offsets
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Shuffled(1000, 3),
+        Shuffled(1, 3),
+        Blocks(1003, 5, 7, 4),
+        Blocks(10, 5, 256),
+        Blocks(4096, 1, 64),
+        Balanced(np.random.default_rng(0).integers(0, 5, 777) ** 2, 9),
+        Backwards(50),
+    ],
+    ids=["shuffled", "one", "blocks", "a block", "windows", "balanced", "own"],
+)
+def test_next_use_is_the_first_position_of_each_record(order: Order) -> None:
+    count = order.count
+    for position in (0, 1, count // 2, count - 1, count, 5 * count + 3):
+        following = order[position + np.arange(40 * count)]
+        first = np.full(count, -1)
+        first[following[::-1]] = position + np.arange(40 * count)[::-1]
+        assert (order.next_use(np.arange(count), position) == first).all()
+
+
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 18])
 @pytest.mark.parametrize(("count", "classes"), [(0, 1), (1, 1), (500, 3), (500, 400)])
 def test_records_by_label_equal_a_stable_sort(

@@ -140,7 +140,7 @@ def test_a_dataset_is_a_path(valid: Path) -> None:
         (3, "--cache_dir=3: must be a path."),
         (
             "gs://bucket/maps",
-            "--cache_dir=gs://bucket/maps: must be a directory of this machine. A local disk is best.",
+            "--cache_dir=gs://bucket/maps: must be a directory on this machine.",
         ),
     ],
 )

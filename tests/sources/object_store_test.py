@@ -17,7 +17,6 @@ from tfrecord_tools.base import workers
 from tfrecord_tools.conversion.survey import survey
 from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import object_store, stores
 
 MODULE = "tfrecord_tools.convert"
@@ -49,12 +48,6 @@ def test_url_as_out_is_refused_with_a_remedy() -> None:
     message = r"--out=s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
     with pytest.raises(UserError, match=message):
         ConvertConfig(src="pets", out="s3://b/out")
-
-
-def test_opening_a_url_is_refused_with_a_remedy() -> None:
-    message = r"s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer s3://b/out DIRECTORY$"
-    with pytest.raises(UserError, match=message):
-        open_dataset("s3://b/out")
 
 
 def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

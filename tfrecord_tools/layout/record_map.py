@@ -145,6 +145,17 @@ class RecordMap:
         shard = bisect.bisect_right(first, row) - 1
         return shard, starts[row + 1] - start, start - base[shard]
 
+    def all_frames(self) -> Frames:
+        """Return where the frames of all rows are, also of those that are left out.
+
+        Returns:
+            i32[rows], i32[rows], i64[rows].
+        """
+        counts = np.diff(self._first)
+        shards = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        offsets = self._starts[:-1] - np.repeat(self._base[:-1], counts)
+        return Frames(shards, np.diff(self._starts).astype(np.int32), offsets)
+
     def frames(self, numbers: np.ndarray) -> Frames:
         """Return where the frames of records i64[k] are."""
         rows = self.rows_of(numbers)

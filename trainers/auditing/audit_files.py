@@ -156,7 +156,7 @@ def find(data: Dataset, directory: str | None, log: Callable[[str], object] = pr
     path = directory_of(data, directory)
     if not directory and not (path / ABOUT).exists():
         return None
-    again = f"python -m trainers.audit --tfrecords={data.directory}"
+    again = f"python -m trainers.audit --tfrecords={data.location}"
     try:
         audited = _audited(path)
         if audited is None and not directory:

@@ -275,7 +275,7 @@ def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[s
     encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(
-            f"--tfrecords={data.directory}: the split {split!r} has no valid record. Copy or convert the dataset again."
+            f"--tfrecords={data.location}: the split {split!r} has no valid record. Copy or convert the dataset again."
         )
     if data.raw_size is not None:
         encoded = [writers.as_png(image, data.raw_size) for image in encoded]

@@ -123,7 +123,7 @@ def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[
         split_names=tuple(names),
         paths=table.column("path").to_pylist(),
         decided=is_decided,
-        dataset=f"--tfrecords={data.directory}",
+        dataset=f"--tfrecords={data.location}",
         kept_pairs=contents[np.array([(one[0], other[0]) for one, other, _ in pairs], np.int64).reshape(-1, 2)],
     )
     return Audited(

@@ -85,7 +85,7 @@ def assign(
     Raises:
         UserError: There are no records, or fewer units than folds.
     """
-    given = f"--tfrecords={data.directory}"
+    given = f"--tfrecords={data.location}"
     splits = splits_of(data)
     if not splits:
         raise UserError(

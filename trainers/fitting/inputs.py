@@ -85,7 +85,7 @@ def _split(
 ) -> Splits:
     if len(data.class_names) < 2:
         raise UserError(
-            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two"
+            f"--tfrecords={data.location}: has only one class, {data.class_names[0]!r}. Training needs at least two"
             " classes. Convert a directory with a subdirectory for each class."
         )
     whole: tuple[Records, ...] = ()
@@ -123,7 +123,7 @@ def _of_splits(data: Dataset, config: TrainConfig, log: Callable[[str], object])
     """
     if not data.splits.get("train"):
         raise UserError(
-            f"--tfrecords={data.directory}: has no training images; its splits are {dict(data.splits)}. Convert images"
+            f"--tfrecords={data.location}: has no training images; its splits are {dict(data.splits)}. Convert images"
             " with a train split."
         )
     train = data.records("train")
@@ -145,7 +145,7 @@ def _hold_out(data: Dataset, train: Records, log: Callable[[str], object]) -> tu
     rest, held_out = train.hold_out(HELD_OUT)  # The images do not depend on --seed, so that runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
-            f"--tfrecords={data.directory}: {words.number(len(train), 'training image is', 'training images are')}"
+            f"--tfrecords={data.location}: {words.number(len(train), 'training image is', 'training images are')}"
             " too few. The dataset has no validation split, so some training images must be held out for validation."
             " Convert more images, or images with a validation split."
         )
@@ -169,7 +169,7 @@ def _without_issues(
     if doubts is None:
         raise UserError(
             f"{given}: the dataset has no audit in {audit_files.default(data)}. Run python -m trainers.audit"
-            f" --tfrecords={data.directory}, or pass the directory of an audit as --audit."
+            f" --tfrecords={data.location}, or pass the directory of an audit as --audit."
         )
     evaluated = [validation, *([data.records("test")] if data.splits.get("test") else [])]
     doubted = doubts.to_leave_out(train, evaluated, config.drop_issues)
@@ -203,7 +203,7 @@ def _splits(
     }
     if np.count_nonzero(counts["training"]) < 2:
         raise UserError(
-            f"--tfrecords={data.directory}: all {len(train):,} training images are of one class,"
+            f"--tfrecords={data.location}: all {len(train):,} training images are of one class,"
             f" {names[int(counts['training'].argmax())]!r}. Training needs images of at least two classes."
         )
     for split_name, count in counts.items():

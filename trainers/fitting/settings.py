@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ def settings_of(
     parent: Parent | None = None,
 ) -> Settings:
     """Return the content of settings.json."""
-    other: dict[str, Any] = {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every}
+    other: dict[str, Any] = {"tfrecords": data.location, "checkpoint_every": config.checkpoint_every}
     # A run that goes on reads these files again. Only the hashes of the files, in `flags`, are compared.
     other |= {name: path for name in parents.FILES if (path := getattr(config, name))}
     if splits.doubts and splits.dropped and splits.dropped.as_before:

@@ -13,7 +13,7 @@ from trainers.checkpoint import State
 from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import try_optimizer
-from trainers.fitting import inputs
+from trainers.fitting import bucket, inputs
 from trainers.fitting.parents import Parent
 from trainers.models import inheritance, model_file, networks
 from trainers.models.networks import Classifier
@@ -122,12 +122,13 @@ def describe(training: Training) -> list[str]:
     data, recipe, splits = training.data, training.recipe, training.splits
     class_count, parameters = words.number(training.class_count, "class"), training.classifier.model.count_params()
     return [
-        f"data: {data.directory} ({data.name}), {class_count}: {named(data.class_names)}",
+        f"data: {data.location} ({data.name}), {class_count}: {named(data.class_names)}",
         f"      {len(splits.train):,} images to train on, {len(splits.validation):,} to validate on:"
         f" {splits.validation_name}",
         f"device: {training.device}",
         f"model: {networks.describe(recipe.model)}, {sizes.text(recipe.model.size)} px, weights {training.weights},"
         f" {parameters:,} parameters; an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}",
+        *bucket.lines(splits, recipe, training.config),
     ]
 
 

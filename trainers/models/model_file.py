@@ -160,7 +160,7 @@ def describe(data: Dataset, *, image_size: Size | Geometry, crop: float = 0.0, t
         )
     except ValueError as error:
         raise UserError(
-            f"--tfrecords={data.directory}: {error}. Convert or adopt the dataset again, with other class names."
+            f"--tfrecords={data.location}: {error}. Convert or adopt the dataset again, with other class names."
         ) from error
 
 

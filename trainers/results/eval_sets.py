@@ -16,7 +16,7 @@ from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.layout.split_names import SPLITS
-from tfrecord_tools.records import Dataset, Records, open_dataset
+from tfrecord_tools.records import Dataset, Records
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 from trainers.models.model_file import ModelInfo
 from trainers.results import class_map, image_files, pictures, predictions, views
@@ -205,11 +205,11 @@ class FolderSet:
                 yield rejected.path, rejected.reason
 
 
-def of_dataset(tfrecords: str, split: str | None, info: ModelInfo, names: Mapping[str, str]) -> RecordSet:
+def of_dataset(data: Dataset, split: str | None, info: ModelInfo, names: Mapping[str, str]) -> RecordSet:
     """Open a split of a dataset.
 
     Args:
-        tfrecords: The dataset directory.
+        data: The dataset.
         split: Name of the split; None: `DEFAULT_SPLIT`.
         info: The description of the model.
         names: Class of the dataset -> class of the model, as in `class_map.match`.
@@ -217,11 +217,10 @@ def of_dataset(tfrecords: str, split: str | None, info: ModelInfo, names: Mappin
     Raises:
         UserError: The dataset or the split does not exist, the split has no images, or the model lacks a class.
     """
-    data = open_dataset(tfrecords)
     split = split or DEFAULT_SPLIT
     records = predictions.records_of(data, split)
     counts = np.bincount(records.labels, minlength=len(data.class_names))
-    match = class_map.match(info.classes, data.class_names, counts, names, f"--tfrecords={tfrecords}")
+    match = class_map.match(info.classes, data.class_names, counts, names, f"--tfrecords={data.location}")
     if match.left_out:
         records = records.select(np.flatnonzero(match.labels_of[records.labels] != class_map.LEFT_OUT))
     return RecordSet(data=data, split=split, records=records, match=match)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.foreign import encoded_images
 from tfrecord_tools.foreign.encoded_images import ImageRecords
@@ -118,26 +119,35 @@ class ForeignSet:
         yield _unreadable(info, {place: reason for place, _, reason in parts})
 
 
-def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> PredictSet:
+def of_tfrecords(
+    tfrecords: str,
+    split: str | None,
+    image_key: str | None,
+    cache_dir: str | None = None,
+    cache_bytes: int | None = None,
+) -> PredictSet:
     """Open a split of a dataset, or TFRecords of another tool.
 
     Args:
-        tfrecords: A dataset directory; or a TFRecord file, a directory of such files, or a shell pattern.
+        tfrecords: A dataset directory, or the URL of a dataset in a bucket; or a TFRecord file, a directory of such
+            files, or a shell pattern.
         split: Name of the split of a dataset; None: `DEFAULT_SPLIT`.
         image_key: Feature with the image in TFRecords of another tool; None: it is guessed.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
 
     Raises:
         UserError: There are no such records, or the split does not exist or has no images.
     """
-    is_dataset = os.path.isfile(os.path.join(tfrecords, dataset_files.CONVERT_JSON))
+    is_dataset = files.is_url(tfrecords) or os.path.isfile(os.path.join(tfrecords, dataset_files.CONVERT_JSON))
     if is_dataset and image_key:
         raise UserError(f"--image_key={image_key}: only TFRecords of other tools need it. Remove the flag.")
     if is_dataset or dataset_files.partial_of(Path(tfrecords)).exists():
-        data = open_dataset(tfrecords)
+        data = open_dataset(tfrecords, cache_dir=cache_dir, cache_bytes=cache_bytes)
         split = split or DEFAULT_SPLIT
         if split not in data.splits:
             raise UserError(
-                f"{data.directory}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Pass one of"
+                f"{data.location}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Pass one of"
                 " these splits as --split. A dataset contains only images with labels. To classify other images, pass"
                 " their files, or the TFRecords that contain them."
             )

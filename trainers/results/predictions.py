@@ -136,7 +136,7 @@ def records_of(data: Dataset, split: str) -> Records:
     if not len(records):
         others = [name for name in data.splits if len(data.records(name))]
         raise UserError(
-            f"{data.directory}: split {split!r} has no images, because decisions leave out all of them. Splits with"
+            f"{data.location}: split {split!r} has no images, because decisions leave out all of them. Splits with"
             f" images: {', '.join(others)}. Pass one of these splits."
         )
     return records

@@ -1,0 +1,112 @@
+"""A proxy in front of an S3 server that does to answers what networks and busy stores do."""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import http.server
+import random
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+
+FAULTS = ("busy", "closed", "cut", "wrong", "stalled")
+
+
+class BadNetwork(http.server.ThreadingHTTPServer):
+    """The proxy. It runs in a thread until `stop`.
+
+    Attributes:
+        fault: Function from the number of a request for a range, from 0, to the name of its fault, or "".
+            busy: 503, try again. closed: no answer. cut: half of the answer. wrong: changed bytes. stalled: half of the
+            answer, and then nothing for 3 seconds. down: as closed, for each request.
+        ranges: Number of requests for ranges so far.
+        faults: Number of faults of each kind so far.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, upstream: str):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = urllib.parse.urlsplit(upstream).netloc
+        self.fault: Callable[[int], str] = lambda number: ""
+        self.ranges = 0
+        self.faults: collections.Counter[str] = collections.Counter()
+        self.counting = threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # Clients close connections.
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+def at_random(seed: int, share: float = 0.1) -> Callable[[int], str]:
+    """Return a schedule of faults: each request fails with this probability."""
+    chosen = random.Random(seed)
+    drawn = [chosen.choice(FAULTS) if chosen.random() < share else "" for _ in range(100_000)]
+    return lambda number: drawn[number]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: BadNetwork
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _forward(self) -> None:
+        fault = ""
+        if "Range" in self.headers:
+            with self.server.counting:
+                fault = self.server.fault(self.server.ranges)
+                self.server.ranges += 1
+                self.server.faults[fault] += 1
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault in ("closed", "down"):
+            self.close_connection = True
+            return
+        if fault == "busy":
+            self._send(503, {}, b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>")
+            return
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        data = bytearray(answer.read())
+        connection.close()
+        if fault == "wrong" and data:
+            for place in range(len(data) // 2, min(len(data), len(data) // 2 + 40)):
+                data[place] ^= 0x55
+        self._send(answer.status, dict(_kept(answer)), bytes(data), fault)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward
+
+    def _send(self, status: int, headers: dict[str, str], data: bytes, fault: str = "") -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if fault in ("cut", "stalled"):
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            time.sleep(3 if fault == "stalled" else 0)
+            self.close_connection = True
+            return
+        self.wfile.write(data)
+
+
+def _kept(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
+    for name, value in answer.getheaders():
+        if name.lower() not in ("date", "server", "connection", "transfer-encoding"):
+            yield name.title(), value

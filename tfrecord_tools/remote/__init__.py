@@ -1,0 +1,1 @@
+"""Read and write objects in a bucket."""

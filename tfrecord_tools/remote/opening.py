@@ -1,0 +1,194 @@
+"""Open a dataset in a bucket: pin the versions of its objects, and fetch its index once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tfrecord_tools.base import files
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import dataset_files, index
+from tfrecord_tools.layout.record_map import Frames
+from tfrecord_tools.remote import space as spaces
+from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Patience, Store
+from tfrecord_tools.remote.shards import RemoteShards, Split
+from tfrecord_tools.remote.store import open_store
+
+PATIENCE = Patience()  # While records are read.
+_PART = 8 << 20
+_RANGE = 16 << 20  # Bytes of a large file that are in memory at once.
+_SHARD = re.compile(r"\.tfrecord-\d+-of-\d+$")
+_HEADS = 16  # Requests at once, for stores that cannot list objects.
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """A dataset in a bucket.
+
+    Attributes:
+        url: URL of the dataset.
+        directory: Directory in the cache that holds its convert.json and records.parquet.
+        store: The store.
+        objects: File name -> version when the dataset was opened.
+        cache_dir: The cache directory.
+        cache_bytes: Largest number of bytes of records there. None: 80 % of the disk.
+    """
+
+    url: str
+    directory: Path
+    store: Store
+    objects: Mapping[str, Object]
+    cache_dir: Path
+    cache_bytes: int | None
+
+    def shards(self, splits: Mapping[str, Sequence[str]], frames: Mapping[str, Frames]) -> RemoteShards:
+        """Return the shards of splits.
+
+        Args:
+            splits: Name of a split -> file names of its shards.
+            frames: Name of a split -> where the frames of all its rows are.
+
+        Raises:
+            UserError: A shard does not exist.
+        """
+        parts = [
+            Split(self.directory / name, [self._object(shard) for shard in shards], frames[name])
+            for name, shards in splits.items()
+        ]
+        return RemoteShards(self.store, self.cache_dir, self.cache_bytes, parts)
+
+    def fetch(self, name: str) -> Path:
+        """Fetch a file of the dataset to the cache, unless it is there. Return its path.
+
+        Raises:
+            UserError: The file does not exist, or was changed since the dataset was opened.
+        """
+        path = self.directory / name
+        found = self._object(name)
+        if path.exists() and path.stat().st_size == found.size:
+            return path
+        while (held := files.hold(self.directory / "opening")) is None:  # Another process fetches it.
+            time.sleep(0.05)
+        with held:
+            if not path.exists() or path.stat().st_size != found.size:
+                with files.atomic(path) as file:
+                    for start in range(0, found.size, _RANGE):
+                        file.write(self.store.get(name, start, min(found.size, start + _RANGE), found.tag))
+        return path
+
+    def in_parts(self, name: str) -> tuple[int, Callable[[int, int], bytes]]:
+        """Return the size of an object, and a function that reads a number of bytes at an offset.
+
+        The object is fetched in parts of 8 MiB, which are kept in memory for the next call, but not in the cache.
+        """
+        found = self._object(name)
+        part, start = memoryview(b""), 0
+
+        def read(size: int, offset: int) -> bytes:
+            nonlocal part, start
+            end = min(offset + size, found.size)
+            if offset < start or end > start + len(part):
+                if offset >= end:
+                    return b""
+                part = self.store.get(name, offset, min(max(end, offset + _PART), found.size), found.tag)
+                start = offset
+            return bytes(part[offset - start : end - start])
+
+        return found.size, read
+
+    def _object(self, name: str) -> Object:
+        found = self.objects.get(name)
+        if found is None:
+            raise Missing(f"{self.url}/{name}: does not exist. The dataset is incomplete. Copy it to the bucket again.")
+        return found
+
+
+def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> Bucket:
+    """Open the dataset at a URL.
+
+    Args:
+        url: For example s3://bucket/pets.
+        cache_dir: Directory on this machine for copies. None: `~/.cache/tfrecord_tools`.
+        cache_bytes: Largest number of bytes of records in `cache_dir`. None: 80 % of the free space.
+
+    Raises:
+        UserError: The URL is not a dataset, the store cannot be reached, or `cache_dir` cannot be written.
+    """
+    if cache_bytes is not None and cache_bytes < 1:
+        raise UserError(f"--cache_bytes={cache_bytes}: must be at least 1.")
+    if cache_dir is not None and files.is_url(os.fspath(cache_dir)):
+        raise UserError(f"--cache_dir={cache_dir}: must be a directory on this machine.")
+    url = url.rstrip("/")
+    first = open_store(url, SHORT)
+    try:
+        found = first.head(dataset_files.CONVERT_JSON)
+    except Missing as error:
+        raise UserError(
+            f"{url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a directory that"
+            f" convert or adopt has written, and that was copied there: python -m tfrecord_tools.transfer OUT {url}"
+        ) from error
+    facts = bytes(first.get(found.path, tag=found.tag))
+    objects = {found.path: found} | _objects(first, url, facts)
+    root = Path(files.expand_user(os.fspath(cache_dir), "--cache_dir=")) if cache_dir else default_cache_dir()
+    spaces.of(root, cache_bytes)
+    directory = root / _key(facts, objects)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "url").write_text(f"{url}\n")
+    except OSError as error:
+        raise UserError(f"--cache_dir={root}: {error.strerror}. Pass a directory that you may write.") from error
+    bucket = Bucket(url, directory, open_store(url, PATIENCE), objects, root, cache_bytes)
+    for name in (index.FILE_NAME, dataset_files.CONVERT_JSON):
+        bucket.fetch(name)
+    return bucket
+
+
+def default_cache_dir() -> Path:
+    """Return the directory for copies if none is given."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfrecord_tools"
+
+
+def _objects(store: Store, url: str, facts: bytes) -> dict[str, Object]:
+    """Return the versions of the index and of all shards, by one listing or by a request for each."""
+    try:
+        listed = {found.path: found for found in store.list() if "/" not in found.path}
+    except UserError as error:
+        if isinstance(error, Denied) and not url.startswith("http"):
+            raise
+        listed = {}
+    if index.FILE_NAME in listed:
+        return listed
+    with concurrent.futures.ThreadPoolExecutor(_HEADS) as pool:
+        return {found.path: found for found in pool.map(store.head, [index.FILE_NAME, *_shard_names(url, facts)])}
+
+
+def _shard_names(url: str, facts: bytes) -> list[str]:
+    try:
+        parsed = json.loads(facts)
+        return [
+            dataset_files.shard_name(parsed["name"], split, number, entry["shards"])
+            for split, entry in parsed["splits"].items()
+            for number in range(entry["shards"])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{url}/{dataset_files.CONVERT_JSON}: is damaged ({error!r}). Copy the dataset to the bucket again."
+        ) from error
+
+
+def _key(facts: bytes, objects: Mapping[str, Object]) -> str:
+    """Return the name of the directory for these versions. Copies of other versions are never read."""
+    versions = sorted(
+        (found.path, found.size, found.tag)
+        for found in objects.values()
+        if _SHARD.search(found.path) or found.path in (index.FILE_NAME, dataset_files.CONVERT_JSON)
+    )
+    hashed = hashlib.sha256(facts + json.dumps(versions).encode()).hexdigest()
+    return hashed[:20]
