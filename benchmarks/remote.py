@@ -112,7 +112,9 @@ def measure(out: Path, cache_dir: Path, share: float, order_name: str, block: in
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     given = flags.FLAGS
-    rows = [("MB/s", "order", "waited", "reading", "images/s", "bytes/data", "requests", "in time")]
+    rows: list[tuple[str, ...]] = [
+        ("MB/s", "order", "waited", "reading", "images/s", "bytes/data", "requests", "in time")
+    ]
     with tempfile.TemporaryDirectory() as work:
         root = Path(work)
         common.copy_photos(Path(given.photos), root / "photos", _TIMES)

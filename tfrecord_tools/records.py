@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tfrecord_tools.base import files, words
-from tfrecord_tools.base.checks import check_fraction, check_whole
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, map_files, schema
 from tfrecord_tools.layout.dataset_files import partial_of
@@ -408,10 +407,10 @@ class Records:
         shard, size, offset = self._map.frame(number if self._chosen is None else int(self._chosen[number]))
         reason = "corrupt"
         try:
-            if self.remote is None:
+            if isinstance(self._shards, ShardFiles):
                 framed = self._shards.read(shard, size, offset)
             else:
-                framed = self.remote.read(shard, size, offset, int(self._rows(np.array([number]))[0]))
+                framed = self._shards.read(shard, size, offset, int(self._rows(np.array([number]))[0]))
             data = schema.unframe(framed)
         except UserError as error:  # The bucket cannot be read.
             self.failure = str(error)
@@ -479,10 +478,10 @@ class Records:
         read: list[bytes | None] = [None] * len(numbers)
         frames = self._frames(numbers)
         try:
-            if self.remote is None:
+            if isinstance(self._shards, ShardFiles):
                 found = self._shards.read_many(*frames)
             else:
-                found = self.remote.read_many(*frames, self._rows(numbers))
+                found = self._shards.read_many(*frames, self._rows(numbers))
             for i, framed in found:
                 read[i] = schema.unframe(framed)
         except UserError as error:  # The bucket cannot be read.
@@ -650,9 +649,11 @@ class Records:
         Raises:
             UserError: The fraction is not a number from 0 to 1, or the seed is not a whole number.
         """
-        check_fraction(fraction=fraction)
-        check_whole(seed=seed)
-        from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
+        from tfrecord_tools.base import checks  # Imported here, because most readers do not need them.
+        from tfrecord_tools.layout import splitting
+
+        checks.check_fraction(fraction=fraction)
+        checks.check_whole(seed=seed)
 
         def keys() -> np.ndarray:  # The hashes are freed before the keys are sorted.
             table = self.indexed("source_sha256", "group")

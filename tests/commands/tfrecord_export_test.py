@@ -91,7 +91,7 @@ def test_labels_in_another_order_are_printed(tmp_path: Path) -> None:
     converted(source, tmp_path / "out", classes=["dogs", "cats", "ant eaters"], validation_fraction=None)
     lines: list[str] = []
     export(ExportConfig(tfrecords=str(tmp_path / "out"), out=str(tmp_path / "images")), lines.append)
-    assert lines[-1].endswith(f"--src={tmp_path}/images '--classes=dogs,cats,ant eaters'")
+    assert lines[-1].endswith(f"--src={tmp_path}/images --classes='dogs,cats,ant eaters'")
     converted(tmp_path / "images", tmp_path / "again", classes=["dogs", "cats", "ant eaters"])
     assert sorted(stored(tmp_path / "again").values()) == sorted(stored(tmp_path / "out").values())
 
@@ -209,7 +209,7 @@ def test_lost_files_are_found(out: Path, tmp_path: Path, monkeypatch: pytest.Mon
             os.truncate(victim, 512)
 
     monkeypatch.setattr(os, "sync", lose)
-    with pytest.raises((RuntimeError, tarfile.ReadError), match=r"cannot be read again|unexpected end of data"):
+    with pytest.raises(RuntimeError, match="cannot be read again"):
         quietly(out, tmp_path / "images", to=to)
     assert os.listdir(tmp_path) == []
 

@@ -14,7 +14,10 @@ import yaml
 from image_sources import converted, draw, image, scanned, with_splits
 from PIL import Image
 
+from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.export import ExportConfig, export
+from tfrecord_tools.exporting.folder import _distinct
+from tfrecord_tools.layout import schema
 from tfrecord_tools.records import Dataset, open_dataset
 
 pytestmark = [pytest.mark.usefixtures("no_fsync")]
@@ -101,6 +104,46 @@ def test_croissant_has_the_checksum_of_every_file(pets: Path) -> None:
     for entry in objects:
         data = (pets / entry["contentUrl"]).read_bytes()
         assert (entry["sha256"], entry["contentSize"]) == (hashlib.sha256(data).hexdigest(), f"{len(data)} B")
+
+
+@pytest.fixture(scope="module")
+def without_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an adopted dataset with a test split that has no records, and a class that has none."""
+    root = tmp_path_factory.mktemp("adopted")
+    for split in ("train", "test"):
+        examples = [schema.encode_example(image(f"{split}{n}"), "", 2 * (n % 2)) for n in range(4)]
+        (root / f"{split}.tfrecord").write_bytes(b"".join(map(schema.frame, examples)))
+    hashes = [hashlib.sha256(image(f"test{n}")).hexdigest() for n in range(4)]
+    (root / "drop.csv").write_text("\n".join(["sha256,decision,label", *(f"{one},drop," for one in hashes)]))
+    given: dict[str, Any] = {"classes": ["b", "a, c", "a"], "decisions": str(root / "drop.csv"), "workers": 1}
+    adopt(AdoptConfig(records=str(root / "*.tfrecord"), out=str(root / "out"), **given), lambda line: None)
+    return root / "out"
+
+
+def test_splits_without_records_are_not_in_the_metadata(without_test: Path, tmp_path: Path) -> None:
+    assert dict(open_dataset(without_test).splits) == {"train": 4, "test": 0}
+    export(ExportConfig(tfrecords=str(without_test), out=str(tmp_path / "pets"), to="parquet"), lambda line: None)
+    card = yaml.safe_load((tmp_path / "pets/README.md").read_text().split("---\n")[1])
+    assert card["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+    assert [split["name"] for split in card["dataset_info"]["splits"]] == ["train"]
+    tables = {table["@id"]: table for table in json.loads((tmp_path / "pets/croissant.json").read_text())["recordSet"]}
+    assert tables["splits"]["data"] == [{"splits/name": "train", "splits/images": 4}]
+
+
+def test_folder_prints_class_names_with_commas(without_test: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    export(ExportConfig(tfrecords=str(without_test), out=str(tmp_path / "pets")), lines.append)
+    assert lines[-1].endswith(f"convert --src={tmp_path}/pets --classes='b,\"a, c\",a'")
+
+
+def test_folders_of_classes_are_distinct() -> None:
+    assert _distinct(["a_b", "a_b", "a_b-0", "c"]) == ["a_b-0-", "a_b-1", "a_b-0", "c"]
+
+
+@pytest.mark.interop
+def test_datasets_loads_a_dataset_with_an_empty_split(without_test: Path, tmp_path: Path, load: Any) -> None:
+    export(ExportConfig(tfrecords=str(without_test), out=str(tmp_path / "pets"), to="parquet"), lambda line: None)
+    assert {split: len(rows) for split, rows in load(tmp_path / "pets").items()} == {"train": 4}
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------------

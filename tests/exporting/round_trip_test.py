@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from image_sources import contents, converted, draw, image, scanned, tree, with_
 from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.export import ExportConfig, export
-from tfrecord_tools.exporting import parquet, pictures
+from tfrecord_tools.exporting import parquet, pictures, webdataset
 from tfrecord_tools.layout import index
 from tfrecord_tools.records import open_dataset
 
@@ -127,6 +128,24 @@ def test_records_with_equal_paths(tmp_path: Path, to: str) -> None:
         f"the column 'path' is not read, since 5 of 6 {noun}s have no path there, or the path of another {noun}. The"
         f" paths of the records are those of the files, such as {first}"
     )
+
+
+# --- webdataset -------------------------------------------------------------------------------------------------------
+
+
+def test_tar_files_of_many_images_need_little_memory(tmp_path: Path) -> None:
+    """tarfile would keep 1 kB per member, three members per image."""
+    converted(tree(tmp_path / "src", {"a": 2, "b": 2}), tmp_path / "out", validation_fraction=0)
+    sink = webdataset.Webdataset(open_dataset(tmp_path / "out"), None)
+    about: dict[str, Any] = {"split": "train", "label": 0, "class_name": "a", "image": b"x" * 600, "kind": "JPEG"}
+    tracemalloc.start()
+    with sink.writer(tmp_path / "tars") as write:
+        for number in range(2000):
+            write(pictures.Picture(number=number, path=f"a/{number}.jpg", **about))
+    assert sink.count(tmp_path / "tars") == {("train", 0): 2000}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------

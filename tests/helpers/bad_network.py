@@ -50,9 +50,10 @@ class BadNetwork(http.server.ThreadingHTTPServer):
 
 
 def at_random(seed: int, share: float = 0.1) -> Callable[[int], str]:
-    """Return a schedule of faults: each request fails with this probability."""
+    """Return a schedule of faults: the first request fails, and each other one with this probability."""
     chosen = random.Random(seed)
     drawn = [chosen.choice(FAULTS) if chosen.random() < share else "" for _ in range(100_000)]
+    drawn[0] = chosen.choice(FAULTS)
     return lambda number: drawn[number]
 
 

@@ -26,6 +26,7 @@ from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Records, open_dataset
 from tfrecord_tools.remote import fetching, opening, part
 from tfrecord_tools.remote.interface import Patience
+from tfrecord_tools.remote.shards import RemoteShards
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -34,6 +35,11 @@ def opened(url: str, cache: Path, share: float = 0.2, split: str = "train") -> R
     """Open a split with a cache for a share of the training records."""
     size = 240 * (3_700 + 4_096)
     return open_dataset(url, cache_dir=cache, cache_bytes=int(share * size)).records(split)
+
+
+def in_bucket(records: Records) -> RemoteShards:
+    assert records.remote is not None
+    return records.remote
 
 
 def read_all(records: Records, order: Order, epochs: int = 2, batch: int = 16) -> list[list[bytes]]:
@@ -58,7 +64,7 @@ def test_records_equal_those_of_files(pets: Path, tmp_path: Path, name: str, sha
     remote, local = opened(f"file://{pets}", tmp_path / "cache", share), open_dataset(pets).records("train")
     order = ORDERS[name](local)
     assert read_all(remote, order) == read_all(local, order)
-    traffic = remote.remote.traffic
+    traffic = in_bucket(remote).traffic
     size = int(local._frames(np.arange(240)).sizes.sum())
     if share > 1:
         assert traffic.bytes == size  # Everything is fetched once.
@@ -192,7 +198,7 @@ def test_a_damaged_object_is_a_corrupt_record(url: str, bucket: Bucket, pets: Pa
         UserError, match=r"s3://.*tfrecord-00000-of-\d+: the record at byte .* is corrupt: train record 7"
     ):
         remote[7]
-    assert remote.remote.traffic.retried == 3
+    assert in_bucket(remote).traffic.retried == 3
     assert remote.get_or_none(7) is None
     assert remote[6] == local[6]
     assert remote[8] == local[8]
@@ -240,7 +246,7 @@ def test_a_second_process_fetches_nothing_again(url: str, pets: Path, tmp_path: 
     order = Shuffled(len(first), 0)
     read_all(first, order, epochs=1)
     assert read_all(second, order) == read_all(open_dataset(pets).records("train"), order)
-    assert second.remote.traffic.bytes == 0
+    assert in_bucket(second).traffic.bytes == 0
 
 
 def test_a_damaged_cache_is_fetched_again(url: str, pets: Path, tmp_path: Path) -> None:
@@ -265,8 +271,8 @@ def test_the_budget_holds(url: str, tmp_path: Path) -> None:
     for number in range(0, 240, 8):
         read_all(remote.select(np.arange(number, number + 8)), Shuffled(8, 0), epochs=1, batch=8)
         seen.append(sum(path.stat().st_blocks * 512 for path in (tmp_path / "cache").glob("*/*/*tfrecord*")))
-    assert 0 < max(seen) <= remote.remote.budget
-    assert max(seen) > 0.4 * remote.remote.budget
+    assert 0 < max(seen) <= in_bucket(remote).budget
+    assert max(seen) > 0.4 * in_bucket(remote).budget
     assert sum(np.diff(seen) < 0) > 0
 
 
@@ -327,7 +333,7 @@ def test_a_killed_process_leaves_a_usable_cache(url: str, pets: Path, tmp_path: 
     """A process is killed while it writes. Another process reads all records, and the budget stays exact."""
     local = open_dataset(pets).records("train")
     remote = opened(url, tmp_path / "cache", 0.5)
-    victim = reader(url, tmp_path / "cache", remote.remote.budget, 1, 50)
+    victim = reader(url, tmp_path / "cache", in_bucket(remote).budget, 1, 50)
     assert victim.stdout is not None
     assert victim.stdout.readline() == "ready\n"
     time.sleep(delay)
@@ -335,7 +341,7 @@ def test_a_killed_process_leaves_a_usable_cache(url: str, pets: Path, tmp_path: 
     victim.communicate()
     order = Shuffled(len(local), 0)
     assert read_all(remote, order) == read_all(local, order)
-    running = remote.remote._run()
+    running = in_bucket(remote)._run()
     own = running.fetchers[0].part
     own.rescue(np.arange(len(own.flags)))
     assert set(own.flags.tolist()) <= {part.ABSENT, part.PRESENT}
@@ -344,7 +350,7 @@ def test_a_killed_process_leaves_a_usable_cache(url: str, pets: Path, tmp_path: 
 
 def test_a_claim_of_a_dead_process_is_taken_over(url: str, pets: Path, tmp_path: Path) -> None:
     remote, local = opened(url, tmp_path / "cache", 3), open_dataset(pets).records("train")
-    own = remote.remote._run().fetchers[0].part
+    own = in_bucket(remote)._run().fetchers[0].part
     own.flags[:50] = 99  # No process with this number runs.
     own._filled[0] += own.cost[:50].sum()
     assert remote.__getitems__(list(range(60))) == local.__getitems__(list(range(60)))
@@ -393,9 +399,9 @@ def test_hits_are_those_of_the_best_cache(
     local = open_dataset(pets).records("train")
     share = 0.3
     remote = opened(f"file://{pets}", tmp_path / "cache", share)
-    own = remote.remote._run().fetchers[0].part
+    own = in_bucket(remote)._run().fetchers[0].part
     own.cost[:] = int(own.cost.mean())  # The optimum is easy to compute for equal sizes only.
-    capacity = remote.remote.budget // int(own.cost[0])
+    capacity = in_bucket(remote).budget // int(own.cost[0])
     order = ORDERS[name](local)
     epochs = 6
     reading = remote.plan(order)
@@ -403,7 +409,7 @@ def test_hits_are_those_of_the_best_cache(
         with reading(position):
             remote.serialized_batch(order[np.array([position])])
     sequence = order[np.arange(epochs * 240)]
-    fetched = remote.remote.traffic.requests
+    fetched = in_bucket(remote).traffic.requests
     best, oldest = best_hits(sequence, capacity), oldest_hits(sequence, capacity)
     assert fetched <= 1.01 * (len(sequence) - best) + 1
     assert best > 1.2 * oldest + 10

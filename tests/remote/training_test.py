@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
 def test_a_training_gives_the_same_model(url: str, pets: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     trainers.scratch(tfrecords=pets, run=tmp_path / "files", log=lambda line: None, **TINY)
-    cache = {"cache_dir": tmp_path / "cache", "cache_bytes": 300_000}
+    cache: dict[str, Any] = {"cache_dir": tmp_path / "cache", "cache_bytes": 300_000}
     trainers.scratch(tfrecords=url, run=tmp_path / "bucket", log=lines.append, **cache, **TINY)
     local, remote = history(tmp_path / "files"), history(tmp_path / "bucket")
     assert [{name: value for name, value in row.items() if name not in OF_BUCKETS} for row in remote] == local
@@ -84,8 +84,12 @@ def test_an_audit_finds_the_same(url: str, pets: Path, tmp_path: Path) -> None:
         "pictures": 4,
     }
     audits = []
-    for name, source in (("files", {"tfrecords": pets}), ("bucket", {"tfrecords": url, "cache_dir": tmp_path / "c"})):
-        out = {"out": tmp_path / name, "features": tmp_path / f"features-{name}"}
+    sources: dict[str, dict[str, Any]] = {
+        "files": {"tfrecords": pets},
+        "bucket": {"tfrecords": url, "cache_dir": tmp_path / "c"},
+    }
+    for name, source in sources.items():
+        out: dict[str, Any] = {"out": tmp_path / name, "features": tmp_path / f"features-{name}"}
         audits.append(trainers.audit(log=lambda line: None, **source, **out, **settings))
     assert (audits[0].probabilities == audits[1].probabilities).all()
     issues = [list(csv.DictReader((tmp_path / name / "issues.csv").open())) for name in ("files", "bucket")]

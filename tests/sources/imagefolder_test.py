@@ -69,6 +69,53 @@ def test_table_of_each_split(tmp_path: Path, kind: str) -> None:
     assert labels(sources)["validation/0003.jpg"] == "dog"
 
 
+def test_one_table_above_the_directories_of_splits(tmp_path: Path) -> None:
+    """The directories are the splits, as in Hugging Face's `datasets`."""
+    rows = []
+    for split in ("train", "test"):
+        for number in range(4):
+            draw(tmp_path / f"pets/{split}/{number}.jpg")
+            rows.append({"file_name": f"{split}/{number}.jpg", "label": "ab"[number % 2]})
+    write(tmp_path / "pets/metadata.csv", rows)
+    sources = scanned(tmp_path / "pets")
+    assert sources.has_splits
+    assert [SPLITS[split] for split in sources.splits.tolist()] == ["test"] * 4 + ["train"] * 4
+    draw(tmp_path / "pets/more/1.jpg")
+    write(tmp_path / "pets/metadata.csv", [*rows, {"file_name": "more/1.jpg", "label": "a"}])
+    with pytest.raises(UserError) as caught:
+        scanned(tmp_path / "pets")
+    assert str(caught.value) == (
+        f"--src={tmp_path}/pets: the table says no split for more/1.jpg, but test/0.jpg is in a split. Add a column"
+        " split to the table, or pass the directory of one split as --src."
+    )
+
+
+@pytest.mark.parametrize("row", [{"file_name": "1.jpg"}, {"file_name": "1.jpg", "label": ""}, None])
+def test_splits_without_labels_are_left_out(tmp_path: Path, row: Mapping[str, str] | None) -> None:
+    flat(tmp_path / "pets/train", "csv")
+    draw(tmp_path / "pets/test/1.jpg")
+    if row:
+        write(tmp_path / "pets/test/metadata.csv", [row])
+    sources = scanned(tmp_path / "pets")
+    assert len(sources) == 6
+    assert sources.notes[-1] == "left out, since no table in it has labels: test"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("jsonl", b'{"file_name": "0000.jpg", label: 3}', "line 1 is not valid JSON: "),
+        ("csv", b"file_name,label\n0000.jpg,gr\xf6\xdfe\n", "line 2 is not in utf-8: "),
+    ],
+)
+def test_table_that_cannot_be_read(tmp_path: Path, kind: str, content: bytes, message: str) -> None:
+    table = flat(tmp_path / "pets", kind) / f"metadata.{kind}"
+    table.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        scanned(tmp_path / "pets")
+    assert str(caught.value).startswith(f"{table}: {message}")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_directories_and_other_columns(tmp_path: Path, kind: str) -> None:
     rows = []
@@ -154,6 +201,8 @@ def test_values_of_json_lines(tmp_path: Path) -> None:
     assert table.to_pydict() == {
         "a": ["007", "7", None], "b": [1, None, 2], "c": ["2020-01-01", None, None], "d": [None, [1], None],
     }  # fmt: skip
+    path.write_text('{"a": "\\ud800é", "b\\udc00": ["\\ud800"]}', "utf-8")  # Halves of characters.
+    assert tables.read(str(path))[0].to_pydict() == {"a": ["\\ud800é"], "b\\udc00": ['["\\ud800"]']}
 
 
 @pytest.mark.parametrize(

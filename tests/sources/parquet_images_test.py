@@ -248,6 +248,45 @@ def test_invalid_exclude_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    files = [plain(tmp_path / f"pets/train-0000{number}-of-00003.parquet", 4, str(number)) for number in range(3)]
+    files[1].write_bytes(files[1].read_bytes()[:300])
+    for src in (tmp_path / "pets", tmp_path / "pets/train-*.parquet"):
+        message = refusal(src)
+        assert message.startswith(f"--src={src}: {files[1].name} cannot be read as a Parquet file: ")
+        assert message.endswith(f". Repair the file, or leave it out with --exclude={files[1].name}.")
+    sources = scanned(tmp_path / "pets", exclude=[files[1].name])
+    assert len(sources) == 8
+    assert sources.notes == ("1 file is left out by --exclude",)
+    files[1].unlink()
+    assert scanned(tmp_path / "pets").notes == ("only 2 of 3 files train-*-of-00003.parquet are there",)
+    assert scanned(tmp_path / "pets/train-*.parquet").notes == ()
+
+
+def test_file_without_images_is_left_out(tmp_path: Path) -> None:
+    plain(tmp_path / "pets/train.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "pets/numbers.parquet")
+    sources = scanned(tmp_path / "pets")
+    assert len(sources) == 6
+    assert sources.notes == ("1 file is left out, since no images with labels were found in numbers.parquet",)
+
+
+def test_classes_without_rows(tmp_path: Path) -> None:
+    columns = {"image": pictures(4), "label": [0, 2, 0, 2]}
+    sources = scanned(write(tmp_path / "pets.parquet", columns, {"label": ["dog", "cat", "ant"]}))
+    assert (sources.class_names, sources.labels.tolist()) == (("dog", "ant"), [0, 1, 0, 1])
+    assert sources.notes == ("1 class has no rows: cat. The labels of the dataset only count classes with images",)
+
+
+def test_classes_with_the_same_name(tmp_path: Path) -> None:
+    columns = {"image": pictures(4), "label": [0, 2, 0, 2]}
+    source = write(tmp_path / "pets.parquet", columns, {"label": ["crane", "cat", "crane"]})
+    assert refusal(source) == (
+        f"{source}: the metadata of the column 'label' name several classes 'crane'. Every class must have its own"
+        " name. Correct the metadata, or pass another column as --label_column."
+    )
+
+
 def test_directories_of_two_datasets(tmp_path: Path) -> None:
     for name in ("large", "small"):
         plain(tmp_path / f"pets/{name}/train.parquet")

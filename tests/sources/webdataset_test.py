@@ -252,6 +252,15 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str,
         assert sorted({path.rpartition("/")[0] for path in sources.paths}) == files
 
 
+def test_pattern_without_an_ending(tmp_path: Path) -> None:
+    for name in ("train-0", "train-1", "val-0"):
+        write(tmp_path / f"pets/{name}.tar", samples(2, name, cls=[0, 1]))
+    (tmp_path / "pets/train-0.json").write_text("{}")
+    for pattern in ("train-*", "train-{0.tar,1.tar}"):
+        files = {path.rpartition("/")[0] for path in scanned(tmp_path / "pets" / pattern).paths}
+        assert files == {"train-0.tar", "train-1.tar"}
+
+
 def test_pattern_as_a_command(tmp_path: Path) -> None:
     """The dataset is named after the directory of the files."""
     for number in range(3):
@@ -301,6 +310,43 @@ def test_exclude_and_flags_that_do_not_fit(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"crane\nmaillot\ncrane\n", "the class name 'crane' is in several lines. Every class must have its own name."),
+        (b"crane\n\ndog\n", "line 2 is empty, so the labels of the lines below are not clear. Write one class name"),
+        (b"gr\xf6\xdfe\ndog\n", "is not in UTF-8. Save it as UTF-8, or remove it."),
+    ],
+)
+def test_class_names_that_are_not_clear(tmp_path: Path, content: bytes, message: str) -> None:
+    write(tmp_path / "pets/0.tar", samples(6, cls=[0, 1, 2]))
+    (tmp_path / "pets/classnames.txt").write_bytes(content)
+    assert refusal(tmp_path / "pets").startswith(f"{tmp_path}/pets/classnames.txt: {message}")
+
+
+def test_minus_one_means_no_label_if_all_classes_have_names(tmp_path: Path) -> None:
+    write(tmp_path / "pets/0.tar", samples(6, cls=[0, 1, -1]))
+    assert scanned(tmp_path / "pets").class_names == ("-1", "0", "1")
+    (tmp_path / "pets/classnames.txt").write_text("cat\ndog\n")
+    sources = scanned(tmp_path / "pets")
+    assert (sources.class_names, sources.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
+    assert sources.notes[-1].startswith("2 of 6 samples are left out, since they have no label in the column 'cls'")
+
+
+def test_numbers_with_gaps(tmp_path: Path) -> None:
+    path = write(tmp_path / "pets.tar", samples(4, cls=[0, 3], json=[{"class": "cat"}, {"class": "ant"}]))
+    sources = scanned(path)
+    assert (sources.class_names, sources.labels.tolist()) == (("cat", "ant"), [0, 1, 0, 1])
+    assert sources.notes == (
+        "the numbers in 'cls' are not 0 to 1. The labels of the dataset only count classes with images",
+    )
+
+
+def test_halves_of_characters_in_fields(tmp_path: Path) -> None:
+    fields = [{"class": "a\ud800b", "path": "\udc00"}, {"class": "dog"}]
+    assert scanned(write(tmp_path / "pets.tar", samples(4, json=fields))).class_names == ("a\\ud800b", "dog")
+
+
 # --- Other tar files --------------------------------------------------------------------------------------------------
 
 
@@ -323,8 +369,38 @@ def test_label_regex_reads_the_tar_file_as_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b tar", b"x" * 2000])
 def test_other_content(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.tar").write_bytes(content)
-    assert not webdataset_tars.has_samples(str(tmp_path / "x.tar"))
+    """One such file is an error beside tar files with samples, and can be left out."""
+    path = tmp_path / "pets/train-000001.tar"
+    for number in range(3):
+        write(path.with_name(f"train-{number:06d}.tar"), samples(4, str(number), cls=[0, 1]))
+    path.write_bytes(content)
+    with pytest.raises(ReadError):
+        webdataset_tars.has_samples(str(path))
+    message = refusal(tmp_path / "pets")
+    assert message.startswith(f"--src={tmp_path}/pets: train-000001.tar cannot be read as a tar file: ")
+    assert message.endswith(". Repair the file, or leave it out with --exclude=train-000001.tar.")
+    assert message == refusal(tmp_path / "pets/train-*").replace("/train-*:", ":")
+    sources = scanned(tmp_path / "pets", exclude=["train-000001.tar"])
+    assert len(sources) == 8
+    assert sources.notes == ("1 file is left out by --exclude",)
+
+
+def test_file_that_is_cut_off(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"pets/{number}.tar", samples(4, str(number), cls=[0, 1]))
+    (tmp_path / "pets/0.tar").write_bytes((tmp_path / "pets/0.tar").read_bytes()[:700])
+    assert refusal(tmp_path / "pets") == (
+        f"--src={tmp_path}/pets: 0.tar cannot be read as a tar file: the tar archive is damaged: unexpected end of"
+        " data. Repair the file, or leave it out with --exclude=0.tar."
+    )
+
+
+def test_file_without_labels_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "pets/0.tar", samples(4, cls=[0, 1]))
+    write(tmp_path / "pets/1.tar", samples(4, "1"))
+    sources = scanned(tmp_path / "pets")
+    assert len(sources) == 4
+    assert sources.notes == ("1 file is left out, since no images with labels were found in 1.tar",)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def _read_json_lines(text: str, path: str) -> pa.Table:
             raise UserError(
                 f'{path}: line {number:,} is not a JSON object such as {{"file_name": "1.jpg"}}. Correct the line.'
             )
-        for name, value in row.items():
+        for name, value in ((valid_text(name), value) for name, value in row.items()):
             column = columns.setdefault(name, [])
             column.extend([None] * (count - len(column)))
             column.append(value)
@@ -108,9 +108,21 @@ def _array(values: list[Any]) -> pa.Array:
 
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        texts = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)
-        return pa.array([None if value is None else text for value, text in zip(values, texts)], pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+        return pa.array([None if value is None else json_text(value) for value in values], pa.string())
+
+
+def json_text(value: Any) -> str:
+    """Return a value of a JSON file as text. Texts stay as they are, except for `valid_text`."""
+    return valid_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def valid_text(text: str) -> str:
+    """Return a text with halves of characters written as `\\ud800`.
+
+    JSON may contain them, and UTF-8 may not.
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _decoded(data: bytes, path: str, encoding: str | None, flag: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.exporting import shard_writer
-from tfrecord_tools.exporting.pictures import Counts, Picture
+from tfrecord_tools.exporting.pictures import Counts, Picture, filled_splits
 from tfrecord_tools.exporting.shard_writer import ShardFormat
 from tfrecord_tools.layout import dataset_files, metadata, schema
 from tfrecord_tools.layout.metadata import Description
@@ -59,7 +59,7 @@ class ArrayRecord:
 
     def notes(self, out: Path) -> Iterator[str]:
         """Yield how TensorFlow Datasets and Grain read the files."""
-        split = next(iter(self._data.splits))
+        split = next(iter(filled_splits(self._data)))
         yield f"to load them: tensorflow_datasets.builder_from_directory({str(out)!r}).as_data_source({split!r})"
 
 
@@ -108,7 +108,7 @@ def _description(data: Dataset, root: Path) -> Description:
     """Describe the files below `root` as TensorFlow Datasets needs them."""
     lengths = {
         split: [[len(example) for example in _examples(path)] for path in _paths(data.name, split, root)]
-        for split in data.splits
+        for split in filled_splits(data)
     }
     return Description(
         name=data.name,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfrecord_tools.exporting.pictures import filled_splits
 from tfrecord_tools.records import Dataset
 
 _CONTEXT = {
@@ -63,7 +64,7 @@ def text(data: Dataset, directory: Path, columns: Mapping[str, str]) -> str:
         columns: Column -> kind of its feature: Image, ClassLabel or Value.
     """
     paths = sorted(directory.iterdir())
-    splits = [{"splits/name": split, "splits/images": count} for split, count in data.splits.items()]
+    splits = [{"splits/name": split, "splits/images": count} for split, count in filled_splits(data).items()]
     classes = [{"classes/label": label, "classes/name": name} for label, name in enumerate(data.class_names)]
     described = {
         "@context": _CONTEXT,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tfrecord_tools
 from tfrecord_tools.base import words
+from tfrecord_tools.exporting.pictures import filled_splits
 from tfrecord_tools.exporting.shard_writer import split_of
 from tfrecord_tools.records import Dataset
 
@@ -36,20 +37,21 @@ def text(data: Dataset, directory: Path, columns: Mapping[str, str]) -> str:
 def _header(data: Dataset, directory: Path, columns: Mapping[str, str]) -> Iterator[str]:
     import pyarrow.parquet as pq
 
-    sizes, total = dict.fromkeys(data.splits, 0), 0
+    splits = filled_splits(data)  # `datasets` refuses splits without files.
+    sizes, total = dict.fromkeys(splits, 0), 0
     for path in directory.iterdir():
         footer = pq.read_metadata(path)
         groups = range(footer.num_row_groups)
         sizes[split_of(path)] += sum(footer.row_group(number).total_byte_size for number in groups)
         total += path.stat().st_size
-    records = sum(data.splits.values())
+    records = sum(splits.values())
     yield from ("---", f"pretty_name: {_quoted(data.name)}", "task_categories:", "- image-classification")
     yield from ("size_categories:", f"- {_SIZE_NAMES[sum(records >= size for size in _SIZES)]}")
     yield from ("configs:", "- config_name: default", "  data_files:")
-    for split in data.splits:
+    for split in splits:
         yield from (f"  - split: {split}", f"    path: {directory.name}/{split}-*")
     yield from ("dataset_info:", "  features:", *_feature_lines(data, columns), "  splits:")
-    for split, count in data.splits.items():
+    for split, count in splits.items():
         yield from (f"  - name: {split}", f"    num_bytes: {sizes[split]}", f"    num_examples: {count}")
     yield from (f"  download_size: {total}", f"  dataset_size: {sum(sizes.values())}", "---")
 
@@ -65,7 +67,7 @@ def _feature_lines(data: Dataset, columns: Mapping[str, str]) -> Iterator[str]:
 
 
 def _body(data: Dataset, columns: Mapping[str, str]) -> Iterator[str]:
-    counts = ", ".join(f"{words.number(count, 'image')} in {split}" for split, count in data.splits.items())
+    counts = ", ".join(f"{words.number(count, 'image')} in {split}" for split, count in filled_splits(data).items())
     yield from ("", f"# {data.name}", "", f"{words.number(len(data.class_names), 'class', 'classes')}, {counts}.", "")
     yield from ("| column | content |", "|---|---|", *(f"| `{name}` | {_ABOUT[name]} |" for name in columns), "")
     yield from ("```python", "import datasets", "", 'data = datasets.load_dataset("DIRECTORY_OR_REPOSITORY")', "```")

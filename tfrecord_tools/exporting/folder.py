@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tfrecord_tools.errors import as_flag
 from tfrecord_tools.exporting.pictures import SUFFIXES, Counts, Picture
 from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.records import Dataset
@@ -49,8 +50,10 @@ class Folder:
     def notes(self, out: Path) -> Iterator[str]:
         """Yield the command that converts the folders into the same records."""
         names = self._directories
-        classes = [] if names == sorted(names) else [f"--classes={','.join(names)}"]
-        yield f"to convert them back: python -m tfrecord_tools.convert {shlex.join([f'--src={out}', *classes])}"
+        classes = [] if names == sorted(names) else [as_flag("classes", names)]
+        yield " ".join(
+            ["to convert them back: python -m tfrecord_tools.convert", shlex.quote(f"--src={out}"), *classes]
+        )
 
 
 def relative(picture: Picture) -> Path:
@@ -75,5 +78,12 @@ def _file_name(text: str) -> str:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Append a number to names that occur more than once."""
-    times = Counter(names)
-    return [f"{name}-{number}" if times[name] > 1 else name for number, name in enumerate(names)]
+    times, taken, distinct = Counter(names), set(names), list[str]()
+    for number, name in enumerate(names):
+        if times[name] > 1:
+            name = f"{name}-{number}"
+            while name in taken:
+                name += "-"
+            taken.add(name)
+        distinct.append(name)
+    return distinct

@@ -91,6 +91,11 @@ def pictures(data: Dataset) -> Iterator[Picture]:
             )
 
 
+def filled_splits(data: Dataset) -> dict[str, int]:
+    """Return split -> number of records, for the splits that get files: those with records."""
+    return {split: count for split, count in data.splits.items() if count}
+
+
 def has_groups(data: Dataset) -> bool:
     """Whether an image of the dataset has a group."""
     column = index.read(data.directory / index.FILE_NAME, ["group"]).column("group")

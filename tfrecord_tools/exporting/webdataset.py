@@ -38,9 +38,10 @@ class Webdataset:
         """Read the tar files, and count their images per split and label."""
         counts = Counts()
         for path in root.iterdir():
-            with tarfile.open(path, "r:") as tar:
-                members = list(tar)
-                for image, label in zip(members[::3], members[1::3], strict=True):
+            # Images that cannot be read are not counted.
+            with contextlib.suppress(tarfile.TarError, ValueError), tarfile.open(path, "r:") as tar:
+                members = _read_members(tar)
+                for image, label, _ in zip(members, members, members, strict=True):
                     paired = image.size and os.path.splitext(image.name)[0] == os.path.splitext(label.name)[0]
                     text = tar.extractfile(label)
                     if paired and text is not None:
@@ -67,9 +68,21 @@ class _Tar:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             self._tar.addfile(member, io.BytesIO(data))
+        _forget_members(self._tar)
 
     def close(self) -> None:
         self._tar.close()
+
+
+def _read_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for member in tar:
+        _forget_members(tar)
+        yield member
+
+
+def _forget_members(tar: tarfile.TarFile) -> None:
+    """Free the members that tarfile keeps in memory, 1 kB each."""
+    vars(tar)["members"] = []
 
 
 def _members(picture: Picture) -> dict[str, bytes]:

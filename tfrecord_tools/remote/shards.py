@@ -93,7 +93,7 @@ class RemoteShards:
         return self._cache_dir
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of all records of these splits."""
         return sum(int(fetcher.part.size.sum()) for fetcher in self._run().fetchers)
 
@@ -106,7 +106,7 @@ class RemoteShards:
         running = self._run()
         count = int(self._starts[-1])
         missing = max(0.0, 1 - running.space.budget / sum(int(fetcher.part.cost.sum()) for fetcher in running.fetchers))
-        size, requests = int(missing * self.bytes), math.ceil(missing * count / block)
+        size, requests = int(missing * self.size), math.ceil(missing * count / block)
         if not running.meter.bandwidth:
             running.fetchers[0].probe()
         bandwidth, latency = running.meter.fastest, running.meter.latency

@@ -11,17 +11,19 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.sources import arrange, object_store
-from tfrecord_tools.sources.base import is_litter
+from tfrecord_tools.sources.base import ReadError, is_litter
 
 _PROBED_ENTRIES = 100
-_SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+$", re.IGNORECASE)  # train-00000-of-00002
+_SHARD = re.compile(r"[-_.]?(\d+)[-_.]of[-_.](\d+)$", re.IGNORECASE)  # train-00000-of-00002
+_ENDING = re.compile(r"\.\w+$")
+_SHOWN = 3  # Maximum number of names in a note.
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _SPECIAL = re.compile(r"[*?\[{]")
@@ -37,12 +39,18 @@ class FileSet:
         kind: Name of the kind of the files, for messages.
         root: A directory or a URL. "": the working directory.
         files: Paths relative to `root`, sorted, with `/` as separator.
+        others: Paths of files of the same kind without labeled images.
+        unreadable: Path of a file of the same kind -> why it cannot be read.
+        whole: Whether `src` is a directory, so that all files of a dataset should be there.
     """
 
     src: str
     kind: str
     root: str
     files: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    whole: bool = False
 
     @property
     def paths(self) -> list[str]:
@@ -53,23 +61,37 @@ class FileSet:
         """Return the path or the URL of a file."""
         return os.path.join(self.root, file)
 
-    def without(self, patterns: Sequence[str]) -> tuple[FileSet, list[str]]:
-        """Leave out the files that match a pattern of --exclude.
+    def to_read(self, patterns: Sequence[str]) -> tuple[FileSet, list[str]]:
+        """Leave out the files that match a pattern of --exclude, and those without labeled images.
 
         Returns:
-            The other files, and a note.
+            The files to read, and notes about the others.
 
         Raises:
-            UserError: A pattern matches nothing, or all files match.
+            UserError: A pattern matches nothing, all files match, or a file cannot be read.
         """
-        if not patterns:
-            return self, []
-        rest, notes = arrange.without_files(self.files, patterns, self.src)
+        names: Sequence[str] = sorted([*self.files, *self.others, *self.unreadable])
+        notes = _missing(names) if self.whole else []
+        if patterns:
+            names, excluded = arrange.without_files(names, patterns, self.src)
+            notes += excluded
+        left = set(names)
+        rest = tuple(file for file in self.files if file in left)
         if not rest:
             raise UserError(
                 f"--exclude={patterns[0]}: no {self.kind} file of images in {self.src} is left. Remove a pattern."
             )
-        return dataclasses.replace(self, files=tuple(rest)), notes
+        if broken := [file for file in self.unreadable if file in left]:
+            raise UserError(
+                f"--src={self.src}: {broken[0]} cannot be read as a {self.kind} file: {self.unreadable[broken[0]]}."
+                f" Repair the file, or leave it out with --exclude={broken[0]}."
+            )
+        if others := [file for file in self.others if file in left]:
+            notes.append(
+                f"{words.number(len(others), 'file is', 'files are')} left out, since no images with labels were found"
+                f" in {named(others, _SHOWN)}"
+            )
+        return dataclasses.replace(self, files=rest, others=(), unreadable={}), notes
 
     def splits(self) -> tuple[FileSet, list[str] | None, list[str]]:
         """Find the splits in the names of the files.
@@ -83,11 +105,28 @@ class FileSet:
         used = tuple(file for file in self.files if splits[file])
         others = [os.path.basename(file) for file in self.files if not splits[file]]
         notes = (
-            [f"{len(others):,} files are left out, since their names do not contain a split: {named(others, 3)}"]
+            [f"{len(others):,} files are left out, since their names do not contain a split: {named(others, _SHOWN)}"]
             if others
             else []
         )
         return dataclasses.replace(self, files=used), [split for file in used if (split := splits[file])], notes
+
+
+def _missing(names: Iterable[str]) -> list[str]:
+    """Return a note for each set of files, such as train-00000-of-00002, that is not complete."""
+    found: dict[str, set[int]] = {}
+    totals = {}
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        if shard := _SHARD.search(stem):
+            pattern = f"{stem[: shard.start(1)]}*{stem[shard.end(1) :]}{ending}"
+            found.setdefault(pattern, set()).add(int(shard[1]))
+            totals[pattern] = int(shard[2])
+    return [
+        f"only {len(numbers):,} of {totals[pattern]:,} files {pattern} are there"
+        for pattern, numbers in found.items()
+        if len(numbers) < totals[pattern]
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +136,7 @@ class Kind:
     Attributes:
         name: Name in messages, such as "Parquet".
         ending: Ending of the files, such as `.parquet`.
-        has_images: Whether the file at a path or a URL contains images.
+        has_images: Whether the file at a path or a URL contains images. Raises ReadError if it cannot be read.
     """
 
     name: str
@@ -107,6 +146,13 @@ class Kind:
     def named(self, path: str) -> bool:
         """Whether the name of a file has the ending of this kind."""
         return path.lower().endswith(self.ending)
+
+    def seems_to_have_images(self, path: str) -> bool:
+        """Whether a file can be read and contains images."""
+        try:
+            return self.has_images(path)
+        except ReadError:
+            return False
 
 
 def find(src: str, kind: Kind, objects: Sequence[str] | None = None) -> FileSet | None:
@@ -125,17 +171,26 @@ def find(src: str, kind: Kind, objects: Sequence[str] | None = None) -> FileSet 
     Raises:
         UserError: The files are in several directories that are not splits, or no file matches the pattern.
     """
+    whole = False
     if is_pattern(src):
-        root, found = root_of(src), _matching(src) if kind.named(src) else []
+        root, found = root_of(src), []
+        if kind.named(src) or not _ENDING.search(src):  # Matching may list a bucket, so other endings are skipped.
+            found = [path for path in _matching(src) if kind.named(path)]
     elif objects is not None:
-        root = src.rstrip("/")
+        root, whole = src.rstrip("/"), True
         found = [f"{root}/{path}" for path in _below("", kind, _Objects(objects), src)]
     elif files.is_url(src) or os.path.isfile(src):
         root, found = os.path.dirname(src), [src] if kind.named(src) else []
     else:
-        root, found = src, _below(src, kind, _Disk(), src)
-    with_images = [path for path in found if kind.has_images(path)]
-    return FileSet(src, kind.name, root, tuple(_relative(path, root) for path in with_images)) if with_images else None
+        root, found, whole = src, _below(src, kind, _Disk(), src), True
+    with_images, others, unreadable = list[str](), list[str](), dict[str, str]()
+    for path in found:
+        name = _relative(path, root)
+        try:
+            (with_images if kind.has_images(path) else others).append(name)
+        except ReadError as error:
+            unreadable[name] = str(error)
+    return FileSet(src, kind.name, root, tuple(with_images), tuple(others), unreadable, whole) if with_images else None
 
 
 def _relative(path: str, root: str) -> str:
@@ -217,7 +272,7 @@ def _below(directory: str, kind: Kind, place: _Disk | _Objects, src: str) -> lis
         inner[path] = place.entries(path, kind)[0]
     with_images = [path for paths in inner.values() for path in paths]
     several = len(inner) > 1 and not all(split_named(os.path.basename(path)) for path in inner)
-    if several and any(map(kind.has_images, with_images)):
+    if several and any(map(kind.seems_to_have_images, with_images)):
         raise UserError(
             f"--src={src}: {kind.name} files with images are in several directories, for example {directories[0]} and"
             f" {directories[1]}. Pass one of them as --src."

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from tfrecord_tools.base import tables
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.sources import manifest
 from tfrecord_tools.sources.manifest import Manifest, Reading
@@ -40,14 +40,18 @@ def find(src: str, reading: Reading) -> list[Table]:
     Raises:
         UserError: A directory has several such tables.
     """
+    return _in_directory(src, "", reading) or [
+        table for name in _splits(src) for table in _in_directory(os.path.join(src, name), name, reading)
+    ]
+
+
+def _splits(src: str) -> list[str]:
+    """Return the names of the directories of splits."""
     try:
         with os.scandir(src) as entries:
-            splits = sorted(entry.name for entry in entries if entry.is_dir() and split_named(entry.name))
+            return sorted(entry.name for entry in entries if entry.is_dir() and split_named(entry.name))
     except OSError:  # Not a directory, or one that cannot be listed.
         return []
-    return _in_directory(src, "", reading) or [
-        table for name in splits for table in _in_directory(os.path.join(src, name), name, reading)
-    ]
 
 
 def _in_directory(directory: str, name: str, reading: Reading) -> list[Table]:
@@ -58,33 +62,57 @@ def _in_directory(directory: str, name: str, reading: Reading) -> list[Table]:
     return [Table(path, name, split_named(name) if name else None) for path in paths]
 
 
+def check_readable(src: str, encoding: str | None) -> None:
+    """Raise a UserError if a table cannot be read."""
+    for name in ("", *_splits(src)):
+        for ending in tables.ENDINGS:
+            if tables.is_table(path := os.path.join(src, name, f"{_STEM}{ending}")):
+                tables.read(path, encoding, encoding_flag="manifest_encoding")
+
+
 def _has_labels(path: str, reading: Reading) -> bool:
     try:
-        names = tables.read(path, reading.encoding)[0].column_names
+        table = tables.read(path, reading.encoding)[0]
     except UserError:
         return False
-    given = reading.columns["label"]
-    if PATH_COLUMN not in names and reading.columns["path"] not in names:
+    names, given = set(table.column_names), reading.columns["label"]
+    if names.isdisjoint({PATH_COLUMN, reading.columns["path"]}):
         return False
-    return bool(reading.label_columns) or given in names or any(map(manifest.may_be_label, names))
+    if reading.label_columns:
+        return True
+    columns = [name for name in names if (name == given if given in names else manifest.may_be_label(name))]
+    return any(table.column_names.count(name) > 1 or any(tables.texts(table, name)) for name in columns)
 
 
-def read(found: Sequence[Table], reading: Reading) -> Manifest:
+def read(src: str, found: Sequence[Table], reading: Reading) -> Manifest:
     """Read the rows of all tables. Paths are relative to the source.
 
+    If a table has no column of splits, the directories of the images give them, as in Hugging Face's `datasets`.
+
     Raises:
-        UserError: As `manifest.read`.
+        UserError: As `manifest.read`, or the splits of only some images are known.
     """
     parts = [(table, manifest.read(table.path, os.path.dirname(table.path), reading)) for table in found]
     rows = sorted(itertools.chain.from_iterable(itertools.starmap(_rows, parts)), key=lambda row: row[0].split("/"))
     paths, labels, splits, groups, lines = (list(column) for column in zip(*rows))
+    if any(splits) and not all(splits):
+        one, other = paths[splits.index("")], next(path for path, split in zip(paths, splits) if split)
+        raise UserError(
+            f"--src={src}: the table says no split for {one}, but {other} is in a split. Add a column split to the"
+            " table, or pass the directory of one split as --src."
+        )
+    used = {table.directory for table in found}
+    left_out = [] if "" in used else [name for name in _splits(src) if name not in used]
     return Manifest(
         paths=paths,
         labels=labels,
         splits=splits if all(splits) else None,
         groups=groups if any(groups) else None,
         lines=lines,
-        notes=tuple(dict.fromkeys(note for _, part in parts for note in part.notes)),
+        notes=(
+            *dict.fromkeys(note for _, part in parts for note in part.notes),
+            *([f"left out, since no table in it has labels: {named(left_out)}"] if left_out else []),
+        ),
     )
 
 
@@ -92,6 +120,12 @@ def _rows(table: Table, part: Manifest) -> Iterator[tuple[str, str, str, str, in
     """Yield path, label, split, group and number of each row. Split and group may be ""."""
     start = f"{table.directory}/" if table.directory else ""
     empty = [""] * len(part.paths)
-    splits = part.splits or [table.split or ""] * len(part.paths)
+    splits = part.splits or [table.split or _split_of(path) for path in part.paths]
     for path, label, split, group, line in zip(part.paths, part.labels, splits, part.groups or empty, part.lines):
         yield f"{start}{path}", label, split, group, line
+
+
+def _split_of(path: str) -> str:
+    """Return the split in the name of the first directory of a path. "": it names no split."""
+    directory, slash, _ = path.partition("/")
+    return (slash and split_named(directory)) or ""

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.base import tables
+from tfrecord_tools.errors import UserError, named, one_line
 from tfrecord_tools.sources import any_files, manifest, manifest_labels, parquet_images, row_source
+from tfrecord_tools.sources.base import ReadError
 from tfrecord_tools.sources.file_sets import FileSet, Kind
 from tfrecord_tools.sources.manifest import Reading
 from tfrecord_tools.sources.parquet_images import Column, ParquetImages
@@ -18,8 +20,20 @@ from tfrecord_tools.sources.row_source import Rows, RowSource
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KIND = Kind("Parquet", parquet_images.ENDING, parquet_images.has_images)
 _NO_LABEL = -1  # Hugging Face's label for rows without a label.
+
+
+def _has_images(file: str) -> bool:
+    """Whether a file has a column of images. Raises ReadError if the file cannot be read."""
+    import pyarrow as pa
+
+    try:
+        return bool(parquet_images.image_columns(file))
+    except (OSError, pa.ArrowException) as error:
+        raise ReadError(one_line(error)) from error
+
+
+KIND = Kind("Parquet", parquet_images.ENDING, _has_images)
 
 
 def read(found: FileSet, reading: Reading, exclude: Sequence[str] = ()) -> RowSource:
@@ -35,10 +49,10 @@ def read(found: FileSet, reading: Reading, exclude: Sequence[str] = ()) -> RowSo
     """
     import pyarrow as pa
 
-    found, excluded = found.without(exclude)
+    found, left_out = found.to_read(exclude)
     try:
         source = _read(found, reading)
-        return dataclasses.replace(source, notes=(*excluded, *source.notes))
+        return dataclasses.replace(source, notes=(*left_out, *source.notes))
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{found.src}: cannot be read as Parquet files of images: {error}. Download them again."
@@ -163,6 +177,11 @@ def _labels(
     if column not in names or not pa.types.is_integer(table.schema.field(column).type):
         return manifest_labels.read(src, table, column, "", {*reading.classes, *names.get(column, ())}), {}
     known = names[column]
+    if again := tables.repeated(known):
+        raise UserError(
+            f"{src}: the metadata of the column {column!r} name several classes {again[0]!r}. Every class must have its"
+            " own name. Correct the metadata, or pass another column as --label_column."
+        )
     values = [_NO_LABEL if value is None else value for value in table.column(column).to_pylist()]
     reason = f"its label {{}} has no name: the metadata of the table has {len(known):,} names"
     unnamed = {row: reason.format(value) for row, value in enumerate(values) if not _NO_LABEL <= value < len(known)}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools.base import tables
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.base import tables, words
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.sources.base import Listing, Store
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The columns that `export` writes. A table that has both gives the paths of its records.
 PATH, SOURCE_SHA256 = "path", "source_sha256"
+_SHOWN = 5  # Maximum number of names in a note.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,8 @@ def make(
     splits = _splits(rows, columns)
     groups = tables.texts(rows.table, columns["group"]) if "group" in columns else None
     left_out = _left_out(rows, labels, splits, columns, unusable)
-    notes = [*notes, *path_notes, *left_out]
+    known = {labels[row] for row in used}
+    notes = [*notes, *path_notes, *left_out, *_without_rows(rows, class_names, known)]
     if not used:
         raise UserError(
             f"{rows.src}: no {rows.noun} has a label. Name the column of labels with --label_column."
@@ -104,7 +106,6 @@ def make(
             f" {unusable[min(unusable)]}."
         )
     splits = None if splits is None else [splits[row] for row in used]
-    known = {labels[row] for row in used}
     return RowSource(
         listing=Listing(
             store=rows.store,
@@ -120,6 +121,15 @@ def make(
         class_names=tuple(name for name in class_names if name in known) or None,
         notes=tuple(notes),
     )
+
+
+def _without_rows(rows: Rows, class_names: Sequence[str], known: Collection[str]) -> Iterator[str]:
+    """Yield a note about classes of the metadata without rows. They get no labels."""
+    if empty := [name for name in class_names if name not in known]:
+        yield (
+            f"{words.number(len(empty), 'class has', 'classes have')} no {rows.noun}s: {named(empty, _SHOWN)}. The"
+            " labels of the dataset only count classes with images"
+        )
 
 
 def _paths(rows: Rows) -> tuple[Sequence[str], list[str]]:

@@ -242,6 +242,8 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
         sources = _scan_folder(config, objects or _list(config), known_classes, least)
     except UserError:
         if not tables:
+            if not config.label_regex and not config.split:
+                imagefolder.check_readable(config.src, config.manifest_encoding)
             raise
         return _scan_imagefolder(config, tables, least)
     unread = (
@@ -300,7 +302,7 @@ def _scan_manifest(config: ScanConfig, path: str, least_classes: int) -> Sources
 
 
 def _scan_imagefolder(config: ScanConfig, tables: Sequence[imagefolder.Table], least_classes: int) -> Sources:
-    rows = imagefolder.read(tables, config.reading())
+    rows = imagefolder.read(config.src, tables, config.reading())
     return _scan_table(config, rows, tables[0].path, config.src, least_classes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ CLS = "cls"  # The column of the members with labels.
 NAME_FILES = ("classnames.txt", "classes.txt")  # One class name per line, in the order of the labels.
 _FIELD = "json."  # May be written before the name of a field. So --label_column=json.label is not the default.
 _FIELDS_SHOWN = 10
+_NO_LABEL = "-1"  # As in Hugging Face's files. Only used with names for all numbers from 0.
 
 
 def read(found: FileSet, reading: Reading, exclude: Sequence[str] = ()) -> RowSource:
@@ -40,7 +40,7 @@ def read(found: FileSet, reading: Reading, exclude: Sequence[str] = ()) -> RowSo
     Raises:
         UserError: A file cannot be read, a pattern matches nothing, or several fields or images fit.
     """
-    found, excluded = found.without(exclude)
+    found, left_out = found.to_read(exclude)
     found, file_splits, notes = found.splits()
     listed = _Listed(found, reading)
     for number, file in enumerate(found.files):
@@ -61,7 +61,7 @@ def read(found: FileSet, reading: Reading, exclude: Sequence[str] = ()) -> RowSo
         table=table,
         file_splits=None if file_splits is None else [file_splits[file] for file in spans["file"].tolist()],
     )
-    all_notes = [*excluded, *notes, *listed.notes(), *label_notes, *name_notes]
+    all_notes = [*left_out, *notes, *listed.notes(), *label_notes, *name_notes]
     return row_source.make(rows, columns, labels, listed.unusable, names, all_notes)
 
 
@@ -154,9 +154,9 @@ class _Listed:
 
 def _text(value: object) -> str | None:
     """Return a value of a JSON field as text. None: it is missing or empty."""
-    if isinstance(value, str):
-        return value.strip() or None
-    return None if value is None else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    return tables.json_text(value).strip() or None
 
 
 def _columns(src: str, table: pa.Table, reading: Reading, fields: Collection[str]) -> tuple[dict[str, str], list[str]]:
@@ -236,8 +236,14 @@ def _labels(
     if "number" in columns:
         numbers = tables.texts(table, columns["number"])
         number_of = {label: int(number) for label, number in zip(labels, numbers) if label and number}
-        return labels, sorted(number_of, key=number_of.__getitem__), []
+        names = sorted(number_of, key=number_of.__getitem__)
+        if sorted(set(number_of.values())) == list(range(len(names))):
+            return labels, names, []
+        note = f"the numbers in {columns['number']!r} are not 0 to {len(names) - 1:,}"
+        return labels, names, [f"{note}. The labels of the dataset only count classes with images"]
     names, file = _names_beside(found)
+    if names and not reading.classes:
+        labels = ["" if label == _NO_LABEL else label for label in labels]
     if not names or not all(map(_is_number, labels)) or reading.classes:
         return labels, [], []
     if (largest := max((int(label) for label in labels if label), default=0)) >= len(names):
@@ -257,5 +263,23 @@ def _names_beside(found: FileSet) -> tuple[list[str], str]:
     for file in NAME_FILES:
         if any_files.exists(found.path(file)):
             with any_files.open_binary(found.path(file)) as opened:
-                return [line.strip() for line in opened.read().decode("utf-8-sig").splitlines() if line.strip()], file
+                return _class_names(opened.read(), found.path(file)), file
     return [], ""
+
+
+def _class_names(content: bytes, path: str) -> list[str]:
+    try:
+        names = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not in UTF-8. Save it as UTF-8, or remove it.") from error
+    if "" in names:
+        raise UserError(
+            f"{path}: line {names.index('') + 1:,} is empty, so the labels of the lines below are not clear. Write one"
+            " class name in each line, in the order of the labels."
+        )
+    if again := tables.repeated(names):
+        raise UserError(
+            f"{path}: the class name {again[0]!r} is in several lines. Every class must have its own name. Correct the"
+            " file, or remove it to name the classes after their labels."
+        )
+    return names

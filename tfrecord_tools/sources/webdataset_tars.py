@@ -90,13 +90,17 @@ def has_samples(path: str) -> bool:
 
     If no label is in a member `cls`, the images must not be in directories, since these may be their classes. The first
     members decide.
+
+    Raises:
+        ReadError: The file is not a tar archive, is damaged, or cannot be opened.
     """
     try:
         with _opened(path) as archive:
             members = itertools.islice(_files(path, archive), _PROBED_MEMBERS)
             found = list(_grouped(archive, members).values())
-    except (OSError, tarfile.TarError, UserError):
-        return False
+    except (OSError, tarfile.TarError, UserError) as error:
+        reason = str(error).removeprefix(f"--src={path}: ").removesuffix(archives.REMEDY)
+        raise ReadError(reason.rstrip(". ")) from error
     return any(sample.images and _is_labeled(sample) for sample in found)
 
 

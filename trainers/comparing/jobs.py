@@ -120,11 +120,15 @@ class Job:
 
     def _log(self) -> list[str]:
         """Return the flags for the trackers. All runs of a comparison belong to one group."""
-        own = values_of(self.variant)
-        if not own.get("log", self.trackers) and not own.get("tensorboard"):
+        if not self._trackers():
             return []
         log = [f"--log={','.join(self.trackers)}"] if self.trackers else []
         return [*log, f"--log_group={self.out.absolute().name}"]
+
+    def _trackers(self) -> list[str]:
+        """Return the names of the trackers: those of the variant, or else those of the comparison."""
+        own = values_of(self.variant)
+        return [*own.get("log", self.trackers), *(["tensorboard"] if own.get("tensorboard") else [])]
 
     def command(self) -> list[str]:
         """Return the command of the training."""
@@ -142,8 +146,8 @@ class Job:
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
     def is_logged(self) -> bool:
-        """Return whether the trackers of this comparison have the whole training."""
-        return logbook.is_complete(self.run, self.trackers)
+        """Return whether the trackers of this training have all of it."""
+        return logbook.is_complete(self.run, self._trackers())
 
     def seconds(self) -> float:
         """Return the duration of a finished training in seconds, with the start of its process and its report."""

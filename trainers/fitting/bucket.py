@@ -53,7 +53,7 @@ def lines(splits: Splits, recipe: Recipe, config: TrainConfig) -> Iterator[str]:
     remote = splits.train.remote
     if remote is None:
         return
-    size = remote.bytes
+    size = remote.size
     yield f"bucket: {size / 1e6:,.1f} MB of records, at most {remote.budget / 1e6:,.1f} MB in {remote.cache_dir}"
     if size <= remote.budget or _read_once(splits.train, recipe, config):
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -131,9 +132,9 @@ def opened(
     Raises:
         UserError: A tracker cannot be used.
     """
-    stored = run_directory.read_json(run / FILE) or {}
+    stored = _stored(run)
     subject = Subject(path=run, id=stored.get("id") or secrets.token_hex(8), settings=settings, group=group)
-    complete = stored.get("complete", {})
+    complete = stored["complete"]
     book = Logbook(run, log)
     try:
         for name in names:
@@ -150,14 +151,39 @@ def opened(
 
 
 def is_complete(run: Path, names: Sequence[str]) -> bool:
-    """Return whether trackers have a finished training completely."""
-    return set(names) <= set((run_directory.read_json(run / FILE) or {}).get("complete", {}))
+    """Return whether trackers have a finished training completely, at the places to which they log now."""
+    complete = _stored(run)["complete"]
+    if not set(names) <= set(complete):
+        return False
+    for name in names:
+        with _explained(name):
+            if complete[name] != TRACKERS[name].place():
+                return False
+    return True
+
+
+def _stored(run: Path) -> dict[str, Any]:
+    """Read trackers.json of a run directory. It may have no id.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        stored: Any = json.loads((run / FILE).read_text())
+    except FileNotFoundError:
+        return {"complete": {}}
+    except ValueError:
+        stored = None
+    match stored:
+        case {"complete": dict()} if isinstance(stored.get("id", ""), str):
+            return stored
+    raise UserError(f"{run / FILE}: is damaged. Delete this file. The run is then logged anew.")
 
 
 def _store(run: Path, *, id: str | None = None, complete: Mapping[str, str] = {}) -> None:
     """Change trackers.json of a run directory."""
-    stored = run_directory.read_json(run / FILE) or {}
-    changed = stored | ({"id": id} if id else {}) | {"complete": stored.get("complete", {}) | complete}
+    stored = _stored(run)
+    changed = stored | ({"id": id} if id else {}) | {"complete": stored["complete"] | complete}
     if changed != stored:
         run_directory.write_json(run / FILE, changed)
 

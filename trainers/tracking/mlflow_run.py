@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trainers.tracking.tracker import Row, Subject, Tracker, numbers
 
 _ID, _GROUP = "tfrecord_tools.run", "tfrecord_tools.group"  # Tags of a run.
 _LONGEST = 500  # Characters of a parameter that all servers accept.
+_LONGEST_NAME = 250
 _MOST_PARAMETERS, _MOST_METRICS = 100, 1000  # In one request.
 # By default, MLflow tries for minutes to reach a server. A training would wait.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -133,8 +135,13 @@ def _experiment(client: Any, project: str) -> str:
 
 
 def _name(name: str) -> str:
-    """Replace the characters that MLflow does not allow in names. Class names may have them."""
-    return re.sub(r"[^\w.\- /]", lambda found: f"_{ord(found[0]):x}_", name)
+    """Return a name that MLflow allows. Names of classes may have other characters, or be too long."""
+    plain = re.sub(r"[^\w.\- /]", lambda found: f"_{ord(found[0]):x}_", name)
+    # MLflow refuses names that are not normal as paths, such as a//b.
+    plain = "/".join(part if part.strip(".") else f"{part}_" for part in plain.split("/"))
+    if len(plain) <= _LONGEST_NAME:
+        return plain
+    return f"{plain[: _LONGEST_NAME - 9]}_{zlib.crc32(name.encode()):08x}"  # Long names may begin alike.
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from tfrecord_tools.errors import UserError
 from trainers.tracking.tracker import Row, Subject, Tracker
 
 _OFFLINE = ("offline", "dryrun")
+_LONGEST_NAME = 128  # Characters of the names of projects, runs and groups.
 _SECONDS = 120  # Longest time that the end of a training waits for an upload.
 
 
@@ -36,9 +37,9 @@ class WandbRun(Tracker):
         own = wandb.setup().settings.project
         self._run = wandb.init(
             id=subject.id,
-            name=subject.name,
-            project=own or re.sub(r"[/\\#?%:]", "_", subject.project),
-            group=subject.group,
+            name=subject.name[:_LONGEST_NAME],
+            project=own or re.sub(r"[/\\#?%:]", "_", subject.project)[:_LONGEST_NAME],
+            group=subject.group and subject.group[:_LONGEST_NAME],
             config=dict(subject.settings),
             dir=str(subject.path),
             resume=None if offline else "allow",

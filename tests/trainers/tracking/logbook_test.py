@@ -20,8 +20,10 @@ from tracker_files import SCRATCH
 import trainers
 from tfrecord_tools.errors import UserError
 from trainers import recipes, training
+from trainers.comparing.jobs import Job
 from trainers.devices.cluster import Cluster
 from trainers.devices.device import Device
+from trainers.results.comparison import Variant
 from trainers.run import Run
 from trainers.tracking import logbook
 from trainers.tracking.tracker import Row, Subject, Tracker, final_metrics
@@ -85,6 +87,40 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     monkeypatch.setattr(Recorder, "ended", [], raising=False)
     monkeypatch.setitem(logbook.TRACKERS, "mlflow", Recorder)
     return Recorder
+
+
+def test_complete_means_complete_at_the_present_place(
+    recorder: type[Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: Any = {"dataset": {"name": "pets"}, "flags": {}}
+    assert not logbook.is_complete(tmp_path, ["mlflow"])
+    with logbook.opened(["mlflow"], tmp_path, settings, None, print) as book:
+        book.finish({"accuracy": 0.5}, [])
+    assert logbook.is_complete(tmp_path, ["mlflow"])
+    assert not logbook.is_complete(tmp_path, ["mlflow", "tensorboard"])
+    monkeypatch.setattr(recorder, "place", staticmethod(lambda: "there"))
+    assert not logbook.is_complete(tmp_path, ["mlflow"])
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"id": 3, "complete": {}}', '{"complete": []}'])
+def test_damaged_file_of_trackers(tmp_path: Path, content: str) -> None:
+    (tmp_path / "trackers.json").write_text(content)
+    with pytest.raises(UserError) as error, logbook.opened(["tensorboard"], tmp_path, {}, None, print):
+        pass
+    assert str(error.value) == f"{tmp_path}/trackers.json: is damaged. Delete this file. The run is then logged anew."
+
+
+@pytest.mark.parametrize(
+    ("flags", "logged"),
+    [((), False), (("--log=tensorboard",), True), (("--tensorboard", "--log="), True), (("--log=",), True)],
+)
+def test_variant_with_its_own_trackers_is_logged(tmp_path: Path, flags: tuple[str, ...], logged: bool) -> None:
+    """The trackers of the comparison would never get this training, so it would be started each time."""
+    variant = Variant(name="a", trainer="scratch", flags=flags)
+    job = Job(tfrecords="out", out=tmp_path, variant=variant, seed=0, trackers=["mlflow"])
+    job.run.mkdir()
+    (job.run / logbook.FILE).write_text('{"id": "1a", "complete": {"tensorboard": "tensorboard"}}')
+    assert job.is_logged() == logged
 
 
 def check_events(run: Path) -> None:

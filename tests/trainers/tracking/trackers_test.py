@@ -120,6 +120,7 @@ def test_names_and_values_that_mlflow_does_not_allow(workspace: Path) -> None:
     from trainers.tracking.tracker import Subject
 
     settings: Any = {"dataset": {"name": "a/b", "classes": ["class"] * 3000}, "flags": {"café = 50%": 1}}
+    settings["flags"]["class_weights"] = {"y" * 254: 1.0, "y" * 255: 2.0, "a//b": 3.0, "../x": 4.0}
     tracker = MlflowRun(Subject(path=Path("run"), id="1a", settings=settings))
     tracker.log([{"phase": "head", "loss": float("nan"), "r:é%": 1}] * 1500)
     from mlflow import MlflowClient
@@ -128,6 +129,10 @@ def test_names_and_values_that_mlflow_does_not_allow(workspace: Path) -> None:
     (run,) = client.search_runs([client.get_experiment_by_name("a/b").experiment_id])
     assert run.data.params["flags.café _3d_ 50_25_"] == "1"
     assert len(run.data.params["dataset.classes"]) == 500
+    weights = {name: value for name, value in run.data.params.items() if "class_weights" in name}
+    assert sorted(weights.values()) == ["1.0", "2.0", "3.0", "4.0"]
+    assert weights["flags.class_weights.a/_/b"] == "3.0"
+    assert {len(name) for name in weights if "yyy" in name} == {250}
     assert len(client.get_metric_history(run.info.run_id, "r_3a_é_25_")) == 1500
 
 
