@@ -338,6 +338,9 @@ def main(argv: Sequence[str]) -> None:
         "simulated": lambda: print_simulated(given.records),
         "many_classes": print_many_classes,
     }
+    for flag, allowed in (("sets", makers), ("measure", measures)):
+        if wrong := [name for name in given[flag].value if name not in allowed]:
+            raise UserError(f"--{flag}={wrong[0]}: must be one or more of {', '.join(allowed)}, separated by commas.")
     for name in given.measure:
         measures[name]()
         sys.stdout.flush()

@@ -222,12 +222,22 @@ def _link(path: Path, target: Path) -> None:
     path.symlink_to(target, target_is_directory=True)
 
 
+def sizes_of(texts: Sequence[str]) -> list[int]:
+    """Return the numbers of images, ascending.
+
+    Raises:
+        UserError: They are not at least two different positive numbers.
+    """
+    sizes = sorted({int(text) for text in texts if text.isascii() and text.isdigit()})
+    if len(sizes) < max(2, len(texts)) or not sizes[0]:
+        raise UserError(f"--sizes={','.join(texts)}: must be two or more different numbers, as in 1000,10000.")
+    return sizes
+
+
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # The started processes print less.
-    sizes = sorted(map(int, flags.FLAGS.sizes))
-    if len(sizes) < 2:
-        raise UserError("--sizes: names one number of images. At least two numbers are needed.")
+    sizes = sizes_of(flags.FLAGS.sizes)
     width = 22 * len(sizes)
     print(f"{'':<31}{'':{width}}   time:            memory:")
     print(f"{'records':<31}" + "".join(f"{size:>22,}" for size in sizes) + "   slope further   slope  B/record")

@@ -296,9 +296,9 @@ class _Selection:
                 f"order: was made for {words.number(order.count, 'record')}, but there are {len(records):,} records."
                 " Make the order for these records: Shuffled(len(records), seed) or Balanced(records.labels, seed)."
             )
-        self.share = batch_size // workers
+        self._batch_size, self._shard = int(batch_size), shard  # Small integers of NumPy would overflow.
+        self.share = self._batch_size // workers
         self._records, self._order, self._seed = records, order, seed
-        self._batch_size, self._shard = batch_size, shard
 
     def batches(
         self,
@@ -322,7 +322,7 @@ class _Selection:
             reads: Whether `fetch` reads the records, so that a bucket fetches them ahead.
         """
         check_whole(0, start_step=start_step)
-        start, chunk = start_step * self.share, min(self.share, _CHUNK)
+        start, chunk = int(start_step) * self.share, min(self.share, _CHUNK)
         reading = self._records.plan(self._order) if reads else lambda position: contextlib.nullcontext()
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -469,6 +469,7 @@ def eval_stream(
     """
     _check_records(records)
     check_whole(1, batch_size=batch_size)
+    batch_size = int(batch_size)
     geometry = Geometry.of(image_size)
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
     reading = records.plan()

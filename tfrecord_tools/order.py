@@ -176,8 +176,8 @@ class Blocks(Order):
         check_whole(seed=seed)
         check_whole(1, block=block, window=window)
         self._seed = seed
-        self._block = min(block, count)
-        self._window = min(window * self._block, count)
+        self._block = min(int(block), self.count)
+        self._window = min(int(window) * self._block, self.count)
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         epochs, offsets = np.divmod(positions, self.count)
@@ -296,7 +296,7 @@ def _by_label(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Return the number of batches, at least 1, in which each of `count` records is used about once."""
-    return max(1, round(count / batch_size))
+    return max(1, round(count / int(batch_size)))
 
 
 def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:

@@ -117,11 +117,12 @@ class Dataset:
         for name in splits:
             if name not in self.splits:
                 raise UserError(f"{self.location}: split {name!r} does not exist. Splits: {', '.join(self.splits)}.")
+        version, _ = index.version(self.directory / index.FILE_NAME)  # Before the index is read.
         maps = [self._map(name) for name in splits]
         joined = maps[0] if len(maps) == 1 else JoinedMaps(maps)
         shards = self._shards(splits, maps)
-        path = str(self.directory / index.FILE_NAME)
-        records = Records(path, splits, shards, joined, raw_size=self.raw_size, keys=self.keys)
+        path = self.directory / index.FILE_NAME
+        records = Records(str(path), splits, shards, joined, version, raw_size=self.raw_size, keys=self.keys)
         records.check_shards(lengths=not joined.checked_recently)
         return records
 
@@ -222,6 +223,7 @@ class Records:
         splits: Sequence[str],
         shards: ShardFiles | RemoteShards,
         records: RecordMap | JoinedMaps,
+        version: index.Version,
         chosen: np.ndarray | None = None,
         raw_size: int | None = None,
         keys: Keys = schema.OURS,
@@ -233,6 +235,7 @@ class Records:
             splits: Names of the splits.
             shards: The shards, one split after the other.
             records: Positions and labels of *all* records of the splits, one split after the other.
+            version: Version of the index that the positions were read from.
             chosen: i64[n], the numbers of the records that belong to this object. None: all records.
             raw_size: As in `Dataset`.
             keys: As in `Dataset`.
@@ -241,6 +244,7 @@ class Records:
         self._splits = tuple(splits)
         self._shards = shards
         self._map = records
+        self._version = version
         self._chosen = chosen
         self._count = len(records) if chosen is None else len(chosen)
         self._labels: np.ndarray | None = None
@@ -320,12 +324,7 @@ class Records:
         Raises:
             CorruptRecord: The stored bytes are damaged.
         """
-        try:
-            number = range(len(self))[operator.index(number)]
-        except TypeError:
-            raise TypeError(_not_integers(type(number).__name__)) from None
-        except IndexError:
-            raise IndexError(_outside(number, len(self))) from None
+        number = self._number(number)
         return self._example(number, self._read(number))
 
     def __getitems__(self, numbers: Sequence[int] | np.ndarray) -> list[Example]:
@@ -345,15 +344,26 @@ class Records:
             record["path"] = index.place(os.path.basename(self._shards.paths[shard]), offset)
         return record
 
+    def _number(self, number: int) -> int:
+        """Return a record number as an int in 0..n-1. A negative number counts from the end, as in a list."""
+        try:
+            return range(self._count)[operator.index(number)]
+        except TypeError:
+            raise TypeError(_not_integers(type(number).__name__)) from None
+        except IndexError:
+            raise IndexError(_outside(number, self._count)) from None
+
     def _numbers(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return record numbers as i64[k] in 0..n-1. Negative numbers count from the end, as in a list."""
         given, count = np.asarray(numbers), len(self)
         if given.size and given.dtype.kind not in "iu":
             raise TypeError(_not_integers(str(given.dtype)))
-        numbers = given.astype(np.int64)
-        outside = numbers[(numbers < -count) | (numbers >= count)]
+        if given.ndim != 1:
+            raise TypeError(f"record numbers must be a list of integers, not an array with {given.ndim} dimensions")
+        outside = given[(given < -count) | (given >= count)]  # Before the conversion, which large numbers overflow.
         if len(outside):
             raise IndexError(_outside(outside[0], count))
+        numbers = given.astype(np.int64)
         return np.where(numbers < 0, numbers + count, numbers)
 
     def __repr__(self) -> str:
@@ -388,8 +398,9 @@ class Records:
 
         Raises:
             CorruptRecord: The stored bytes are damaged. The message names shard, offset and source path.
+            IndexError: The record does not exist.
         """
-        return self._read(range(len(self))[number])
+        return self._read(self._number(number))
 
     def _read(self, number: int) -> bytes:
         """Return `serialized` of a record. `number` does not count from the end."""
@@ -441,7 +452,7 @@ class Records:
         Raises:
             UserError: More than 10 records and more than 1 % of all records are corrupt.
         """
-        return self._decoded(number, None, decode)
+        return self._decoded(self._number(number), None, decode)
 
     def batch_or_none(self, numbers: np.ndarray, decode: Callable[[bytes], Any] = bytes) -> list[Any]:
         """Return `get_or_none` of several records. Neighbors in a shard are read together, which is faster.
@@ -550,7 +561,11 @@ class Records:
         """Return split, row and source path of a record, for messages."""
         one = self.select(np.array([number]))
         (split,), (row,) = one.places
-        return f"{split} record {row:,}, {one.paths[0]}"
+        try:
+            path = one.paths[0]
+        except UserError:
+            path = f"path unknown, because {self._index_path} is missing or has changed"
+        return f"{split} record {row:,}, {path}"
 
     @property
     def paths(self) -> Sequence[str]:
@@ -573,10 +588,15 @@ class Records:
         """Return columns of the index, one row per record. Each call reads the index.
 
         Only the shards of these records are read, so that a few records take little time and memory.
+
+        Raises:
+            UserError: The index is missing or damaged, or it was replaced since the dataset was opened.
         """
         import pyarrow as pa
 
         path = Path(self._index_path)
+        if index.version(path)[0] != self._version:  # The rows may be those of other records now.
+            raise UserError(f"{path}: has changed since the dataset was opened. Open the dataset again.")
         if self._chosen is None and len(self) == self._map.rows:
             return pa.concat_tables([index.read(path, columns, split) for split in self._splits])
         splits, rows = self._map.places(self._in_map(slice(None)))
@@ -608,7 +628,9 @@ class Records:
         chosen = self._numbers(given)
         if self._chosen is not None:
             chosen = self._chosen[chosen]
-        return Records(self._index_path, self._splits, self._shards, self._map, chosen, self.raw_size, self.keys)
+        return Records(
+            self._index_path, self._splits, self._shards, self._map, self._version, chosen, self.raw_size, self.keys
+        )
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
         """Split the records into two parts. All classes are split in the same ratio.
@@ -681,11 +703,14 @@ def open_dataset(
     Example:
         records = open_dataset("out").records("train")
     """
-    given = files.paths(directory=directory)["directory"]
+    paths = files.paths(directory=directory, cache_dir=cache_dir)
+    given, cache = paths["directory"], paths["cache_dir"]
+    if cache and files.is_url(cache):
+        raise UserError(f"--cache_dir={cache}: must be a directory on this machine.")
     if files.is_url(given):
         from tfrecord_tools.remote.opening import open_bucket  # Imported here, because most readers do not need it.
 
-        bucket = open_bucket(given, cache_dir, cache_bytes)
+        bucket = open_bucket(given, cache, cache_bytes)
         return _opened(bucket.directory, None, bucket)
     if cache_bytes is not None:
         raise UserError(
@@ -704,7 +729,7 @@ def open_dataset(
             f"{directory}: {problem}. Pass a directory that was written by"
             f" python -m tfrecord_tools.convert --src=IMAGES --out={out}"
         )
-    return _opened(directory, None if cache_dir is None else Path(files.expand_user(os.fspath(cache_dir))))
+    return _opened(directory, None if cache is None else Path(cache))
 
 
 def _opened(directory: Path, cache_dir: Path | None, bucket: Bucket | None = None) -> Dataset:

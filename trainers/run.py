@@ -180,8 +180,10 @@ class Run:
             )
         if epochs is None:  # Without epochs, a new training would start.
             raise UserError("epochs=None: must be a whole number.")
-        own = {"init_from": self.path, "more_epochs": epochs, "run": run or f"{self.path}-more{epochs}", "log": log}
-        return Run(training_options.train(self.info.trainer, own | options, command.say))
+        # An option that is given twice is a TypeError.
+        run = run or f"{self.path}-more{epochs}"
+        given = dict(init_from=self.path, more_epochs=epochs, run=run, log=log, **options)
+        return Run(training_options.train(self.info.trainer, given, command.say))
 
     def _has(self, name: str) -> bool:
         """Return whether a file exists. It may be missing in workers that are not the chief, but nowhere else.

@@ -39,6 +39,7 @@ OPTIONS = {
     ("kind", "given", "value"),
     [
         ("switch", True, True),
+        ("switch", np.bool_(False), False),
         ("integer", 3, 3),
         ("integer", np.int64(3), 3),
         ("number", 3, 3.0),

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import growth
 from benchmarks.growth import Cost
+from tfrecord_tools.errors import UserError
 
 SIZES = (1_000, 10_000, 100_000)
 
@@ -29,6 +30,13 @@ def test_growth_of_known_times(seconds: list[float], slope: float, further: floa
 
 def test_no_growth_at_first_gives_no_ratio() -> None:
     assert math.isnan(growth.further(SIZES, [1.0, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("texts", [["1000"], ["1000", "1000"], ["1000", "many"], ["0", "10"], ["-5", "10"], []])
+def test_wrong_sizes_are_refused(texts: list[str]) -> None:
+    with pytest.raises(UserError, match=r"must be two or more different numbers, as in 1000,10000\.$"):
+        growth.sizes_of(texts)
+    assert growth.sizes_of(["100", "20"]) == [20, 100]
 
 
 def test_line_has_seconds_memory_and_growth() -> None:

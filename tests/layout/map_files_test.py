@@ -104,6 +104,17 @@ def test_a_map_equals_the_index(
         assert list(records.select(chosen).paths) == [columns["path"][number] for number in chosen]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+def test_row_groups_with_rows_of_several_splits(out: Path, rows: int) -> None:
+    """Another tool may write the index again. A group then has rows of two splits."""
+    table = pq.read_table(out / index.FILE_NAME)
+    pq.write_table(table, out / index.FILE_NAME, row_group_size=rows)
+    for split in ("train", "validation"):
+        records = open_dataset(out).records(split)
+        for number in range(len(records)):
+            assert list(records.select([number]).paths) == [records[number]["path"]]
+
+
 @pytest.mark.parametrize("splits", [("train",), ("validation",), ("train", "validation"), ("validation", "train")])
 def test_small_and_large_splits_are_equal(out: Path, splits: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     rewrite_index(out, lambda table: with_labels(table, index.LEFT_OUT, [1]))

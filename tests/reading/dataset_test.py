@@ -491,6 +491,21 @@ def test_a_wrong_batch_size_is_refused_before_anything_is_computed(make: Any, tr
     make(train, batch_size=np.int64(4), image_size=8, **settings)
 
 
+def test_small_integers_of_numpy_do_not_overflow(train: Records) -> None:
+    given: list[Any] = [
+        [batch[2].numpy().tolist() for batch in dataset.train_stream(
+            train, batch_size=kind(100), image_size=8, seed=0, start_step=kind(3)
+        ).take(1)]
+        for kind in (int, np.int8)
+    ]  # fmt: skip
+    assert given[0] == given[1]
+    for kind in (np.int8, np.uint8):
+        many = train.select(np.arange(300) % len(train))
+        batches = dataset.train_batches(many, batch_size=kind(100), image_size=8, seed=0)
+        assert int(batches.cardinality()) == 3
+        assert int(dataset.eval_batches(many, batch_size=kind(100), image_size=8).cardinality()) == 3
+
+
 def test_no_records(train: Records) -> None:
     none = train.select(np.array([], np.int64))
     with pytest.raises(UserError, match=r"there are no records to read"):

@@ -202,6 +202,10 @@ def test_lists_and_numbers_of_numpy_are_accepted() -> None:
     )
     np.testing.assert_array_equal(Shuffled(np.int32(9), 0)[positions], Shuffled(9, 0)[positions])
     np.testing.assert_array_equal(Blocks(1000, 0)[positions], Blocks(1000, 0, block=256, window=16)[positions])
+    for block, window in ((np.uint8(200), np.uint8(16)), (256, np.uint8(16))):  # The product is above 255.
+        expected = Blocks(9000, 0, block=int(block), window=16)
+        np.testing.assert_array_equal(Blocks(9000, 0, block=block, window=window)[positions], expected[positions])
+    assert order.steps_per_epoch(1000, np.int8(100)) == 10
 
 
 class Backwards(Order):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ import pytest
 from image_sources import contents, converted, draw, flip, frame, tree, with_splits
 
 from tfrecord_tools import records as records_module
+from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
 from tfrecord_tools.layout import shard_files
 from tfrecord_tools.records import Records, open_dataset, read_numbers
@@ -90,11 +92,20 @@ def test_order_equals_that_of_the_shards(valid: Path) -> None:
 def test_negative_numbers_and_numbers_out_of_range(valid: Path) -> None:
     records = open_dataset(valid).records("train")
     assert records[-1] == records[9]
+    assert records.serialized(-1) == records.serialized(9)
     for number in (10, -11):
-        with pytest.raises(IndexError, match=f"^record {number} does not exist: there are 10 records$"):
-            records[number]
-        with pytest.raises(IndexError, match=f"^record {number} does not exist: there are 10 records$"):
-            records.select([0, number])
+        for ask in (records.__getitem__, records.serialized, records.get_or_none, lambda one: records.select([0, one])):
+            with pytest.raises(IndexError, match=f"^record {number} does not exist: there are 10 records$"):
+                ask(number)
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.uint8, np.int8])
+def test_the_largest_number_of_a_type_is_no_record(valid: Path, kind: type[np.integer]) -> None:
+    """Converted to i64, the largest u64 would be -1, which is the last record."""
+    records = open_dataset(valid).records("train")
+    with pytest.raises(IndexError, match=r"^record [\d,]+ does not exist: there are 10 records$"):
+        records.serialized_batch(np.array([0, np.iinfo(kind).max], kind))
+    assert records.serialized_batch(np.array([9, 0], kind)) == records.serialized_batch([9, 0])
 
 
 def test_numbers_that_are_not_integers(valid: Path) -> None:
@@ -107,6 +118,10 @@ def test_numbers_that_are_not_integers(valid: Path) -> None:
     for numbers, kind in (([1.5], "float64"), (slice(1, 3), "object")):
         with pytest.raises(TypeError, match=f"^record numbers must be integers, not {kind}; "):
             records.select(numbers)
+    for numbers, dimensions in ((3, 0), ([[0, 1], [2, 3]], 2)):
+        for ask in (records.select, records.serialized_batch, records.batch_or_none):
+            with pytest.raises(TypeError, match=f"must be a list of integers, not an array with {dimensions} dimens"):
+                ask(numbers)
     assert records.select([-1, 2]).paths == [records.paths[9], records.paths[2]]
     assert records.select(records.labels == 1).labels.tolist() == [1] * int(records.labels.sum())
 
@@ -117,6 +132,22 @@ def test_a_dataset_is_a_path(valid: Path) -> None:
     assert open_dataset(data) == data
     with pytest.raises(UserError, match=r"^--directory=3: must be a path\.$"):
         open_dataset(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cache_dir", "message"),
+    [
+        (3, "--cache_dir=3: must be a path."),
+        (
+            "gs://bucket/maps",
+            "--cache_dir=gs://bucket/maps: must be a directory on this machine.",
+        ),
+    ],
+)
+def test_wrong_cache_directories_are_refused(valid: Path, cache_dir: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        open_dataset(valid, cache_dir=cache_dir)
+    assert str(error.value) == message
 
 
 def test_labels_are_integers_of_all_records(valid: Path) -> None:
@@ -143,6 +174,8 @@ def test_several_splits_are_one_sequence(valid: Path) -> None:
     records = data.records("train", "validation")
     assert (records.split, records.splits, len(records)) == ("train+validation", ("train", "validation"), 16)
     assert [records[i] for i in range(16)] == [part[i] for part in parts for i in range(len(part))]
+    shards, sizes, offsets = (part.tolist() for part in records._frames(np.arange(16)))
+    assert [*zip(shards, sizes, offsets)] == [records._frame(number) for number in range(16)]
     some = records.select(np.array([12, 3, 15]))
     splits, numbers = some.places
     assert (splits, numbers.tolist(), some.rows.tolist()) == (
@@ -470,6 +503,31 @@ def test_corrupt_record_is_found_and_named(out: Path, at: int) -> None:
         assert records[number]["path"] == records.paths[number]
 
 
+def test_a_replaced_dataset_is_noticed(out: Path, source: Path, tmp_path: Path) -> None:
+    """The index is read again for paths. After an update, a row may be that of another record."""
+    records, data = open_dataset(out).records("train"), open_dataset(out)
+    paths, index_path = list(records.paths), out / "records.parquet"
+    os.utime(index_path)  # The content is the same.
+    assert pickle.loads(pickle.dumps(records)).paths == paths
+    fewer = shutil.copytree(source, tmp_path / "fewer")
+    (fewer / paths[0]).unlink()
+    config = ConvertConfig(src=str(fewer), out=str(out), update=True)
+    convert(config, log=lambda line: None)
+    message = rf"^{index_path}: has changed since the dataset was opened\. Open the dataset again\.$"
+    one = records.select([9])
+    for ask in (lambda: one.paths, lambda: records.paths, lambda: records.sizes, lambda: records.hold_out(0.5)):
+        with pytest.raises(UserError, match=message):
+            ask()
+    failed = [number for number in range(10) if records.get_or_none(number) is None]
+    assert 0 < len(failed) < 10  # A shard was written again. The others can still be read.
+    for number in failed:
+        assert (
+            f"train record {number}, path unknown, because {index_path} is missing or has changed."
+            in (records.corrupt[number])
+        )
+    assert len(data.records("train").paths) == 9
+
+
 def test_get_or_none_logs_once(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage(out, "train", 4)
     records = open_dataset(out).records("train")
@@ -542,6 +600,36 @@ def test_missing_or_incomplete_shard(out: Path, change: Callable[[Path], None], 
     with pytest.raises(UserError, match=message):
         open_dataset(out).records("train")
     assert len(open_dataset(out).records("validation")) == 6
+
+
+def test_a_directory_without_permission_to_list_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(directory: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
+
+    monkeypatch.setattr(shard_files.os, "scandir", refused)
+    records = open_dataset(out).records("train")
+    for lengths in (True, False):
+        records.check_shards(lengths)
+    shard = Path(records._shards.paths[0])
+    shard.unlink()
+    for lengths in (True, False):
+        with pytest.raises(UserError, match=rf"^{shard}: does not exist\. "):
+            records.check_shards(lengths)
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_a_deleted_directory_and_a_deleted_target_of_a_link(out: Path, tmp_path: Path, lengths: bool) -> None:
+    records = open_dataset(out).records("train")
+    shard, target = Path(records._shards.paths[0]), tmp_path / "elsewhere"
+    shard.rename(target)
+    shard.symlink_to(target)
+    records.check_shards(lengths)
+    target.unlink()
+    with pytest.raises(UserError, match=rf"^{shard}: is a link to {target}, which does not exist\. "):
+        records.check_shards(lengths)
+    shutil.rmtree(out)
+    with pytest.raises(UserError, match=rf"^{shard}: does not exist\. The dataset is incomplete\."):
+        records.check_shards(lengths)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 no parquet at all"])

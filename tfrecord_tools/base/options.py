@@ -291,9 +291,9 @@ def _arguments(given: Any) -> dict[str, Any]:
 
 
 def _switch(given: Any) -> bool:
-    if not isinstance(given, bool):
+    if not isinstance(given, bool) and str(getattr(given, "dtype", "")) != "bool":
         raise TypeError(given)
-    return given
+    return bool(given)  # NumPy's bool, too.
 
 
 def _integer(given: Any) -> int:

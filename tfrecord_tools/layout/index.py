@@ -30,9 +30,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -46,8 +48,38 @@ if TYPE_CHECKING:
 FILE_NAME = "records.parquet"
 LEFT_OUT = -1  # Label of a record that is not read.
 _BLOCK_ROWS = 1 << 18  # Rows that `SplitRows` reads at once.
+_TAIL = 1 << 16  # Bytes at the end of the index that are part of its `Version`.
 LOOK = ("phash", "brightness", "contrast", "sharpness", "flat_share", "gray")
 _REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes", "findings"]
+
+
+class Version(NamedTuple):
+    """Facts that change when the content of an index changes.
+
+    The end of the index has the positions of the last columns, which depend on the sizes of all columns before them.
+
+    Attributes:
+        size: Size of the file in bytes.
+        end: CRC-32 of the end of the file.
+    """
+
+    size: int
+    end: int
+
+
+def version(path: Path) -> tuple[Version, int]:
+    """Return the version of an index, and the time of its last change in nanoseconds.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            file.seek(max(0, status.st_size - _TAIL))
+            return Version(status.st_size, zlib.crc32(file.read())), status.st_mtime_ns
+    except OSError as error:
+        raise damaged(path, error) from error
 
 
 def write_part(path: Path, columns: Mapping[str, Any]) -> None:
@@ -127,28 +159,32 @@ class SplitRows:
             self._file = pq.ParquetFile(path)
             column = self._file.schema_arrow.names.index("split")
             groups = (self._file.metadata.row_group(number) for number in range(self._file.num_row_groups))
-            self._groups = [
-                (number, group.num_rows)
+            held = [
+                (number, group.num_rows, limits == (split, split))
                 for number, group in enumerate(groups)
-                if group.num_rows and _may_hold(group.column(column).statistics, split)
+                if group.num_rows
+                and ((limits := _limits(group.column(column).statistics)) is None or limits[0] <= split <= limits[1])
             ]
+        self._groups = [(number, rows) for number, rows, _ in held]
+        # Other tools that write the index again may put rows of several splits into a row group.
+        self._unmixed = all(unmixed for _, _, unmixed in held)
         self.most = sum(rows for _, rows in self._groups)
 
     def take(self, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Read the rows i64[k] of the split, in this order. Only their row groups are read.
 
+        If row groups have rows of other splits, too, all of them are read, because the place of a row is unknown.
+
         Raises:
             UserError: The file is damaged.
         """
         numbers, counts = np.array(self._groups, np.int64).reshape(-1, 2).T
-        groups = np.cumsum(counts).searchsorted(rows, "right")
-        read = np.bincount(groups, minlength=len(counts))[: len(counts)] > 0
+        read = np.ones(len(counts), bool)
+        if self._unmixed:
+            groups = np.cumsum(counts).searchsorted(rows, "right")
+            read = np.bincount(groups, minlength=len(counts)) > 0
+            rows = rows - np.cumsum(np.where(read, 0, counts))[groups]
         table = self._read(numbers[read].tolist(), _present(self._file.schema_arrow.names, columns))
-        if len(table) < counts[read].sum():  # There are rows of other splits in the row groups.
-            table = self._read(numbers.tolist(), _present(self._file.schema_arrow.names, columns))
-        else:
-            left_out = np.cumsum(np.where(read, 0, counts))
-            rows = rows - left_out[groups]
         return _with_look(table, columns).select(list(columns)).take(rows)
 
     def _read(self, groups: list[int], columns: Sequence[str]) -> pa.Table:
@@ -175,11 +211,9 @@ class SplitRows:
             waiting += rows
 
 
-def _may_hold(statistics: pq.Statistics | None, split: str) -> bool:
-    """Return whether a row group may have rows of a split."""
-    if statistics is None or not statistics.has_min_max:
-        return True
-    return bool(statistics.min <= split <= statistics.max)
+def _limits(statistics: pq.Statistics | None) -> tuple[str, str] | None:
+    """Return the first and the last name in a row group, in alphabetical order. None: unknown."""
+    return None if statistics is None or not statistics.has_min_max else (statistics.min, statistics.max)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ import mmap
 import os
 import secrets
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 IN_MEMORY = 100_000  # A split with at most this number of records has no file: its map takes 10 ms to make.
 _FORMAT = 1
-_TAIL = 1 << 16  # Bytes of the index, at its end, that are part of the stamp.
 _RECENT = 60.0  # Seconds for which other processes rely on a check of the shards.
 _LONGEST = 900.0  # Seconds to wait for another process that makes the same map.
 _REPORTED = 20.0  # Seconds after which the wait is reported.
@@ -67,20 +65,13 @@ class Source:
     def stamp(self) -> bytes:
         """Return 32 bytes that change when the index changes.
 
-        The digest does not depend on the positions of the records, so it is not enough. The end of the index has the
-        positions of the last columns, which depend on the sizes of all columns before them.
+        The digest does not depend on the positions of the records, so it is not enough.
 
         Raises:
             UserError: The index cannot be read.
         """
-        try:
-            with open(self.index, "rb") as file:
-                status = os.fstat(file.fileno())
-                file.seek(max(0, status.st_size - _TAIL))
-                end = zlib.crc32(file.read())
-        except OSError as error:
-            raise index.damaged(self.index, error) from error
-        facts = [_FORMAT, self.digest, self.split, self.shards, status.st_size, status.st_mtime_ns, end]
+        version, changed = index.version(self.index)
+        facts = [_FORMAT, self.digest, self.split, self.shards, version.size, changed, version.end]
         return hashlib.sha256(json.dumps(facts).encode()).digest()
 
 

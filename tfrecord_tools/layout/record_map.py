@@ -172,6 +172,7 @@ class JoinedMaps:
         self._ends = np.cumsum([len(one) for one in maps])
         self._first_rows = np.cumsum([0, *(one.rows for one in maps)])
         self._first_shards = np.cumsum([0, *(len(one.shard_sizes) for one in maps)])
+        self._for_one = self._ends.tolist()  # For single numbers, a list is faster than an array.
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -210,8 +211,10 @@ class JoinedMaps:
         return self._gather(numbers, lambda one, own: (one.labels[own],))[1][0]
 
     def frame(self, number: int) -> tuple[int, int, int]:
-        shard, size, offset = self.frames(np.array([number]))
-        return int(shard[0]), int(size[0]), int(offset[0])
+        split = bisect.bisect_right(self._for_one, number)
+        one = self._maps[split]
+        shard, size, offset = one.frame(number - self._for_one[split] + len(one))
+        return shard + int(self._first_shards[split]), size, offset
 
     def frames(self, numbers: np.ndarray) -> Frames:
         splits, (shards, sizes, offsets) = self._gather(numbers, RecordMap.frames)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,7 +50,8 @@ class ShardFiles:
 
         Args:
             sizes: i64[shards], the right size of each shard in bytes.
-            lengths: False: look for missing shards only. This takes one listing of the directory.
+            lengths: False: look for missing shards only. This takes one listing of the directory. If shards are links,
+                their targets are looked up, too.
 
         Raises:
             UserError: A shard is missing or has the wrong length.
@@ -156,10 +158,15 @@ def _listed(paths: frozenset[str], lengths: bool) -> dict[str, int]:
     On network file systems, a listing gets many sizes with one request. A question for each file is a request for each.
     """
     found = {}
+    listed: dict[str, os.DirEntry[str] | Path]
     for directory in {os.path.dirname(path) for path in paths}:
-        with os.scandir(directory or ".") as entries:
-            for entry in entries:
-                if (path := os.path.join(directory, entry.name)) in paths:
-                    with contextlib.suppress(OSError):  # A link to a file that does not exist.
-                        found[path] = entry.stat().st_size if lengths else 0
+        try:
+            with os.scandir(directory or ".") as entries:
+                listed = {path: entry for entry in entries if (path := os.path.join(directory, entry.name)) in paths}
+        except OSError:  # The directory does not exist, or it has files that may be read but no listing.
+            listed = {path: Path(path) for path in paths if os.path.dirname(path) == directory}
+        for path, entry in listed.items():
+            with contextlib.suppress(OSError):  # The file, or the target of a link, does not exist.
+                must_exist = isinstance(entry, os.DirEntry) and not entry.is_symlink()
+                found[path] = 0 if must_exist and not lengths else entry.stat().st_size
     return found

@@ -115,7 +115,7 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
 
     Args:
         url: For example s3://bucket/pets.
-        cache_dir: Directory on this machine for copies. None: `~/.cache/tfrecord_tools`.
+        cache_dir: Directory on this machine for copies, not a URL. None: `~/.cache/tfrecord_tools`.
         cache_bytes: Largest number of bytes of records in `cache_dir`. None: 80 % of the free space.
 
     Raises:
@@ -123,8 +123,6 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
     """
     if cache_bytes is not None and cache_bytes < 1:
         raise UserError(f"--cache_bytes={cache_bytes}: must be at least 1.")
-    if cache_dir is not None and files.is_url(os.fspath(cache_dir)):
-        raise UserError(f"--cache_dir={cache_dir}: must be a directory on this machine.")
     url = url.rstrip("/")
     first = open_store(url, SHORT)
     try:

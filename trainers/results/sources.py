@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from tfrecord_tools.base.files import StrPath, paths
-from tfrecord_tools.errors import UserError, short
+from tfrecord_tools.errors import UserError, one_line, short
 from tfrecord_tools.images import formats, preparation, recode
 from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.sources import stores
@@ -194,7 +194,7 @@ def _listed(images: Any) -> list[Any]:
 def _in_memory(image: Any, name: str) -> Source:
     """Return an image as a file in memory, so that it is prepared like any other file."""
     if hasattr(image, "read"):
-        image = image.read()
+        image = _content(image, name)
     if isinstance(image, bytes):
         return MemorySource(path=name, data=image)
     if not isinstance(image, Image.Image):
@@ -205,6 +205,21 @@ def _in_memory(image: Any, name: str) -> Source:
     except preparation.BadImage as error:
         return MemorySource(path=name, data=b"", reason=str(error))
     return MemorySource(path=name, data=data)
+
+
+def _content(file: Any, name: str) -> Any:
+    """Read an open file to its end. The result is bytes, unless the file is not a binary file.
+
+    Raises:
+        UserError: The file is closed, or cannot be read for another reason.
+    """
+    try:
+        return file.read()
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a class of files instead of a file.
+        raise UserError(
+            f"{name}: cannot be read: {one_line(error)}. Pass a file that is open for reading, as by open(path, 'rb'),"
+            " or the path of the image."
+        ) from error
 
 
 def _pixels(image: Any, name: str) -> np.ndarray:

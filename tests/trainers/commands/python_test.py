@@ -224,8 +224,10 @@ def test_options_that_a_run_sets_itself_are_refused(trained: Run, workspace: Pat
     for name, value in wrong.items():
         with pytest.raises(TypeError, match=f"^there is no option '{name}'"):
             trained.predict(photo, **{name: value})
-    with pytest.raises(TypeError, match="multiple values for keyword argument 'init_from'"):
-        trained.train_more(1, init_from="nowhere")
+    twice: dict[str, Any] = {"init_from": "nowhere", "more_epochs": 2}
+    for name, value in twice.items():
+        with pytest.raises(TypeError, match=f"multiple values for keyword argument '{name}'"):
+            trained.train_more(1, **{name: value})
     listed = typing.get_type_hints(PredictOptions).keys()
     assert listed == {option.name for option in predict._OF_IMAGES}
     assert listed | {"run", "custom_objects", "engine"} == {option.name for option in predict._SHARED}

@@ -33,6 +33,12 @@ def file(path: Path, image: Image.Image, orientation: int = 1, **save: Any) -> P
     return path
 
 
+def closed_file() -> io.BytesIO:
+    closed = io.BytesIO(b"")
+    closed.close()
+    return closed
+
+
 def pixels_of(source: Source, info: ModelInfo = INFO) -> np.ndarray:
     pixels = image_files.read_pixels(source, info)
     assert not isinstance(pixels, Unreadable), pixels
@@ -177,6 +183,8 @@ def test_gray_pixels_may_have_a_channel() -> None:
         (np.array([["a.jpg", "b.jpg"]]), "image 0: is list, which is not an image. Pass paths of images, the bytes of"),
         ([None], "image 0: is NoneType, which is not an image. Pass paths of images, the bytes of image files, "),
         ([[[1], [1, 2]]], "image 0: is list, which is not an image. "),
+        (closed_file(), "image 0: cannot be read: I/O operation on closed file. Pass a file that is open for reading"),
+        ([io.BytesIO], "image 0: cannot be read: "),
         (5, "images=5: must be images. Pass paths of images, the bytes of image files, uint8 arrays of shape (height,"),
         (np.array([], object), "no images given."),
     ],
