@@ -43,7 +43,10 @@ def write(job: Job, out: Path) -> None:
 
 
 def batches(job: Job) -> tf.data.Dataset:
-    data = builder(job, job.written("encoded", lambda out: write(job, out))).as_dataset("train", shuffle_files=True)
+    # By default, TFDS keeps the decoded images of a small dataset in memory. A large dataset does not fit.
+    reading = tfds.ReadConfig(try_autocache=False)
+    stored = builder(job, job.written("encoded", lambda out: write(job, out)))
+    data = stored.as_dataset("train", shuffle_files=True, read_config=reading)
 
     def resized(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.image.resize(example["image"], (job.size, job.size)), example["label"]
