@@ -5,7 +5,7 @@ from tfrecord_tools.base import command
 COMMANDS = {
     "convert": "convert images into verified, indexed TFRecords",
     "adopt": "index TFRecords of another program without copying them",
-    "export": "write the images of a dataset for other libraries: folders, webdataset, Parquet, ArrayRecord",
+    "export": "write images as folders, webdataset, Parquet or ArrayRecord files",
     "transfer": "copy a dataset between this machine and an object store",
     "verify": "check that a dataset is complete and undamaged",
     "show": "show the contents of any TFRecord file, and the code that reads it",

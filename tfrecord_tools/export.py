@@ -35,7 +35,7 @@ from tfrecord_tools.exporting.folder import Folder
 from tfrecord_tools.exporting.parquet import Parquet
 from tfrecord_tools.exporting.pictures import Counts, Sink
 from tfrecord_tools.exporting.webdataset import Webdataset
-from tfrecord_tools.records import Dataset, open_dataset
+from tfrecord_tools.records import Dataset, open_local
 
 TO: dict[str, Callable[[Dataset, int | None], Sink]] = {
     "folder": Folder, "webdataset": Webdataset, "parquet": Parquet, "array_record": ArrayRecord,
@@ -87,7 +87,7 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
     Example:
         export(ExportConfig(tfrecords="out", out="images"))
     """
-    data, out = open_dataset(config.tfrecords), Path(config.out)
+    data, out = open_local(config.tfrecords), Path(config.out)
     sink = TO[config.to](data, config.shard_bytes)
     try:
         with (

@@ -44,8 +44,16 @@ BORDER = frozenset(
 )
 
 # Definitions that make the command of a trainer, without its name.
-OF_TRAINERS = frozenset({"trainers.comparing.jobs.Job.flags", "trainers.comparing.jobs.Job.arguments"})
+OF_TRAINERS = frozenset(
+    {
+        "trainers.comparing.jobs.Job.flags",
+        "trainers.comparing.jobs.Job.arguments",
+        "trainers.comparing.jobs.Job._log",
+    }
+)
 
+WITH_CACHE = tuple(command for command in COMMANDS if has(command, "cache_bytes"))
+WITH_CACHE_DIRECTORY = tuple(command for command in COMMANDS if has(command, "cache_dir"))
 WITH_ENGINE = ("trainers.features", "trainers.predict", "trainers.audit")
 # Definitions that fewer commands show than reach, for reasons that the references do not contain.
 NARROWED = {
@@ -64,7 +72,20 @@ NARROWED = {
     "tfrecord_tools.sources.archives._readings": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.archives._zip_members": READERS_OF_SOURCES,  # predict passes only directories.
-    "tfrecord_tools.sources.archives._tar_members": READERS_OF_SOURCES,  # predict passes only directories.
+    "tfrecord_tools.sources.archives.members": READERS_OF_SOURCES,  # predict passes only directories.
+    "tfrecord_tools.sources.file_sets._matching": READERS_OF_SOURCES,  # predict passes only directories.
+    # verify keeps no records, so it has no --cache_bytes.
+    "tfrecord_tools.records.open_dataset": WITH_CACHE,
+    "tfrecord_tools.remote.opening.open_bucket": WITH_CACHE,
+    "tfrecord_tools.remote.fetching.Fetcher._disk_failed": WITH_CACHE,
+    # export and compare read only local directories.
+    "tfrecord_tools.remote.space.Space.__init__": WITH_CACHE_DIRECTORY,
+    "tfrecord_tools.remote.space.User.__init__": WITH_CACHE_DIRECTORY,
+    "trainers.fitting.bucket.lines": OF_IMAGES,  # features reads each record once.
+    # audit computes features as a training does, but logs nothing.
+    "trainers.tracking.logbook.check_names": TRAINING,
+    "trainers.tracking.mlflow_run._experiment": TRAINING,
+    "trainers.tracking.wandb_run.WandbRun.check": TRAINING,
     # adopt has no table of --relabel, so no rows of it are replaced.
     "tfrecord_tools.layout.decisions.Decisions.notes": ("tfrecord_tools.convert",),
     "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.

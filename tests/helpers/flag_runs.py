@@ -1035,6 +1035,7 @@ TRAINING: dict[str, Check] = {
     "--precision=float32": setting("flags.precision", "float32"),
     "--strategy=none": says("device: "),  # The same as auto on CPUs.
     "--log=tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,
+    "--tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,  # The same as --log=tensorboard.
     "--log_group=tries": lambda e: len(e.json("run/trackers.json", "id")) == 16,  # TensorBoard has no groups.
     "--batch_size=4": says("2 steps of 4 images"),
     "--optimizer=sgd": setting("recipe.phases.0.optimizer", "sgd"),

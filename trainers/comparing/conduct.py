@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tfrecord_tools.base import command, files, words
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.records import Dataset, open_dataset
+from tfrecord_tools.records import Dataset, open_local
 from trainers import backbones, recipes
 from trainers.comparing import jobs, search, summary
 from trainers.comparing.jobs import Job, Plan
@@ -140,7 +140,7 @@ def conduct(config: CompareConfig) -> Outcome:
         UserError: A finished run has other flags, other folds or another dataset. Or the folds cannot be made, or all
             trainings of a round of a search failed.
     """
-    data = open_dataset(config.tfrecords)
+    data = open_local(config.tfrecords)
     logbook.check(config.trackers)
     if config.plan:
         jobs.check_parents(config.variants, data)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from tfrecord_tools.base import words
-from tfrecord_tools.records import open_dataset
+from tfrecord_tools.records import open_local
 from trainers.comparing import jobs
 from trainers.comparing.conduct import CompareConfig
 
@@ -20,7 +20,7 @@ def lines(config: CompareConfig) -> Iterator[str]:
     Raises:
         UserError: The dataset does not exist, or a model that has seen the folds would be trained with folds.
     """
-    data = open_dataset(config.tfrecords)
+    data = open_local(config.tfrecords)
     if config.plan:
         jobs.check_parents(config.variants, data)
         path = config.out / config.plan.file

@@ -20,7 +20,7 @@ from tfrecord_tools.base import files, words
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.layout import schema
-from tfrecord_tools.records import Dataset, open_dataset
+from tfrecord_tools.records import Dataset, open_local
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions
@@ -182,7 +182,7 @@ def export(config: ModelExportConfig) -> Exported:
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
     _check_packages(config)
-    data = open_dataset(config.tfrecords) if config.tfrecords else None
+    data = open_local(config.tfrecords) if config.tfrecords else None
     _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 

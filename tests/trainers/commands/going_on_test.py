@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +343,7 @@ def started(monkeypatch: pytest.MonkeyPatch, trainer: str, given: dict[str, Any]
     begun: list[Training] = []
     lines: list[str] = []
 
-    def stop(run: Path, training: Training, log: Callable[[str], object]) -> None:
+    def stop(run: Path, training: Training, *others: object) -> None:
         begun.append(training)
         raise Stopped
 
