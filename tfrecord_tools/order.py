@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,8 +42,8 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
     """Map positions through a pseudorandom permutation of 0..count-1, without storing the permutation.
 
     It is a Feistel network: a method of cryptography that permutes all numbers of a given number of bits. The number of
-    bits is the smallest even number that is enough for `count`. A result that is too large is
-    permuted again until it fits ("cycle walking", Black and Rogaway 2002), fewer than 4 times on average.
+    bits is the smallest even number that is enough for `count`. Too large results are permuted again until they fit
+    ("cycle walking", Black and Rogaway 2002), fewer than 4 times on average.
 
     Args:
         positions: i64[k], each in 0..count-1.
@@ -54,25 +54,30 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
         i64[k], the permuted positions.
     """
     half, mask, round_keys = _network(np.shape(positions), count, *key)
-    values = np.asarray(positions, np.uint64).copy()
-    outside = np.arange(len(values))
-    while len(outside):
-        walked = _feistel(values[outside], round_keys[:, outside], half, mask)
-        values[outside] = walked
-        outside = outside[walked >= np.uint64(count)]
-    return values.astype(np.int64)
+    return _walked(positions, count, lambda values, rows: _feistel(values, round_keys[:, rows], half, mask))
 
 
 def unpermute(values: np.ndarray, count: int, *key: int | np.ndarray) -> np.ndarray:
     """Return the positions, i64[k], that `permute` with the same count and key maps to `values`, i64[k]."""
     half, mask, round_keys = _network(np.shape(values), count, *key)
-    positions = np.asarray(values, np.uint64).copy()
-    outside = np.arange(len(positions))
+    return _walked(values, count, lambda positions, rows: _unfeistel(positions, round_keys[:, rows], half, mask))
+
+
+def _walked(values: np.ndarray, count: int, step: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Permute values with `step` until all results are below `count`. Return the results, i64[k].
+
+    Args:
+        values: i64[k], each in 0..count-1.
+        count: Size of the permuted set.
+        step: Function of some of the values, u64[m], and of their indexes, i64[m]. It returns u64[m].
+    """
+    results = np.asarray(values, np.uint64).copy()
+    outside = np.arange(len(results))
     while len(outside):
-        walked = _unfeistel(positions[outside], round_keys[:, outside], half, mask)
-        positions[outside] = walked
+        walked = step(results[outside], outside)
+        results[outside] = walked
         outside = outside[walked >= np.uint64(count)]
-    return positions.astype(np.int64)
+    return results.astype(np.int64)
 
 
 class Order(abc.ABC):

@@ -177,7 +177,7 @@ def _stored(run: Path) -> dict[str, Any]:
     match stored:
         case {"complete": dict()} if isinstance(stored.get("id", ""), str):
             return stored
-    raise UserError(f"{run / FILE}: is damaged. Delete this file. The run is then logged anew.")
+    raise UserError(f"{run / FILE}: is damaged. Delete this file. The run is then logged again from its first epoch.")
 
 
 def _store(run: Path, *, id: str | None = None, complete: Mapping[str, str] = {}) -> None:

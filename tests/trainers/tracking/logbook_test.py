@@ -108,7 +108,9 @@ def test_damaged_file_of_trackers(tmp_path: Path, content: str) -> None:
     settings: Any = {}
     with pytest.raises(UserError) as error, logbook.opened(["tensorboard"], tmp_path, settings, None, print):
         pass
-    assert str(error.value) == f"{tmp_path}/trackers.json: is damaged. Delete this file. The run is then logged anew."
+    assert str(error.value) == (
+        f"{tmp_path}/trackers.json: is damaged. Delete this file. The run is then logged again from its first epoch."
+    )
 
 
 @pytest.mark.parametrize(
