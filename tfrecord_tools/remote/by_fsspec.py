@@ -8,16 +8,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tfrecord_tools.errors import UserError, one_line
-from tfrecord_tools.remote.interface import Changed, Denied, Exists, Missing, Object, Patience, Unreachable
+from tfrecord_tools.remote.interface import Attempts, Changed, Denied, Exists, Missing, Object, Patience, Unreachable
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # Seconds.
 Result = TypeVar("Result")
 
 
@@ -85,8 +82,7 @@ class FsspecStore:
     def _call(self, path: str, operation: Callable[[Any, str], Result]) -> Result:
         """Run an operation, again after errors that can pass; explain other errors."""
         url = f"{self.url}/{path}".rstrip("/")
-        deadline = time.monotonic() + self._patience.retry
-        pause = _FIRST_PAUSE
+        attempts = Attempts(self._patience)
         system, root = _opened(self.url, os.getpid())
         while True:
             try:
@@ -104,14 +100,13 @@ class FsspecStore:
                     f"{url}: fsspec cannot do this with a store of this kind ({one_line(error)})."
                 ) from error
             except Exception as error:  # Every store raises its own errors.
-                if time.monotonic() + pause > deadline:
+                if attempts.are_over:
                     raise Unreachable(
                         f"{url}: the store cannot be reached, or it answered with errors for"
                         f" {self._patience.retry:.0f} s. The last error: {type(error).__name__}: {one_line(error)}."
                         " Check the URL and the connection, and run the same command again."
                     ) from error
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            attempts.wait()
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,15 +11,24 @@ import datetime
 import functools
 import importlib
 import os
-import random
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tfrecord_tools.errors import UserError, one_line
-from tfrecord_tools.remote.interface import Changed, Denied, Exists, Missing, Object, Patience, Unreachable
+from tfrecord_tools.remote.interface import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    Attempts,
+    Changed,
+    Denied,
+    Exists,
+    Missing,
+    Object,
+    Patience,
+    Unreachable,
+)
 
 SCHEMES = frozenset(
     {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https", "file"}
@@ -28,7 +37,6 @@ _S3 = frozenset({"s3", "s3a"})
 _PACKAGE = "pip install 'tfrecord-tools[bucket]'"
 _TOTAL = 600.0  # Seconds in which a request must end even if bytes arrive all the time.
 _PART_BYTES = 50 << 20  # Files above this size are sent in parts. The ETag of an upload depends on it.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # Seconds.
 _FINAL = ("status code: 301", "status code: 400", "status code: 416")
 Result = TypeVar("Result")
 
@@ -112,8 +120,7 @@ class ObjectStore:
 
         obstore tries a request again by itself, but not after every kind of broken answer.
         """
-        deadline = time.monotonic() + self._patience.retry
-        pause = _FIRST_PAUSE
+        attempts = Attempts(self._patience)
         while True:
             obstore, client = self._client()
             try:
@@ -124,15 +131,14 @@ class ObjectStore:
                 final = self._explained(path, error)
                 if final is not None:
                     raise final from error
-                if time.monotonic() + pause > deadline:
+                if attempts.are_over:
                     raise Unreachable(
                         f"{self.url}/{path}: the store cannot be reached, or it answered with errors for"
                         f" {self._patience.retry:.0f} s. The last error: {_shown(error)}. Check the URL and the"
                         " connection, and run the same command again. For an S3 server that is not Amazon's, set"
                         " AWS_ENDPOINT_URL."
                     ) from error
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            attempts.wait()
 
     def _client(self) -> tuple[Any, Any]:
         process = os.getpid()
@@ -217,7 +223,7 @@ def _client(url: str, patience: Patience, *key: object) -> tuple[Any, Any]:
         "retry_config": {
             "max_retries": 1000,
             "retry_timeout": _seconds(patience.retry),
-            "backoff": {"init_backoff": _seconds(_FIRST_PAUSE), "max_backoff": _seconds(_LONGEST_PAUSE)},
+            "backoff": {"init_backoff": _seconds(FIRST_PAUSE), "max_backoff": _seconds(LONGEST_PAUSE)},
         },
     }
     if url.partition("://")[0].lower() in _S3:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from tfrecord_tools.errors import UserError
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # Seconds between attempts.
 
 
 class Missing(UserError):
@@ -60,6 +64,24 @@ class Patience:
     connect: float = 5.0
     stall: float = 15.0
     retry: float = 180.0
+
+
+class Attempts:
+    """The attempts of one operation on a store, with growing, random pauses between them."""
+
+    def __init__(self, patience: Patience):
+        self._deadline = time.monotonic() + patience.retry
+        self._pause = FIRST_PAUSE
+
+    @property
+    def are_over(self) -> bool:
+        """Whether a further attempt would begin too late."""
+        return time.monotonic() + self._pause > self._deadline
+
+    def wait(self) -> None:
+        """Wait before the next attempt."""
+        time.sleep(self._pause * random.uniform(0.5, 1.0))
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
 SHORT = Patience(retry=10.0)  # For the first request. A wrong address is the likely cause of an error.
