@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import json
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
@@ -33,13 +36,24 @@ from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
-from tfrecord_tools.conversion import beam_engine, decide, describe, keywords, notes, source_flags, update
+from tfrecord_tools.conversion import (
+    beam_engine,
+    bucket_workspace,
+    decide,
+    describe,
+    keywords,
+    notes,
+    source_flags,
+    update,
+)
+from tfrecord_tools.conversion.bucket_workspace import BucketWorkspace
 from tfrecord_tools.conversion.keywords import ConvertSettings
 from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import DUPLICATES, NEAR_DUPLICATES, PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
 from tfrecord_tools.conversion.survey import Facts, survey
-from tfrecord_tools.conversion.workspace import Workspace, check_apart, check_out, open_workspace
+from tfrecord_tools.conversion.upload_shards import upload_shard
+from tfrecord_tools.conversion.workspace import Workspace, open_workspace
 from tfrecord_tools.conversion.write_shards import shard_job, write_shard
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
@@ -56,7 +70,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 ENGINES = ("local", "beam")
-_PATHS = ("src", "out", "manifest", "relabel", "decisions", "dask")
+_PATHS = ("src", "out", "work_dir", "manifest", "relabel", "decisions", "update_from", "dask")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +78,9 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     """All settings of a conversion.
 
     Attributes:
-        out: Local directory to write.
+        out: Directory to write, or the URL of a directory in a bucket, such as s3://bucket/pets.
+        work_dir: Directory on this machine for unfinished files, if `out` is a URL. None: the last part of the URL with
+            the ending `.partial`, in the current directory.
         engine: "local" converts in processes of this machine, "beam" with Apache Beam. The output is the same.
         workers: Number of local processes. The output is the same for any number. None: one per processor.
         beam_options: Options of Beam, as a command line. Empty: Beam's DirectRunner, in this process.
@@ -72,6 +88,8 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         overwrite: Replace an existing dataset at `out` when the new one is complete.
         update: Bring the dataset at `out` up to date with `src`, with the settings of that dataset. New images go into
             new shards. Other shards are rewritten only if one of their images was removed or changed.
+        update_from: Like `update`, but the dataset at `update_from` (a directory or a URL) stays as it is, and the new
+            dataset is written to `out`. Shards that are the same are linked or copied.
         restart: Delete the work of an unfinished conversion and start again.
         dry_run: Stop after the class table; nothing is written.
         relabel: A CSV or Parquet file with the columns `path` and `label` (or `predicted_label`). Each row becomes a
@@ -83,12 +101,14 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     """
 
     out: str = "out"
+    work_dir: str | None = None
     engine: str = "local"
     workers: int | None = None
     beam_options: str = ""
     dask: str = ""
     overwrite: bool = False
     update: bool = False
+    update_from: str | None = None
     restart: bool = False
     dry_run: bool = False
     relabel: str | None = None
@@ -104,15 +124,49 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             self._check_dask()
             object.__setattr__(self, "engine", "beam")
         self._check_engine()
-        if files.is_url(self.out):
+        self._check_out()
+        self._check_update()
+
+    def _check_out(self) -> None:
+        if not files.is_url(self.out):
+            if self.work_dir is not None:
+                raise UserError(
+                    f"--work_dir={self.work_dir}: only a conversion into a bucket uses it. The unfinished files of a"
+                    f" conversion into a directory are next to --out={self.out}. Remove --work_dir."
+                )
+            return
+        bucket_workspace.check_url(self.out)
+        if self.work_dir is not None and files.is_url(self.work_dir):
+            raise UserError(f"--work_dir={self.work_dir}: must be a directory on this machine.")
+        if self.overwrite:
             raise UserError(
-                f"--out={self.out}: must be a local directory. Convert into a local directory, then copy it:"
-                f" python -m tfrecord_tools.transfer DIRECTORY {self.out}"
+                f"--out={self.out}: a dataset in a bucket is never replaced, because others may read it. Choose another"
+                " --out and remove --overwrite, or delete all objects there with a tool for the bucket."
             )
+        if self.update:
+            raise UserError(
+                f"--out={self.out}: a dataset in a bucket is never changed, because others may read it. To write the"
+                f" updated dataset to another place, replace --update by --update_from={self.out}, and choose another"
+                " --out."
+            )
+
+    def _check_update(self) -> None:
         if self.update and self.overwrite:
             raise UserError(
                 "--update and --overwrite cannot be combined: --update keeps the existing dataset and --overwrite"
                 " replaces it. Remove one of the two flags."
+            )
+        if self.update_from is None:
+            return
+        for name in (name for name in ("update", "overwrite") if getattr(self, name)):
+            raise UserError(
+                f"--update_from={self.update_from}: cannot be combined with --{name}, because it writes a new dataset."
+                f" Remove one of the two flags."
+            )
+        if _canonical(self.update_from) == _canonical(self.out):
+            raise UserError(
+                f"--update_from={self.update_from}: is also --out. Choose another --out, or use --update to change the"
+                " dataset in a directory."
             )
 
     def _check_dask(self) -> None:
@@ -152,6 +206,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         return self.output_settings() | {
             "src": _canonical(self.src),
             "update": self.update,
+            **({"update_from": _canonical(self.update_from)} if self.update_from else {}),
             **({"relabel": _sha256(self.relabel)} if self.relabel else {}),
             **({"decisions": decisions.entries(decisions.read(self.decisions))} if self.decisions else {}),
         }
@@ -178,35 +233,36 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
         convert(ConvertConfig(src="cat_dog_img", out="out"))
     """
     if config.engine == "beam":  # Beam's workers may run in another directory.
-        source = config.src if files.is_url(config.src) else os.path.abspath(config.src)
-        config = dataclasses.replace(config, src=source, out=os.path.abspath(config.out))
-    out = Path(config.out)
-    if out.is_symlink() or out.name in ("", ".."):
-        # The finished directory is renamed to `out`. That would replace a link instead of its target, and is
-        # impossible for ".".
-        out = out.resolve()
-    if not files.is_url(config.src):
-        check_apart(out, Path(config.src))
+        config = dataclasses.replace(
+            config,
+            src=_absolute(config.src),
+            out=_absolute(config.out),
+            work_dir=_absolute(_work_dir(config)) if files.is_url(config.out) else None,
+            update_from=config.update_from and _absolute(config.update_from),
+        )
+    workspace = _workspace(config, log)
+    workspace.check_apart(config.src)
     try:
         if config.dry_run:
-            with _local_pool(config) as pool:
-                plan, _, _ = _Conversion(config, out, pool, log).make_plan()
-                return metadata.summary(describe.describe(plan))
-        if dataset_files.partial_of(out).exists():
-            with open_workspace(out) as workspace:
+            return _planned(workspace, config, log)
+        if workspace.root.exists():
+            with open_workspace(workspace):
                 beam_engine.end_earlier(workspace.beam, log)
                 if workspace.finish_commit() == config.request():
-                    log(f"{out}/: the last step of an interrupted conversion is now finished. The dataset is complete.")
-                    return dataset_files.read(out)
-        check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
-        with open_workspace(out) as workspace:
+                    log(
+                        f"{workspace.shown}: the last step of an interrupted conversion is now finished. The dataset is"
+                        " complete."
+                    )
+                    return workspace.result()
+        workspace.check_free(config.overwrite or config.update, lambda: stores.check_exists(config.src))
+        with open_workspace(workspace):
             # Checked again, because another conversion may have written `out` while we waited for the lock.
-            check_out(out, config.overwrite or config.update)
+            workspace.check_free(config.overwrite or config.update)
             return _convert_in(workspace, config, log)
     except OSError as error:
         raise UserError(
-            f"{refusal(error)}. The finished part is kept in {dataset_files.partial_of(out)}/. Fix the cause and run"
-            " the same command again to continue."
+            f"{refusal(error)}. The finished part is kept in {workspace.root}/. Fix the cause and run the same command"
+            " again to continue."
         ) from error
 
 
@@ -242,12 +298,38 @@ def convert_images(
     return open_dataset(config.out)
 
 
+def _absolute(path: str) -> str:
+    return path if files.is_url(path) else os.path.abspath(path)
+
+
+def _work_dir(config: ConvertConfig) -> str:
+    return config.work_dir or f"{bucket_workspace.name_of(config.out)}.partial"
+
+
+def _workspace(config: ConvertConfig, log: Callable[[str], object]) -> Workspace:
+    if files.is_url(config.out):
+        return BucketWorkspace(Path(_work_dir(config)), config.out.rstrip("/"), log)
+    out = Path(config.out)
+    if out.is_symlink() or out.name in ("", ".."):
+        # The finished directory is renamed to `out`. That would replace a link instead of its target, and is
+        # impossible for ".".
+        out = out.resolve()
+    return Workspace(out)
+
+
+def _planned(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> ConvertJson:
+    """Print the class table, and write nothing."""
+    with tempfile.TemporaryDirectory() as copies, _local_pool(config) as pool:
+        plan, _, _ = _Conversion(config, workspace, Path(copies), pool, log).make_plan()
+        return metadata.summary(describe.describe(plan))
+
+
 def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> ConvertJson:
     try:
         if config.restart:
             workspace.clear()
         with _pool(config, workspace, log) as pool:
-            return _Conversion(config, workspace.out, pool, log).run(workspace)
+            return _Conversion(config, workspace, workspace.root / "previous", pool, log).run()
     except UserError as error:
         if not workspace.survey.exists():
             raise
@@ -267,50 +349,79 @@ def _pool(
 
 
 def _local_pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
-    # fsspec needs its own thread to read URLs. A forked process would not have this thread.
-    return workers.pool(config.workers, threads=files.is_url(config.src))
+    # fsspec and obstore need their own threads for URLs. A forked process would not have these threads.
+    urls = (config.src, config.out, config.update_from or "")
+    return workers.pool(config.workers, threads=any(map(files.is_url, urls)))
 
 
 class _Conversion:
     """The steps of one conversion, and the objects that they share."""
 
-    def __init__(self, config: ConvertConfig, out: Path, pool: Pool, log: Callable[[str], object]):
-        self._base = update.read(out) if config.update else None
+    def __init__(
+        self, config: ConvertConfig, workspace: Workspace, copies: Path, pool: Pool, log: Callable[[str], object]
+    ):
+        """Read the dataset that is updated. `copies` is for its small files, if it is in a bucket."""
+        self._previous = config.update_from or workspace.address  # The dataset before this conversion, if there is one.
+        directory = update.local_copy(self._previous, copies) if config.update_from else workspace.out
+        flag = "--update_from" if config.update_from else "--update"
+        updates = config.update or config.update_from is not None
+        self._base = update.read(directory, self._previous, flag) if updates else None
         if self._base is not None and self._base.relabeled and not config.relabel:
             raise UserError(
-                f"--update: an earlier version of the tool converted {out} with a file of new labels (--relabel)."
-                " Without this file, the new labels would be lost. Pass this file as --relabel in this command (not in"
-                " later ones), or convert again with --overwrite."
+                f"{flag}: an earlier version of the tool converted {self._previous} with a file of new labels"
+                " (--relabel). Without this file, the new labels would be lost. Pass this file as --relabel in this"
+                f" command (not in later ones), or {self._base.anew}."
             )
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
-        self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
+        self._stored = decisions.of_dataset(directory) if updates or config.overwrite else {}
         self._given = decisions.read(config.decisions) if config.decisions else {}
-        self._out = out
+        self._workspace = workspace
         self._request: dict[str, Any] = {}
         self._pool = pool
         self._log = log
 
-    def run(self, workspace: Workspace) -> ConvertJson:
+    def run(self) -> ConvertJson:
         """Run all steps from the scan to the commit, and return the contents of `convert.json`."""
-        start = time.monotonic()
+        start, workspace = time.monotonic(), self._workspace
+        workspace.check_settings(self._config.output_settings())
         if workspace.survey.exists() and any(workspace.survey.iterdir()):
             self._log(f"{workspace.root}/: continuing an interrupted conversion")
         plan, sources, facts = self.make_plan(workspace.survey)
-        unchanged = self._base is not None and plan.digest == self._base.digest
+        unchanged = self._config.update and self._base is not None and plan.digest == self._base.digest
         if unchanged and plan.decided.effect.decisions == self._stored:
             workspace.clear()
-            self._log(f"{workspace.out}/: up to date. No image was added, changed or removed.")
-            return dataset_files.read(workspace.out)
-        workspace.start_writing(plan.digest, {"src": _canonical(self._config.src)} | plan.config)
+            self._log(f"{workspace.shown}: up to date. No image was added, changed or removed.")
+            return workspace.result()
+        settings = {"src": _canonical(self._config.src)} | plan.config
+        shard_bytes = np.array([_bytes(plan, shard) for shard in plan.shards])
+        workspace.check_sizes(shard_bytes, len(plan.rows))
+        workspace.start_writing(plan.digest, settings, self._identity(plan, shard_bytes))
         with contextlib.closing(self._write(plan, sources, facts, workspace)) as parts:
             index.join_parts(parts, workspace.data / index.FILE_NAME)
-        self._describe(plan, sources, facts, workspace.data)
-        if copied := sum(_is_copy(shard, workspace.data, plan.name) for shard in plan.shards):
+        self._describe(plan, sources, facts, workspace)
+        if copied := sum(self._is_copy(shard, plan.name) for shard in plan.shards):
             shards = words.number(copied, "unchanged shard was", "unchanged shards were")
             self._log(f"  note: {shards} copied, because the file system has no hard links")
-        workspace.commit_data(self._request | {"update": self._base is not None})
-        self._log(_summary(plan, facts, workspace.out, time.monotonic() - start))
-        return dataset_files.read(workspace.out)
+        workspace.commit_data(self._request | {"update": self._config.update})
+        self._log(_summary(plan, facts, workspace.shown, time.monotonic() - start))
+        return workspace.result()
+
+    def _identity(self, plan: Plan, shard_bytes: np.ndarray) -> str:
+        """Return a text that differs for two conversions that may write different bytes."""
+        parts = (
+            metadata.summary(describe.describe(plan)),
+            plan.decided.effect.report(),
+            [dataclasses.asdict(file) for file in plan.rejected],
+            [self._config.verify, self._config.near_distance],
+            [[shard.file_name(plan.name), shard.start, size] for shard, size in zip(plan.shards, shard_bytes.tolist())],
+        )
+        return json.dumps(parts, sort_keys=True)
+
+    def _is_copy(self, shard: Shard, name: str) -> bool:
+        """Return whether a shard of a local dataset was copied into another one."""
+        if not shard.link or files.is_url(self._previous) or self._workspace.bucket:
+            return False
+        return (self._workspace.data / shard.file_name(name)).stat().st_nlink == 1
 
     def make_plan(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
         """Scan the source, inspect its images, plan the dataset, and print the class table."""
@@ -339,7 +450,7 @@ class _Conversion:
             _check_raw(plan, sources, facts, config)
         for line in _class_table(plan, sources, facts):
             self._log(line)
-        for text in made.notes(str(self._out)):
+        for text in made.notes(self._previous):
             self._log(f"  note: {text}")
         return plan, sources, facts
 
@@ -365,8 +476,8 @@ class _Conversion:
         if self._base is None:
             return Decisions.new_class
         return (
-            "put an image of the class into a directory with the name of the class, or convert again with --overwrite"
-            " and --classes"
+            f"put an image of the class into a directory with the name of the class, or {self._base.anew} and"
+            f" {'with ' if self._base.flag == '--update_from' else ''}--classes"
         )
 
     def _decisions(self, rows: Sequence[NewLabel], sources: Sources, facts: Facts) -> Decisions:
@@ -397,7 +508,8 @@ class _Conversion:
         """
         parts = [workspace.index / f"{number:07d}.parquet" for number in range(len(plan.shards))]
         missing = [number for number, part in enumerate(parts) if not part.exists()]
-        _check_space(plan, missing, workspace)
+        at_once = None if workspace.bucket is None else self._config.workers or workers.default_workers()
+        _check_space(plan, missing, workspace, at_once)
         jobs = (
             shard_job(
                 shard,
@@ -407,7 +519,7 @@ class _Conversion:
                 self._config,
                 workspace.data / shard.file_name(plan.name),
                 parts[number],
-                previous=workspace.out if self._base is not None else None,
+                previous=self._previous if self._base is not None else None,
             )
             for number in missing
             for shard in [plan.shards[number]]
@@ -416,18 +528,20 @@ class _Conversion:
         with Progress("write", len(plan.rows)) as progress:
             progress.skip(done)
             yielded = 0
-            for count, number in zip(self._pool.map(write_shard, jobs), missing):
+            bucket = workspace.bucket
+            write = write_shard if bucket is None else functools.partial(upload_shard, bucket)
+            for count, number in zip(self._pool.map(write, jobs), missing):
                 progress(count)
                 yield from parts[yielded : number + 1]
                 yielded = number + 1
             yield from parts[yielded:]
 
-    def _describe(self, plan: Plan, sources: Sources, facts: Facts, data: Path) -> None:
+    def _describe(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> None:
         """Write the metadata and the report card."""
         # At most a few hundred images are read here. Starting a Beam pipeline would take longer.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
-        plan_notes = notes.of(plan, sources, facts)
-        samples = statistics.sample(plan, sources, facts, data, pool, self._config, plan_notes)
+        plan_notes, data = notes.of(plan, sources, facts), workspace.data
+        samples = statistics.sample(plan, sources, facts, workspace.shards, pool, self._config, plan_notes)
         report = statistics.describe(
             plan, sources, facts, samples.colors, self._config.verify, self._config.near_distance
         )
@@ -437,8 +551,8 @@ class _Conversion:
         card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures, self._log)
 
 
-def _is_copy(shard: Shard, data: Path, name: str) -> bool:
-    return bool(shard.link) and (data / shard.file_name(name)).stat().st_nlink == 1
+def _bytes(plan: Plan, shard: Shard) -> int:
+    return int(plan.rows.frame_bytes[shard.start : shard.stop].sum())
 
 
 def _sha256(path: str) -> str:
@@ -475,26 +589,28 @@ def _check_raw(plan: Plan, sources: Sources, facts: Facts, config: ConvertConfig
         )
 
 
-def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace) -> None:
-    shards = [plan.shards[number] for number in missing if not plan.shards[number].link]
-    needed = sum(int(plan.rows.frame_bytes[s.start : s.stop].sum()) for s in shards)
+def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace, at_once: int | None) -> None:
+    """Raise UserError if the disk is too small. `at_once`: shards on the disk at the same time; None: all shards."""
+    sizes = [_bytes(plan, plan.shards[number]) for number in missing if not plan.shards[number].link]
+    needed = sum(sorted(sizes, reverse=True)[:at_once])
     free = shutil.disk_usage(workspace.root).free
     if needed > free:
+        place = f"{words.with_article(workspace.flag.strip('-'))}".split()[0] + f" {workspace.flag}"
         raise UserError(
             f"{workspace.root}: {words.size(needed, 'MB')} of disk space are needed, and {words.size(free, 'MB')} are"
-            " free. Delete files that you do not need and run the same command again, or choose an --out on another"
+            f" free. Delete files that you do not need and run the same command again, or choose {place} on another"
             " disk."
         )
 
 
-def _summary(plan: Plan, facts: Facts, out: Path, seconds: float) -> str:
+def _summary(plan: Plan, facts: Facts, shown: str, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in plan.shards)
     unchanged = f" ({linked:,} unchanged)" if linked else ""
     counts = Counter(r.done for r in plan.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][plan.rows.numbers])
     return (
-        f"{out}/: {words.number(len(plan.rows), 'record')} in {words.number(len(plan.shards), 'shard')}{unchanged},"
+        f"{shown}: {words.number(len(plan.rows), 'record')} in {words.number(len(plan.shards), 'shard')}{unchanged},"
         f" {words.size(plan.bytes, 'MB')}, digest (checksum of the dataset) {plan.digest[:12]};"
         f" {rejected or '0 skipped'} (rejected.csv), {changed:,} changed ({metadata.CHANGED}); card.html; {seconds:.1f}"
         " s"
@@ -531,7 +647,18 @@ def define_flags() -> None:
         " webdataset. Several Parquet or tar files can be given as a directory or as a pattern such as"
         " 'data/train-*.parquet' or 'train-{000000..000012}.tar'.",
     )
-    usage.define_path("out", default["out"], "Local directory to write.")
+    usage.define_path(
+        "out",
+        default["out"],
+        "Directory to write, or its URL in a bucket, such as s3://bucket/pets. A dataset in a bucket is never changed or"
+        " replaced later.",
+    )
+    usage.define_path(
+        "work_dir",
+        None,
+        "Directory on this machine for the unfinished files of a conversion into a bucket. Default: the last part of"
+        " --out with the ending .partial, in the current directory.",
+    )
     source_flags.define_source_flags()
     usage.define_path("decisions", None, decisions.HELP)
     usage.define_path(
@@ -642,6 +769,12 @@ def define_flags() -> None:
         default["update"],
         "Update the dataset at --out to the present images of --src. New images are written into new shards. Shards"
         " with removed or changed images are written again. All other shards stay the same.",
+    )
+    usage.define_path(
+        "update_from",
+        None,
+        "Directory or URL of a dataset. The command writes a new dataset to --out: the one that --update would make of"
+        " this dataset. Shards that stay the same are linked or copied, within a bucket without a download.",
     )
     flags.DEFINE_bool("restart", default["restart"], "Delete the work of an unfinished conversion and start again.")
     flags.DEFINE_enum(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tfrecord_tools.base import files, workers
+from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.conversion.notes import Note
 from tfrecord_tools.conversion.plan import Plan
@@ -25,6 +28,7 @@ from tfrecord_tools.layout.dataset_files import Colors, DuplicateFile, Histogram
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.layout.split_names import SPLITS
+from tfrecord_tools.remote.store import open_store
 from tfrecord_tools.sources.base import ReadError
 from tfrecord_tools.sources.scan import Sources
 
@@ -42,7 +46,9 @@ _THUMBNAILS = 8  # Thumbnails per class.
 _CLASSES_SHOWN = 40  # Only the first classes have thumbnails.
 THUMBNAIL_PIXELS = 112
 _RECORDS_PER_JOB = 64
+_REQUESTS = 16  # Records of a job that are read from a bucket at once.
 Decoded = tuple[np.ndarray, bytes]  # Moments of the colors and a small JPEG, see `_decode_job`.
+Frame = tuple[str, int, int, int, int]  # The place of a frame, see `_job`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +205,7 @@ def sample(
     plan: Plan,
     sources: Sources,
     facts: Facts,
-    data: Path,
+    data: StrPath,
     pool: Pool,
     config: ImageConfig = ImageConfig(),
     notes: Sequence[Note] = (),
@@ -210,7 +216,7 @@ def sample(
         plan: The plan of the conversion. The same plan gives the same samples.
         sources: The source files.
         facts: The inspection results of the source files.
-        data: The directory of the shards.
+        data: Directory or URL of the shards.
         pool: The pool that decodes.
         config: Settings for preparing images without a record: dropped files are read from the source.
         notes: Notes with examples to decode.
@@ -246,7 +252,7 @@ def sample(
     )
 
 
-def _decode_rows(plan: Plan, facts: Facts, data: Path, rows: np.ndarray, pool: Pool) -> dict[int, Decoded | None]:
+def _decode_rows(plan: Plan, facts: Facts, data: StrPath, rows: np.ndarray, pool: Pool) -> dict[int, Decoded | None]:
     """Return row -> decoded record, see `_decode_job`."""
     chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
     images = itertools.chain.from_iterable(pool.map(_decode_job, (_job(plan, facts, data, chunk) for chunk in chunks)))
@@ -303,8 +309,8 @@ def _shown_rows(plan: Plan) -> list[int]:
     return rows
 
 
-def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[str, int, int, int, int]]:
-    """Return the place of the frame of each row (file, offset, size), and its height and width.
+def _job(plan: Plan, facts: Facts, data: StrPath, rows: np.ndarray) -> list[Frame]:
+    """Return the place of the frame of each row (file or URL, offset, size), and its height and width.
 
     A frame is the bytes of a record in its shard. Height and width are those of raw pixels, and 0 for encoded images.
     """
@@ -318,25 +324,34 @@ def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[s
         fact = facts.table[plan.rows.numbers[row]]
         raw = TYPES[fact["type"]] == "RAW"
         shape = (int(fact["height"]), int(fact["width"])) if raw else (0, 0)
-        frames.append((str(data / shard.file_name(plan.name)), offset, int(sizes[row]), *shape))
+        frames.append((f"{os.fspath(data)}/{shard.file_name(plan.name)}", offset, int(sizes[row]), *shape))
     return frames
 
 
-def _decode_job(frames: Sequence[tuple[str, int, int, int, int]]) -> list[Decoded | None]:
+def _decode_job(frames: Sequence[Frame]) -> list[Decoded | None]:
     """Decode frames, see `_job`.
 
     Returns:
         A pair for each frame: f64[2 3], the mean and the mean square of each channel (pixels in 0..255), and a small
         JPEG. None: the image is damaged.
     """
-    return [_decode(frame) for frame in frames]
+    in_bucket = bool(frames) and files.is_url(frames[0][0])
+    contents = workers.in_threads(_read, frames, _REQUESTS, _REQUESTS) if in_bucket else map(_read, frames)
+    return [_decode(frame, content) for frame, content in zip(frames, contents)]
 
 
-def _decode(frame: tuple[str, int, int, int, int]) -> Decoded | None:
-    path, offset, size, height, width = frame
+def _read(frame: Frame) -> bytes:
+    path, offset, size, _, _ = frame
+    if files.is_url(path):
+        directory, _, name = path.rpartition("/")
+        return bytes(open_store(directory).get(name, offset, offset + size))
     with open(path, "rb") as file:
         file.seek(offset)
-        content = file.read(size)
+        return file.read(size)
+
+
+def _decode(frame: Frame, content: bytes) -> Decoded | None:
+    *_, height, width = frame
     return _decoded(schema.decode_example(content[schema.HEADER_BYTES : -4])["image"], height, width)
 
 

@@ -15,6 +15,7 @@ class ConvertSettings(TypedDict, total=False):
     """The fields of `convert.ConvertConfig` except `src` and `dry_run`, with the names of the flags."""
 
     out: StrPath
+    work_dir: StrPath
     classes: Sequence[str]
     label_regex: str
     group_regex: str
@@ -54,6 +55,7 @@ class ConvertSettings(TypedDict, total=False):
     dask: str
     overwrite: bool
     update: bool
+    update_from: StrPath
     restart: bool
     relabel: StrPath
     decisions: StrPath

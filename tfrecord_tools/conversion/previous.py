@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,7 @@ class Previous:
     """The dataset that is updated. Each array has one row per record, in the order of the index.
 
     Attributes:
-        directory: The directory of the dataset.
+        address: Directory or URL of the dataset, for messages.
         class_names: The dataset's class table. An update keeps these labels.
         paths: The source path of each record.
         source_sha256: u8[n 32], the hash of the source file's content.
@@ -28,7 +27,7 @@ class Previous:
         files: (index of the split, number of the shard) -> file name.
     """
 
-    directory: Path
+    address: str
     class_names: tuple[str, ...]
     paths: Sequence[str]
     source_sha256: np.ndarray

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tfrecord_tools.base import files
+from tfrecord_tools.conversion import bucket_objects
 from tfrecord_tools.conversion.plan import FORMAT_VERSION
 from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.survey import FACT, TYPES, change_bits
@@ -17,6 +19,8 @@ from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import dataset_files, findings, index
 from tfrecord_tools.layout.dataset_files import shard_name
 from tfrecord_tools.layout.split_names import SPLITS
+from tfrecord_tools.remote import store as stores
+from tfrecord_tools.remote.interface import SHORT, Missing
 
 Config = TypeVar("Config", bound=ImageConfig)
 _COLUMNS = (
@@ -37,6 +41,7 @@ class Base:
         verified: How the images were verified: "full" or "header".
         relabeled: Whether some labels differ from those of the source, but convert.json does not list which ones.
             Earlier releases wrote such datasets.
+        flag: "--update" if the dataset is replaced, "--update_from" if a new one is written.
     """
 
     previous: Previous
@@ -45,6 +50,12 @@ class Base:
     digest: str
     verified: str
     relabeled: bool
+    flag: str = "--update"
+
+    @property
+    def anew(self) -> str:
+        """Advice for messages: how a user converts without an update."""
+        return "convert again with --overwrite" if self.flag == "--update" else f"convert without {self.flag}"
 
     def known(self, paths: Sequence[str]) -> np.ndarray:
         """Return the facts of these paths, FACT[len(paths)]; zeros where a path is new."""
@@ -54,28 +65,67 @@ class Base:
         return known
 
 
-def read(directory: Path) -> Base:
-    """Read the dataset in `directory`.
+def local_copy(address: str, directory: Path) -> Path:
+    """Return a directory on this machine with `convert.json` and `records.parquet` of a dataset.
+
+    Args:
+        address: Directory or URL of the dataset.
+        directory: Directory for copies of both files, if the dataset is in a bucket. Copies of an earlier call are used
+            again if the dataset is the same.
+
+    Raises:
+        UserError: There is no dataset in the bucket, or the bucket cannot be read.
+    """
+    if not files.is_url(address):
+        return Path(address)
+    store = stores.open_store(address, SHORT)
+    try:
+        facts = bytes(store.get(dataset_files.CONVERT_JSON))
+        size = store.head(index.FILE_NAME).size
+    except Missing as error:
+        raise UserError(
+            f"--update_from={address}: there is no dataset. Pass the URL of a dataset that convert has written."
+        ) from error
+    directory.mkdir(parents=True, exist_ok=True)
+    copies = directory / dataset_files.CONVERT_JSON, directory / index.FILE_NAME
+    is_there = all(path.exists() for path in copies)
+    if not is_there or copies[0].read_bytes() != facts or copies[1].stat().st_size != size:
+        copies[0].unlink(missing_ok=True)
+        bucket_objects.fetch(f"{address.rstrip('/')}/{index.FILE_NAME}", copies[1])
+        with files.atomic(copies[0]) as file:
+            file.write(facts)
+    return directory
+
+
+def read(directory: Path, address: str = "", flag: str = "--update") -> Base:
+    """Read a dataset that is updated.
+
+    Args:
+        directory: Directory with `convert.json` and `records.parquet` of the dataset.
+        address: Directory or URL of the dataset, for messages. "": `directory`.
+        flag: "--update" to replace the dataset, or "--update_from" to write a new one.
 
     Raises:
         UserError: The dataset does not exist, was adopted, or has another format version.
     """
+    address = address or str(directory)
+    anew = "Convert again with --overwrite instead of --update" if flag == "--update" else f"Convert without {flag}"
     if not (directory / dataset_files.CONVERT_JSON).exists():
-        raise UserError(f"--update: there is no dataset in {directory} to update. Remove --update to create one.")
+        raise UserError(f"{flag}: there is no dataset in {address} to update. Remove {flag} to create one.")
     facts = dataset_files.read(directory)
     if facts["config"].get("adopted"):
         raise UserError(
-            f"--update: {directory} was adopted, not converted, so another tool wrote its records. Adopt them again"
+            f"{flag}: {address} was adopted, not converted, so another tool wrote its records. Adopt them again"
             " with python -m tfrecord_tools.adopt --overwrite."
         )
     if facts["config"].get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"--update: {directory} has format version {facts['config'].get('format_version')}, but this version of the"
-            f" tool writes format version {FORMAT_VERSION}. Convert again with --overwrite instead of --update."
+            f"{flag}: {address} has format version {facts['config'].get('format_version')}, but this version of the"
+            f" tool writes format version {FORMAT_VERSION}. {anew}."
         )
     table = index.read(directory / index.FILE_NAME, _COLUMNS)
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
-    files = {
+    shards = {
         (SPLITS.index(split), number): shard_name(facts["name"], split, number, entry["shards"])
         for split, entry in facts["splits"].items()
         for number in range(entry["shards"])
@@ -83,16 +133,16 @@ def read(directory: Path) -> Base:
     rows = _facts(table)
     relabeled = "relabelled" in facts and "decisions" not in facts
     previous = Previous(
-        directory=directory,
+        address=address,
         class_names=tuple(c["name"] for c in facts["classes"]),
         paths=table.column("path").to_pylist(),
         source_sha256=rows["source_sha256"],
         labels=table.column("label").to_numpy().astype(np.int32),
         splits=splits,
         shards=table.column("shard").to_numpy(),
-        files=files,
+        files=shards,
     )
-    return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"], relabeled)
+    return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"], relabeled, flag)
 
 
 def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:
@@ -117,8 +167,8 @@ def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ())
         given, old = getattr(config, field.name), settings[field.name]
         if given != old and (given != field.default or field.name in explicit):
             raise UserError(
-                f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now. Remove"
-                f" --{field.name}, or convert again with --overwrite."
+                f"{base.flag}: --{field.name} was {old!r} for {base.previous.address} and is {given!r} now. Remove"
+                f" --{field.name}, or {base.anew}."
             )
         inherited[field.name] = old
     if base.config["repair"] and config.on_bad_image == "skip":

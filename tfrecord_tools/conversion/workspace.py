@@ -1,6 +1,7 @@
 """The directory of an unfinished conversion, and the commit: the step that moves the result to `out`.
 
-The directory is next to `out` and has its name with the ending `.partial`:
+The directory is next to `out` and has its name with the ending `.partial`. `bucket_workspace` has the differences of a
+conversion into a bucket.
 
 out.partial/lock             held while a conversion runs
 out.partial/survey/*.npz     facts about the source files
@@ -8,6 +9,7 @@ out.partial/beam/            jobs and results while Beam is running (see `beam_e
 out.partial/plan.json        digest and config of the plan that is being written
 out.partial/data/            the dataset; becomes `out` in one rename
 out.partial/index/*.parquet  one file per complete shard
+out.partial/previous/        convert.json and records.parquet of a dataset in a bucket that is updated
 out.partial/commit.json      `data` is complete. If this file exists, every run first finishes the commit
 
 A later command reuses:
@@ -26,15 +28,22 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.dataset_files import CONVERT_JSON, partial_of
+from tfrecord_tools.layout import dataset_files
+from tfrecord_tools.layout.dataset_files import CONVERT_JSON, ConvertJson, partial_of
+
+if TYPE_CHECKING:
+    from tfrecord_tools.conversion.bucket_objects import BucketObjects
 
 _LOCK = "lock"
 _NAMES = files.lock_names(_LOCK) | frozenset(
-    {"survey", "beam", "plan.json", "plan.json.tmp", "data", "index", "commit.json", "commit.json.tmp", "old"}
+    {"survey", "beam", "plan.json", "plan.json.tmp", "data", "index", "previous", "commit.json"}
+    | {"commit.json.tmp", "old"}
 )
 
 
@@ -44,13 +53,35 @@ class Workspace:
 
     Attributes:
         out: The dataset's final directory.
+        flag: Name of the flag that chooses the place of the intermediate files.
+        bucket: The objects in the bucket that the dataset is written to. None: the dataset is written to `out`.
     """
 
     out: Path
+    flag: ClassVar[str] = "--out"
+
+    @property
+    def bucket(self) -> BucketObjects | None:
+        return None
 
     @property
     def root(self) -> Path:
         return partial_of(self.out)
+
+    @property
+    def shown(self) -> str:
+        """Name of the dataset's final place, for messages."""
+        return f"{self.out}/"
+
+    @property
+    def address(self) -> str:
+        """Directory or URL of the dataset's final place."""
+        return str(self.out)
+
+    @property
+    def shards(self) -> str:
+        """Directory or URL of the complete shards before the commit."""
+        return str(self.data)
 
     @property
     def data(self) -> Path:
@@ -76,25 +107,67 @@ class Workspace:
     def commit(self) -> Path:
         return self.root / "commit.json"
 
-    def start_writing(self, digest: str, config: Mapping[str, Any]) -> None:
+    def check_free(self, overwrite: bool, source: Callable[[], object] | None = None) -> None:
+        """Refuse a place for the dataset that is in use, see `check_out`."""
+        check_out(self.out, overwrite, source)
+
+    def check_apart(self, source: str) -> None:
+        """Refuse a place for the dataset inside the source, or a source inside that place.
+
+        Raises:
+            UserError: One of them is inside the other.
+        """
+        if not files.is_url(source):
+            check_apart(self.out, Path(source))
+
+    def check_settings(self, config: Mapping[str, Any]) -> None:
+        """Refuse settings with which no conversion can succeed, before the images are inspected."""
+
+    def check_sizes(self, shard_bytes: np.ndarray, records: int) -> None:
+        """Refuse files that are too large for the place of the dataset.
+
+        Args:
+            shard_bytes: i64[shards], the sizes of the shards in bytes.
+            records: The number of records.
+        """
+
+    def start_writing(self, digest: str, config: Mapping[str, Any], identity: str = "") -> None:
         """Prepare to write the shards of a plan, or to continue with them.
 
         Args:
             digest: The plan's digest.
             config: The plan's settings.
+            identity: A text that differs between two conversions that may write different bytes.
 
         Raises:
             UserError: The workspace holds shards of another plan. The message names the settings that differ.
         """
         if self.plan.exists():
             saved = json.loads(self.plan.read_text())
+            self._check_place(saved)
             if saved["digest"] != digest:
-                raise UserError(f"{self.root} holds an unfinished conversion of {_difference(saved['config'], config)}")
+                raise UserError(
+                    f"{self.root} holds an unfinished conversion of {difference(saved['config'], config)}"
+                )
         else:
             with files.atomic(self.plan) as file:
-                file.write(json.dumps({"digest": digest, "config": config}).encode())
+                place = {"bucket": self.bucket.url} if self.bucket else {}
+                file.write(json.dumps({"digest": digest, "config": config, **place}).encode())
         self.data.mkdir(exist_ok=True)
         self.index.mkdir(exist_ok=True)
+
+    def _check_place(self, saved: Mapping[str, Any]) -> None:
+        """Refuse the work of a conversion to another place: the complete shards are there."""
+        place = saved.get("bucket")
+        if place != (self.bucket and self.bucket.url):
+            raise UserError(
+                f"{self.root} holds an unfinished conversion into {place or 'a directory on this machine'}. Finish that"
+                f" conversion first, delete {self.root}, or choose another {self.flag}."
+            )
+
+    def result(self) -> ConvertJson:
+        """Return the content of `convert.json` of the dataset in its final place."""
+        return dataset_files.read(self.out)
 
     def commit_data(self, request: Mapping[str, Any]) -> None:
         """Move the complete `data` to `out`. If the move is interrupted, the next run finishes it.
@@ -120,6 +193,7 @@ class Workspace:
         if not self.commit.exists():
             return None
         commit: dict[str, Any] = json.loads(self.commit.read_text())
+        self._check_place(commit)
         if _inode(self.data) == commit["inode"]:
             self._move_data(commit["replaces"])
         is_done = _inode(self.out) == commit["inode"]  # False if somebody has moved the result away.
@@ -149,26 +223,29 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def open_workspace(out: Path) -> Iterator[Workspace]:
-    """Lock the workspace of `out`, and remove it at the end if it is empty.
+def open_workspace(workspace: Workspace) -> Iterator[None]:
+    """Lock a workspace, and remove it at the end if it is empty.
 
     Raises:
         UserError: The workspace cannot be created, is in use, or is a directory of something else.
     """
-    workspace = Workspace(out)
+    choose = f"Choose another {workspace.flag}."
     try:
         workspace.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{workspace.root}: cannot be created: {error.strerror}. Choose another --out.") from error
-    _check_ours(workspace.root)
+        raise UserError(f"{workspace.root}: cannot be created: {error.strerror}. {choose}") from error
+    _check_ours(workspace.root, workspace.flag)
 
     def in_use() -> bool:
         return not set(os.listdir(workspace.root)) <= files.lock_names(_LOCK)
 
-    message = f"{out}: another conversion is writing this directory. Wait until it ends, or choose another --out."
+    message = (
+        f"{workspace.root if workspace.bucket else workspace.out}: another conversion is writing this directory. Wait"
+        f" until it ends, or choose another {workspace.flag}."
+    )
     try:
         with files.lock(workspace.root / _LOCK, message, keep=in_use):
-            yield workspace
+            yield
     finally:
         with contextlib.suppress(OSError):  # The directory is not empty, or another process waits for the lock.
             workspace.root.rmdir()
@@ -186,7 +263,8 @@ def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
         UserError: `check` raised it, or there is an unfinished conversion into `out`.
     """
     check()
-    with open_workspace(out) as workspace:
+    workspace = Workspace(out)
+    with open_workspace(workspace):
         workspace.finish_commit()
         check()  # Again, because another process or `finish_commit` may have created `out`.
         if workspace.survey.exists():
@@ -210,18 +288,18 @@ def _inode(path: Path) -> int | None:
     return path.stat().st_ino if path.exists() else None
 
 
-def _check_ours(root: Path) -> None:
+def _check_ours(root: Path, flag: str) -> None:
     """Refuse a directory with files of another origin, because a conversion removes all files in it."""
     names = set(os.listdir(root))
     unknown = sorted(names - _NAMES if _LOCK in names else names)
     if unknown:
         raise UserError(
             f"{root}: the conversion needs this directory, but it contains {unknown[0]}, which this tool did not write."
-            " Move this file to another place, or choose another --out."
+            f" Move this file to another place, or choose another {flag}."
         )
 
 
-def check_apart(out: Path, source: Path) -> None:
+def check_apart(out: Path, source: Path, flag: str = "--out") -> None:
     """Refuse an output directory inside the source, or a source inside the output directory.
 
     Raises:
@@ -230,12 +308,12 @@ def check_apart(out: Path, source: Path) -> None:
     real_out, real_source = out.resolve(), source.resolve()
     if real_out == real_source or real_source in real_out.parents:
         raise UserError(
-            f"--out={out}: is inside --src={source}, so the files of the dataset would be treated as images. Choose a"
+            f"{flag}={out}: is inside --src={source}, so the files of the dataset would be treated as images. Choose a"
             " directory outside --src."
         )
     if real_out in real_source.parents:
         raise UserError(
-            f"--out={out}: contains --src={source}, so the images would be replaced too. Choose another --out."
+            f"{flag}={out}: contains --src={source}, so the images would be replaced too. Choose another {flag}."
         )
 
 
@@ -273,13 +351,18 @@ def _problem_with(out: Path, overwrite: bool) -> str | None:
     return None
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Return the part of a message that names what differs (settings or files) and what to do."""
-    differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
-    if not differing:
+    changes = changed_settings(old, new)
+    if not changes:
         return "other files: files in --src have changed since it started. Pass --restart to start again."
-    changes = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)
     return (
         f"another command: {changes}. Run the old command again to finish that conversion, or pass --restart to"
         " discard the finished part."
     )
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return the part of a message that names the settings that differ; "" if none does."""
+    differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
+    return ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)

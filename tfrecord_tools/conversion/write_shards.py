@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from tfrecord_tools.base import files
+from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.conversion import bucket_objects
 from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.conversion.survey import TYPES, Facts, change_names
@@ -34,8 +36,8 @@ class ShardJob:
         config: How images are stored.
         shard_path: The shard to write.
         index_path: The part of the index to write.
-        link: An existing file with exactly these records. It is linked instead of written again. None: the records are
-            written.
+        link: Path or URL of an existing shard with exactly these records. It is linked or copied instead of written
+            again. None: the records are written.
         shard: The shard's split, number and rows.
         files: The n source files of the shard's records.
         rows: The rows of the records in the plan.
@@ -45,7 +47,7 @@ class ShardJob:
     config: ImageConfig
     shard_path: Path
     index_path: Path
-    link: Path | None
+    link: str | None
     shard: Shard
     files: Files
     rows: Rows
@@ -60,7 +62,7 @@ def shard_job(
     config: ImageConfig,
     shard_path: Path,
     index_path: Path,
-    previous: Path | None = None,
+    previous: StrPath | None = None,
 ) -> ShardJob:
     """Return the job that writes a shard.
 
@@ -72,14 +74,14 @@ def shard_job(
         config: How images are stored.
         shard_path: The shard file to write.
         index_path: The part of the index to write.
-        previous: Directory of the dataset that is updated. None: a new dataset is created.
+        previous: Directory or URL of the dataset that is updated. None: a new dataset is created.
     """
     rows = plan.rows.take(slice(shard.start, shard.stop))
     return ShardJob(
         config=preparation.config_of(config),
         shard_path=shard_path,
         index_path=index_path,
-        link=previous / shard.link if previous is not None and shard.link else None,
+        link=f"{os.fspath(previous)}/{shard.link}" if previous is not None and shard.link else None,
         shard=shard,
         files=sources.files(rows.numbers),
         rows=rows,
@@ -98,18 +100,40 @@ def write_shard(job: ShardJob) -> int:
         UserError: A source file has changed since its inspection, or can no longer be read.
         OSError: The shard cannot be written, for example because the disk is full.
     """
-    if job.link is not None:
-        files.link(job.link, job.shard_path, os.link)
-    else:
-        with files.atomic(job.shard_path) as file:
-            for i, image in _images(job):
-                example = schema.example_parts(image, job.files.paths[i], int(job.rows.labels[i]))
-                file.writelines(schema.frame_parts(example))
+    make_shard(job)
+    return complete_shard(job)
+
+
+def complete_shard(job: ShardJob) -> int:
+    """Write the part of the index of a shard that is in its place. Return the number of records."""
     framed = job.rows.frame_bytes
-    if job.shard_path.stat().st_size != framed.sum():
-        raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
     index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
     return len(job.rows)
+
+
+def make_shard(job: ShardJob) -> None:
+    """Write the shard, or link or copy the existing shard with the same records."""
+    if job.link is None:
+        with files.atomic(job.shard_path) as file:
+            for i, image in _images(job):
+                file.writelines(frame_parts(job, i, image))
+    elif files.is_url(job.link):
+        bucket_objects.fetch(job.link, job.shard_path)
+    else:
+        files.link(Path(job.link), job.shard_path, os.link)
+    check_size(job, job.shard_path.stat().st_size)
+
+
+def frame_parts(job: ShardJob, number: int, image: bytes) -> tuple[bytes, ...]:
+    """Return the bytes of a record in the shard, in parts."""
+    example = schema.example_parts(image, job.files.paths[number], int(job.rows.labels[number]))
+    return schema.frame_parts(example)
+
+
+def check_size(job: ShardJob, size: int) -> None:
+    """Check that a shard has as many bytes as the plan says."""
+    if size != job.rows.frame_bytes.sum():
+        raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
 
 
 def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:

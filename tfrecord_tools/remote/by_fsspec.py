@@ -66,8 +66,13 @@ class FsspecStore:
 
         return self._call(path, write)
 
-    def copy(self, source: str, destination: str) -> None:
-        self._call(source, lambda system, root: system.cp_file(f"{root}/{source}", f"{root}/{destination}"))
+    def copy(self, source: str, destination: str, create: bool = False) -> None:
+        def write(system: Any, root: str) -> None:
+            if create:
+                raise NotImplementedError("copies would replace an object")
+            system.cp_file(f"{root}/{source}", f"{root}/{destination}")
+
+        self._call(source, write)
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(Missing):

@@ -88,12 +88,13 @@ class ObjectStore:
             pages = obstore.list(client, prefix or None)
             return [_object(found["path"], found) for page in pages for found in page]
 
+        if not self._directory.is_dir():  # A bucket has no directories that could be missing.
+            return iter(())
         return iter(sorted(self._call(prefix, read), key=lambda found: found.path))
 
     def put(self, path: str, data: bytes | Path, create: bool = False) -> Object:
         size = data.stat().st_size if isinstance(data, Path) else len(data)
-        if self.url.startswith("file://"):
-            Path(urllib.parse.unquote(self.url.removeprefix("file://"))).mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
 
         def write(obstore: Any, client: Any) -> Object:
             done = obstore.put(
@@ -108,12 +109,24 @@ class ObjectStore:
 
         return self._call(path, write)
 
-    def copy(self, source: str, destination: str) -> None:
-        self._call(source, lambda obstore, client: obstore.copy(client, source, destination))
+    def copy(self, source: str, destination: str, create: bool = False) -> None:
+        def write(obstore: Any, client: Any) -> None:
+            obstore.copy(client, source, destination, overwrite=not create)
+
+        try:
+            self._call(source, write)
+        except Exists as error:
+            raise Exists(_exists(f"{self.url}/{destination}")) from error
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(Missing):
             self._call(path, lambda obstore, client: obstore.delete(client, path))
+
+    @property
+    def _directory(self) -> Path:
+        """The directory of a URL file://. For other URLs, a directory that exists."""
+        is_file = self.url.startswith("file://")
+        return Path(urllib.parse.unquote(self.url.removeprefix("file://")) if is_file else os.sep)
 
     def _call(self, path: str, operation: Callable[[Any, Any], Result]) -> Result:
         """Run an operation, again after errors that can pass; explain other errors.
@@ -159,7 +172,7 @@ class ObjectStore:
         if kind in ("PermissionDeniedError", "UnauthenticatedError") or "redentials" in text or "169.254." in text:
             return Denied(f"{url}: access is denied ({_shown(error)}). {_credentials(url)}")
         if kind == "AlreadyExistsError":
-            return Exists(f"{url}: exists already. Choose another name, or delete the object.")
+            return Exists(_exists(url))
         if kind in ("PreconditionError", "NotModifiedError"):
             return self._changed(path)
         if kind != "GenericError" or any(status in text for status in _FINAL):
@@ -174,6 +187,10 @@ class ObjectStore:
             f"{self.url}/{path}: was changed since it was opened. Records of the old and the new file would be mixed."
             " Open the dataset again: run the same command again."
         )
+
+
+def _exists(url: str) -> str:
+    return f"{url}: exists already. Choose another name, or delete the object."
 
 
 def _environment() -> frozenset[tuple[str, str]]:
@@ -227,7 +244,8 @@ def _client(url: str, patience: Patience, *key: object) -> tuple[Any, Any]:
         },
     }
     if url.partition("://")[0].lower() in _S3:
-        options |= _s3(url)
+        # S3 copies only in parts under the condition that the copy does not exist.
+        options |= {"copy_if_not_exists": "multipart"} | _s3(url)
     try:
         return obstore, stores.from_url(url, **options)
     except UserError:

@@ -48,8 +48,8 @@ class ForkSafe:
         written: Object = self._call("put", path, data, create)
         return written
 
-    def copy(self, source: str, destination: str) -> None:
-        self._call("copy", source, destination)
+    def copy(self, source: str, destination: str, create: bool = False) -> None:
+        self._call("copy", source, destination, create)
 
     def delete(self, path: str) -> None:
         self._call("delete", path)

@@ -19,7 +19,7 @@ class Missing(UserError):
 
 
 class Exists(UserError):
-    """An object with this name exists already, and `put(create=True)` did not change it."""
+    """An object with this name exists already. `put` or `copy` with `create=True` did not change it."""
 
 
 class Changed(UserError):
@@ -129,8 +129,17 @@ class Store(Protocol):
             Exists: `create` is True, and the object exists.
         """
 
-    def copy(self, source: str, destination: str) -> None:
-        """Copy an object within the store, without sending its bytes here. An existing object is replaced."""
+    def copy(self, source: str, destination: str, create: bool = False) -> None:
+        """Copy an object within the store, without sending its bytes here.
+
+        Args:
+            source: Path of the object below the URL.
+            destination: Path of the copy below the URL.
+            create: Do not replace an object. If several writers try, exactly one succeeds.
+
+        Raises:
+            Exists: `create` is True, and the destination exists.
+        """
 
     def delete(self, path: str) -> None:
         """Delete an object. It is not an error if the object does not exist."""

@@ -1,0 +1,293 @@
+"""A conversion into a bucket: what is on this machine, the claim, and the commit.
+
+The workspace is as in `workspace`, in a directory on this machine, with these differences:
+
+WORK_DIR/data/               files next to the shards. Each shard is uploaded by its worker and deleted at once
+WORK_DIR/index/*.json        size and version of each uploaded shard, as the store reported them
+WORK_DIR/index/*.parquet     one file per uploaded shard
+
+The first object in the bucket is the claim. It names the conversion that may write there, and a conversion that would
+write other bytes stops. The last object is `convert.json`: it makes a dataset of the objects. It is created after a
+listing has shown that all other objects are there. After that, the claim is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfrecord_tools.base import files, words
+from tfrecord_tools.conversion.bucket_objects import LARGEST, BucketObjects
+from tfrecord_tools.conversion.workspace import Workspace, changed_settings, check_apart
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.dataset_files import CONVERT_JSON, ConvertJson
+from tfrecord_tools.remote.interface import SHORT, Exists, Missing, Object, Store
+from tfrecord_tools.remote.store import CREATING, open_store
+
+CLAIM = "convert.claim.json"
+_INDEX_BYTES = 250  # More than the bytes of a record in records.parquet.
+_BY_TRANSFER = "Convert into a local directory, then copy it: python -m tfrecord_tools.transfer DIRECTORY"
+
+
+def check_url(url: str) -> None:
+    """Check that a dataset can be written to a URL. No request is sent.
+
+    Raises:
+        UserError: The URL has no last part, or the store cannot create objects under a condition.
+    """
+    scheme = url.partition("://")[0].lower()
+    if scheme not in CREATING:
+        raise UserError(
+            f"--out={url}: a store {scheme}:// cannot create objects under the condition that they do not exist, so two"
+            " conversions could mix their objects. Allowed are s3://, gs://, az:// and file://."
+            f" {_BY_TRANSFER} {url}"
+        )
+    if not name_of(url):
+        raise UserError(f"--out={url}: has no name of a bucket. Pass a URL such as s3://bucket/pets.")
+
+
+def name_of(url: str) -> str:
+    """Return the last part of a URL."""
+    return urllib.parse.unquote(url.partition("://")[2].rstrip("/").rpartition("/")[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketWorkspace(Workspace):
+    """The workspace of a conversion into a bucket.
+
+    Attributes:
+        out: The directory of the intermediate files on this machine.
+        url: URL of the dataset.
+        log: Called with each line for the user.
+    """
+
+    url: str
+    log: Callable[[str], object] = dataclasses.field(default=print, compare=False)
+    flag: ClassVar[str] = "--work_dir"
+
+    @property
+    def bucket(self) -> BucketObjects:
+        return BucketObjects(self.url)
+
+    @property
+    def root(self) -> Path:
+        return self.out
+
+    @property
+    def shown(self) -> str:
+        return self.url
+
+    @property
+    def address(self) -> str:
+        return self.url
+
+    @property
+    def shards(self) -> str:
+        return self.url
+
+    def check_free(self, overwrite: bool, source: Callable[[], object] | None = None) -> None:
+        """Refuse a place in the bucket with a dataset, or with objects that no conversion has claimed.
+
+        Args:
+            overwrite: Not used: a dataset in a bucket is never replaced.
+            source: As in `workspace.check_out`.
+
+        Raises:
+            UserError: The place is refused, or the bucket cannot be read.
+        """
+        problem = self._problem([found.path for found in open_store(self.url, SHORT).list()])
+        if problem and source:
+            source()
+        if problem:
+            raise UserError(problem)
+
+    def check_apart(self, source: str) -> None:
+        if not files.is_url(source):
+            check_apart(self.root, Path(source), self.flag)
+            if self.url.startswith("file://"):
+                check_apart(Path(urllib.parse.unquote(self.url.removeprefix("file://"))), Path(source))
+        elif f"{self.url}/".startswith(f"{source.rstrip('/')}/"):
+            raise UserError(
+                f"--out={self.url}: is inside --src={source}, so the files of the dataset would be treated as images."
+                " Choose a URL outside --src."
+            )
+
+    def check_settings(self, config: Mapping[str, Any]) -> None:
+        claim = self._claimed(open_store(self.url, SHORT))
+        if claim is not None and (changes := changed_settings(claim["config"], config)):
+            raise UserError(self._taken(claim, changes))
+
+    def check_sizes(self, shard_bytes: np.ndarray, records: int) -> None:
+        if (largest := int(shard_bytes.max(initial=0))) > LARGEST:
+            raise UserError(
+                f"--out={self.url}: a shard would have {words.size(largest)}, but an object in a bucket may have only"
+                f" {words.size(LARGEST)} if it must not replace another one. Pass a smaller --shard_bytes, or more"
+                " --shards."
+            )
+        if records > LARGEST // _INDEX_BYTES:
+            raise UserError(
+                f"--out={self.url}: the index of {records:,} records would be too large for an object that must not"
+                f" replace another one. {LARGEST // _INDEX_BYTES:,} records are allowed. {_BY_TRANSFER} {self.url}"
+            )
+
+    def start_writing(self, digest: str, config: Mapping[str, Any], identity: str = "") -> None:
+        super().start_writing(digest, config)
+        if self._claim(hashlib.sha256(identity.encode()).hexdigest(), {k: v for k, v in config.items() if k != "src"}):
+            # Nothing is in the bucket, so what earlier runs have uploaded is gone.
+            shutil.rmtree(self.index)
+            self.index.mkdir()
+
+    def result(self) -> ConvertJson:
+        contents: ConvertJson = json.loads(bytes(self.bucket.store.get(CONVERT_JSON)))
+        return contents
+
+    def commit_data(self, request: Mapping[str, Any]) -> None:
+        """Upload the files in `data`, and make a dataset of the objects in the bucket.
+
+        Args:
+            request: The settings of this run. `finish_commit` returns them.
+        """
+        with files.atomic(self.commit) as file:
+            file.write(json.dumps({"bucket": self.url, "request": request}).encode())
+        self.finish_commit()
+
+    def finish_commit(self) -> dict[str, Any] | None:
+        """Finish an interrupted commit, if there is one.
+
+        Returns:
+            The `request` of that commit. None: there was no commit.
+
+        Raises:
+            UserError: An object is missing, or has other content than this conversion has written.
+        """
+        if not self.commit.exists():
+            return None
+        commit: dict[str, Any] = json.loads(self.commit.read_text())
+        self._check_place(commit)
+        names = sorted(path.name for path in self.data.iterdir() if path.name != CONVERT_JSON)
+        self._check_all([*self._uploaded(), *(self.bucket.put(name, self.data / name) for name in names)])
+        self.bucket.put(CONVERT_JSON, self.data / CONVERT_JSON)
+        self.bucket.store.delete(CLAIM)
+        self.clear()
+        request: dict[str, Any] = commit["request"]
+        return request
+
+    def _problem(self, names: list[str]) -> str | None:
+        if CONVERT_JSON in names:
+            return (
+                f"--out={self.url}: the dataset exists. A dataset in a bucket is never replaced, because others may"
+                " read it. Choose another --out, or delete all objects there first."
+            )
+        if names and CLAIM not in names:
+            return (
+                f"--out={self.url}: contains {names[0]}, and is not a dataset of this tool. Nothing was changed. Choose"
+                " another --out."
+            )
+        return None
+
+    def _claimed(self, store: Store) -> dict[str, Any] | None:
+        """Return the claim in the bucket; None if there is none."""
+        try:
+            data = bytes(store.get(CLAIM))
+        except Missing:
+            return None
+        try:
+            claim: dict[str, Any] = json.loads(data)
+            _began(claim), claim["identity"], claim["config"], claim["id"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.url}/{CLAIM}: is damaged ({error!r}). Choose another --out, or delete all objects below"
+                f" {self.url}."
+            ) from error
+        return claim
+
+    def _claim(self, identity: str, config: Mapping[str, Any]) -> bool:
+        """Claim the place in the bucket for this conversion, or join the conversion that has claimed it.
+
+        Returns:
+            Whether the claim is new. False: a conversion of the same dataset began earlier, or writes now.
+
+        Raises:
+            UserError: Another conversion has claimed the place, or the place is refused as in `check_free`.
+        """
+        store = self.bucket.store
+        claim = {
+            "identity": identity,
+            "config": config,
+            "host": platform.node(),
+            "process": os.getpid(),
+            "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "id": uuid.uuid4().hex,
+        }
+        data = json.dumps(claim, indent=2).encode()
+        while True:
+            try:
+                store.put(CLAIM, data, create=True)
+            except Exists:
+                found = self._claimed(store)
+                if found is None:  # It was deleted just now, after a commit.
+                    continue
+                if found["identity"] != identity:
+                    raise UserError(self._taken(found, changed_settings(found["config"], config))) from None
+                if found["id"] != claim["id"]:  # An answer that was lost.
+                    self.log(f"{self.url}: continuing the conversion that began {_began(found)}")
+                    return False
+            self._check_claim(store, data)
+            return True
+
+    def _check_claim(self, store: Store, data: bytes) -> None:
+        """Raise UserError if the new claim does not help: there is a dataset, or the store replaces objects."""
+        problem = self._problem([found.path for found in store.list() if found.path in (CLAIM, CONVERT_JSON)])
+        with contextlib.suppress(Exists):
+            if problem is None:
+                store.put(CLAIM, data, create=True)
+                problem = (
+                    f"--out={self.url}: the store replaces objects although it is asked not to (If-None-Match: *), so"
+                    f" two conversions could mix their objects. {_BY_TRANSFER} {self.url}"
+                )
+        if problem:
+            store.delete(CLAIM)
+            raise UserError(problem)
+
+    def _taken(self, claim: Mapping[str, Any], changes: str) -> str:
+        """Return the message about the claim of another conversion; `changes` names the settings that differ."""
+        what = f"with other settings ({changes})" if changes else "of other files"
+        return (
+            f"--out={self.url}: another conversion {what} writes or wrote there. It began {_began(claim)}. Nothing"
+            " there was changed. Choose another --out. If the other conversion does not run any more, finish it with"
+            f" its own command, or delete all objects below {self.url}."
+        )
+
+    def _uploaded(self) -> Iterator[Object]:
+        for path in sorted(self.index.glob("*.json")):
+            yield Object(**json.loads(path.read_text()))
+
+    def _check_all(self, expected: list[Object]) -> None:
+        """Raise UserError if an object is missing in a listing, or is not the version that was written."""
+        listed = {found.path: found for found in self.bucket.store.list()}
+        for written in expected:
+            found = listed.get(written.path)
+            if found != written:
+                state = "is missing" if found is None else "was changed"
+                raise UserError(
+                    f"{self.url}/{written.path}: {state} after it was uploaded. Check that no other program writes or"
+                    f" deletes objects there. Then delete {self.root}, and run the same command again: objects that are"
+                    " right are kept."
+                )
+
+
+def _began(claim: Mapping[str, Any]) -> str:
+    return f"{claim['began']} on {claim['host']} (process {claim['process']})"
