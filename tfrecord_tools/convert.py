@@ -595,7 +595,7 @@ def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace, at_on
     needed = sum(sorted(sizes, reverse=True)[:at_once])
     free = shutil.disk_usage(workspace.root).free
     if needed > free:
-        place = f"{words.with_article(workspace.flag.strip('-'))}".split()[0] + f" {workspace.flag}"
+        place = "an --out" if workspace.bucket is None else "a --work_dir"
         raise UserError(
             f"{workspace.root}: {words.size(needed, 'MB')} of disk space are needed, and {words.size(free, 'MB')} are"
             f" free. Delete files that you do not need and run the same command again, or choose {place} on another"

@@ -21,6 +21,10 @@ class BadNetwork(http.server.ThreadingHTTPServer):
         fault: Function from the number of a request for a range, from 0, to the name of its fault, or "".
             busy: 503, try again. closed: no answer. cut: half of the answer. wrong: changed bytes. stalled: half of the
             answer, and then nothing for 3 seconds. down: as closed, for each request.
+        rule: Function from the method and the path of each request to the name of its fault, or "". Further faults are
+            lost: the server does what it is asked, and there is no answer. denied: 403, access denied. replaced: the
+            server does not see the condition that the object must not exist.
+        requests: Method, path and bytes of the body of each request so far.
         ranges: Number of requests for ranges so far.
         faults: Number of faults of each kind so far.
     """
@@ -32,6 +36,8 @@ class BadNetwork(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urllib.parse.urlsplit(upstream).netloc
         self.fault: Callable[[int], str] = lambda number: ""
+        self.rule: Callable[[str, str], str] = lambda method, path: ""
+        self.requests: list[tuple[str, str, int]] = []
         self.ranges = 0
         self.faults: collections.Counter[str] = collections.Counter()
         self.counting = threading.Lock()
@@ -66,24 +72,34 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def _forward(self) -> None:
-        fault = ""
-        if "Range" in self.headers:
-            with self.server.counting:
-                fault = self.server.fault(self.server.ranges)
-                self.server.ranges += 1
-                self.server.faults[fault] += 1
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with self.server.counting:
+            self.server.requests.append((self.command, self.path, len(body)))
+            fault = self.server.rule(self.command, self.path)
+            if "Range" in self.headers:
+                fault = fault or self.server.fault(self.server.ranges)
+                self.server.ranges += 1
+            if fault or "Range" in self.headers:
+                self.server.faults[fault] += 1
         if fault in ("closed", "down"):
             self.close_connection = True
             return
         if fault == "busy":
             self._send(503, {}, b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>")
             return
+        if fault == "denied":
+            self._send(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+            return
+        if fault == "replaced":
+            del self.headers["If-None-Match"]
         connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
         connection.request(self.command, self.path, body, dict(self.headers))
         answer = connection.getresponse()
         data = bytearray(answer.read())
         connection.close()
+        if fault == "lost":
+            self.close_connection = True
+            return
         if fault == "wrong" and data:
             for place in range(len(data) // 2, min(len(data), len(data) // 2 + 40)):
                 data[place] ^= 0x55

@@ -126,7 +126,7 @@ class BeamPool(workers.Pool):
                 return
             raise UserError(
                 f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. All workers"
-                " and this machine must be able to use the directory of --out under the same path."
+                " and this machine must be able to use this directory under the same path."
             )
         raise UserError(
             f"Beam's pipeline failed: {type(run.error).__name__}: {one_line(run.error, 'last')}. Fix the cause, then"

@@ -1,0 +1,718 @@
+"""Tests of conversions into a bucket: the same bytes as in a directory, kills, faults, and two conversions at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_network import BadNetwork
+from image_sources import REPOSITORY, contents, converted, draw, image, run, start, tree, with_splits
+from killed_runs import many_images
+from local_dask import until
+from s3_bucket import Bucket
+
+import tfrecord_tools
+from tfrecord_tools.base import workers
+from tfrecord_tools.conversion import bucket_objects, bucket_workspace, upload_shards
+from tfrecord_tools.conversion.bucket_workspace import CLAIM
+from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.dataset_files import CONVERT_JSON
+from tfrecord_tools.remote.by_obstore import ObjectStore
+from tfrecord_tools.remote.interface import Patience
+from tfrecord_tools.verify import VerifyConfig, verify
+
+MODULE = "tfrecord_tools.convert"
+TIMES = int(os.environ.get("TFRECORD_TOOLS_RACES", "4"))  # Races of each kind.
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with the images `pets`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tree(tmp_path / "pets", {"cats": 15, "dogs": 15})
+    return tmp_path
+
+
+def problems(url: str, place: Path) -> list[str]:
+    config = VerifyConfig(directory=url, cache_dir=str(place / "cache"), decode=False, workers=1)
+    return verify(config, log=lambda line: None)
+
+
+def lines_of(**settings: Any) -> list[str]:
+    """Convert `pets` in this process, and return the lines of the report."""
+    lines: list[str] = []
+    convert(ConvertConfig(**({"src": "pets", "workers": 1, "shards": 4} | settings)), lines.append)
+    return lines
+
+
+# --- The same bytes ------------------------------------------------------------------------------------------------
+
+
+def with_bad_files(place: Path) -> dict[str, Any]:
+    (place / "pets/cats/bad.jpg").write_bytes(b"<html>")
+    (place / "pets/cats/junk.jpg").write_bytes(b"junk" * 4 + image("junk"))
+    return {"on_bad_image": "repair", "max_bad": 0.2, "verify": "header"}
+
+
+def with_manifest(place: Path) -> dict[str, Any]:
+    rows = [f"{path.relative_to(place / 'pets')},{path.parent.name}" for path in sorted(place.glob("pets/*/*"))]
+    (place / "labels.csv").write_text("path,label\n" + "\n".join(rows[::2]) + "\n")
+    return {"manifest": "labels.csv", "validation_fraction": 0.3, "test_fraction": 0.2}
+
+
+def with_decisions(place: Path) -> dict[str, Any]:
+    shutil.copy(place / "pets/cats/000.jpg", place / "pets/cats/copy.jpg")
+    (place / "relabel.csv").write_text("path,label\ncats/001.jpg,dogs\n")
+    return {"relabel": "relabel.csv", "duplicates": "drop", "near_duplicates": "group"}
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda place: {},
+        lambda place: {"src": str(with_splits(place / "splits")), "shards": None},
+        lambda place: {"resize": 8, "resize_mode": "exact", "store": "jpeg", "quality": 80, "shards": 7},
+        lambda place: {"resize": 8, "resize_mode": "center_crop", "store": "raw"},
+        with_bad_files,
+        with_manifest,
+        with_decisions,
+    ],
+    ids=["folder", "splits", "resize", "raw", "bad files", "manifest", "decisions"],
+)
+def test_objects_are_the_files_of_a_local_conversion(
+    prepare: Callable[[Path], dict[str, Any]], bucket: Bucket, place: Path
+) -> None:
+    settings = prepare(place)
+    local = lines_of(out="local", **settings)
+    lines = lines_of(out=f"{bucket.url}/deep/pets/", **settings)
+    assert bucket.contents("deep/pets") == contents(place / "local")
+    shown = [line.replace("local/:", f"{bucket.url}/deep/pets:").rpartition(";")[0] for line in local]
+    assert [line.rpartition(";")[0] for line in lines] == shown
+    assert not (place / "pets.partial").exists()
+    assert problems(f"{bucket.url}/deep/pets", place) == []
+
+
+def test_python_returns_the_dataset_in_the_bucket(place: Path) -> None:
+    converted(place / "pets", place / "local", shards=4)
+    data = tfrecord_tools.convert(
+        src="pets", out=f"file://{place}/a%20bucket/pets", shards=4, work_dir=place / "work", log=lambda line: None
+    )
+    assert contents(place / "a bucket/pets") == contents(place / "local")
+    assert data.location == f"file://{place}/a%20bucket/pets"
+    assert sum(data.splits.values()) == 30
+    assert data.records("train")[0]["image"]
+    assert not (place / "work").exists()
+
+
+def test_the_command_runs_workers_and_its_dry_run_writes_nothing(bucket: Bucket, place: Path) -> None:
+    converted(place / "pets", place / "local", shards=4)
+    flags = ["--src=pets", f"--out={bucket.url}/pets", "--workers=2", "--shards=4"]
+    done = run(MODULE, *flags, "--dry_run", cwd=place)
+    assert (done.returncode, done.stderr, bucket.contents("pets")) == (0, "", {})
+    done = run(MODULE, *flags, cwd=place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith(f"{bucket.url}/pets: 30 records in 4 shards, ")
+    assert bucket.contents("pets") == contents(place / "local")
+    assert sorted(os.listdir(place)) == ["local", "pets"]
+
+
+def test_no_shard_stays_on_this_machine(bucket: Bucket, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    original = upload_shards.complete_shard
+
+    def complete(job: Any) -> int:
+        found.append(len(list(job.shard_path.parent.glob("*.tfrecord-*"))))
+        return original(job)
+
+    monkeypatch.setattr(upload_shards, "complete_shard", complete)
+    lines_of(out=f"{bucket.url}/pets", shards=10)
+    assert found == [0] * 10
+
+
+# --- Update --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["same store", "other store", "directory", "into a directory"])
+def test_update_equals_a_local_update(kind: str, bucket: Bucket, network: BadNetwork, place: Path) -> None:
+    settings = {"seed": 3, "shard_bytes": 4000, "shards": None}
+    lines_of(out="local", **settings)
+    shutil.copytree("local", "before")
+    url = f"file://{place}/other" if kind == "other store" else f"{bucket.url}/before"
+    lines_of(out=url, **settings)
+    draw(place / "pets/cats/new.jpg")
+    lines_of(out="local", update=True)
+    lines = lines_of(
+        out="updated" if kind == "into a directory" else f"{bucket.url}/after",
+        update_from="before" if kind == "directory" else url,
+        shards=None,
+    )
+    unchanged = len(list(place.glob("before/*.tfrecord-*")))
+    assert f"({unchanged:,} unchanged)" in lines[-1]
+    updated = contents(place / "updated") if kind == "into a directory" else bucket.contents("after")
+    assert updated == contents(place / "local")
+    uploads = [(path, size) for method, path, size in network.requests if method == "PUT" and "/after/" in path]
+    sent = {path.rpartition("/")[2]: size for path, size in uploads if ".tfrecord-" in path and "?" not in path}
+    if kind == "same store":  # The other shards are copied by the store: only their names are sent.
+        assert len(sent) == 1
+        assert sum(size for path, size in uploads if "uploadId" in path) == 0
+        assert sum("uploadId" in path for path, _ in uploads) == unchanged
+    elif kind != "into a directory":
+        assert len(sent) == unchanged + 1
+
+
+def test_update_without_changes_is_a_copy(bucket: Bucket, place: Path) -> None:
+    lines_of(out=f"{bucket.url}/before")
+    lines_of(out=f"{bucket.url}/after", update_from=f"{bucket.url}/before", shards=None)
+    assert bucket.contents("after") == bucket.contents("before")
+
+
+def test_dry_run_of_an_update(bucket: Bucket, place: Path) -> None:
+    lines_of(out=f"{bucket.url}/before", seed=5)
+    draw(place / "pets/cats/new.jpg")
+    lines = lines_of(out=f"{bucket.url}/after", update_from=f"{bucket.url}/before", shards=None, dry_run=True)
+    assert "31 images" in lines[0]
+    assert bucket.contents("after") == {}
+
+
+def test_update_keeps_decisions(bucket: Bucket, place: Path) -> None:
+    (place / "relabel.csv").write_text("path,label\ncats/001.jpg,dogs\n")
+    lines_of(out=f"{bucket.url}/before", relabel="relabel.csv")
+    draw(place / "pets/cats/new.jpg")
+    lines = lines_of(out=f"{bucket.url}/after", update_from=f"{bucket.url}/before", shards=None)
+    assert any(f"1 decision in {bucket.url}/before stay in effect" in line for line in lines)
+    after = json.loads(bucket.contents("after")[CONVERT_JSON])
+    assert [entry["label"] for entry in after["decisions"]] == ["dogs"]
+
+
+# --- Kills and faults ----------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """Ends a conversion, as a kill does."""
+
+
+class Operations:
+    """Counts the operations on stores, and ends the conversion before or after one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.done, self.last, self.after = 0, -1, False
+        for name in ("head", "get", "list", "put", "copy", "delete"):
+            monkeypatch.setattr(ObjectStore, name, self._counted(getattr(ObjectStore, name)))
+
+    def crash(self, last: int, after: bool) -> None:
+        self.done, self.last, self.after = 0, last, after
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            self.done += 1
+            if self.done == self.last and not self.after:
+                raise Crash
+            result = function(*args, **options)
+            if self.done == self.last:
+                raise Crash
+            return result
+
+        return counted
+
+
+@pytest.mark.parametrize("machine", ["same", "other"])
+@pytest.mark.parametrize("updates", [False, True])
+def test_a_conversion_continues_after_an_end_at_any_operation(
+    machine: str, updates: bool, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines_of(out="local", shards=3)
+    lines_of(out=f"file://{place}/before", shards=3)
+    if updates:
+        draw(place / "pets/cats/new.jpg")
+        lines_of(out="local", update=True, shards=None)
+    expected = contents(place / "local")
+    operations = Operations(monkeypatch)
+    ended = 0
+    for last in range(1, 100):
+        out = place / f"bucket/{last}"
+        for after in (False, True):
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree("work", ignore_errors=True)
+            settings: dict[str, Any] = {"out": f"file://{out}", "work_dir": "work", "shards": 3}
+            if updates:
+                settings |= {"update_from": f"file://{place}/before", "shards": None}
+            operations.crash(last, after)
+            try:
+                lines_of(**settings)
+            except Crash:
+                ended += 1
+            else:
+                continue
+            found = {name: data for name, data in contents(out).items() if name != CLAIM} if out.exists() else {}
+            assert found == expected or (CONVERT_JSON not in found and found.items() <= expected.items())
+            operations.crash(-1, False)
+            if machine == "other":
+                shutil.rmtree("work", ignore_errors=True)
+            if machine == "other" and CONVERT_JSON in found:
+                with pytest.raises(UserError, match="the dataset exists"):
+                    lines_of(**settings)
+                (out / CLAIM).unlink(missing_ok=True)
+            else:
+                lines_of(**settings)
+            assert contents(out) == expected
+            assert not Path("work").exists()
+        if operations.done < last:
+            break
+    assert ended > 20
+
+
+def test_killed_conversions_continue(bucket: Bucket, network: BadNetwork, tmp_path: Path) -> None:
+    many_images(tmp_path, files=2000)
+    expected = contents(tmp_path / "local")
+    flags = ["--src=pets", f"--out={bucket.url}/pets", "--shards=40", "--workers=2"]
+    for machine in ("one", "one", "two"):
+        count = len(bucket.contents("pets"))
+        with start(MODULE, *flags, f"--work_dir={machine}", cwd=tmp_path) as process:
+            until(lambda count=count: process.poll() is not None or len(bucket.contents("pets")) > count + 5)
+            process.kill()
+        assert CONVERT_JSON not in bucket.contents("pets")
+    kept = {name for name in bucket.contents("pets") if ".tfrecord-" in name}
+    assert len(kept) > 15
+    network.requests.clear()
+    done = run(MODULE, *flags, "--work_dir=three", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing the conversion that began" in done.stdout
+    assert bucket.contents("pets") == expected
+    sent = {path.rpartition("/")[2] for method, path, _ in network.requests if method == "PUT"}
+    assert not sent & kept  # Shards that are there are read and compared.
+
+
+@pytest.mark.parametrize(
+    "name", [CLAIM, "pets-train.tfrecord-00001-of-00003", "records.parquet", CONVERT_JSON, "copied shard"]
+)
+def test_a_write_without_an_answer_counts(name: str, bucket: Bucket, network: BadNetwork, place: Path) -> None:
+    lines_of(out="local")
+    lines_of(out=f"{bucket.url}/before")
+    lost = set()
+
+    def rule(method: str, path: str) -> str:
+        is_it = method == "POST" and "uploadId" in path if name == "copied shard" else method == "PUT" and name in path
+        if is_it and path not in lost:
+            lost.add(path)
+            return "lost"
+        return ""
+
+    network.rule = rule
+    lines_of(out=f"{bucket.url}/pets", shards=None, update_from=f"{bucket.url}/before") if name == "copied shard" else (
+        lines_of(out=f"{bucket.url}/pets")
+    )
+    assert lost
+    assert bucket.contents("pets") == contents(place / "local")
+
+
+@pytest.mark.parametrize("fault", ["busy", "closed", "lost", "cut"])
+def test_each_tenth_request_fails(fault: str, bucket: Bucket, network: BadNetwork, place: Path) -> None:
+    lines_of(out="local", shards=12)
+    network.rule = lambda method, path: fault if len(network.requests) % 10 == 0 else ""
+    lines_of(out=f"{bucket.url}/pets", shards=12)
+    assert network.faults[fault] > 3
+    assert bucket.contents("pets") == contents(place / "local")
+
+
+# --- Other conversions and other objects ---------------------------------------------------------------------------
+
+WORKER = """
+import json, sys, time
+from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.errors import UserError
+for line in sys.stdin:
+    settings = json.loads(line)
+    time.sleep(settings.pop("delay"))
+    try:
+        convert(ConvertConfig(**settings), lambda line: None)
+        print("finished", flush=True)
+    except UserError as error:
+        print(json.dumps(str(error)), flush=True)
+"""
+
+
+@pytest.fixture
+def pair(bucket: Bucket, place: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes that convert when they read settings."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    pair = [subprocess.Popen([sys.executable, "-c", WORKER], cwd=place, env=environment, **pipes) for _ in "ab"]
+    yield pair
+    for process in pair:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+def race(pair: list[subprocess.Popen[str]], settings: list[dict[str, Any]]) -> list[str]:
+    """Start two conversions together. Return their outcomes."""
+    for process, given in zip(pair, settings):
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"src": "pets", "workers": 1, "shards": 6} | given) + "\n")
+        process.stdin.flush()
+    return [process.stdout.readline().strip() for process in pair if process.stdout is not None]
+
+
+def delays(number: int) -> list[float]:
+    """Return how long both conversions wait. In a third of the races, both begin at once; a conversion takes 0.5 s."""
+    late = random.Random(number)
+    return [late.uniform(0, 0.6) if number % 3 == which else 0.0 for which in (1, 2)]
+
+
+def test_of_two_conversions_with_different_settings_one_finishes(
+    bucket: Bucket, pair: list[subprocess.Popen[str]], place: Path
+) -> None:
+    settings = [{"seed": 0}, {"seed": 1, "shards": 5}]
+    for number, one in enumerate(settings):
+        lines_of(out=f"local{number}", **({"shards": 6} | one))
+    messages = []
+    for number in range(TIMES):
+        url = f"{bucket.url}/{number}/pets"
+        given = [
+            one | {"out": url, "work_dir": f"work/{number}/{which}", "delay": delay}
+            for which, (one, delay) in enumerate(zip(settings, delays(number)))
+        ]
+        outcomes = race(pair, given)
+        assert outcomes.count("finished") == 1, outcomes
+        winner = outcomes.index("finished")
+        assert bucket.contents(f"{number}/pets") == contents(place / f"local{winner}")
+        assert problems(url, place) == []
+        message = json.loads(outcomes[1 - winner])
+        taken = f"--out={url}: another conversion with other settings ("
+        assert message.startswith((taken, f"--out={url}: the dataset exists. "))
+        messages.append(message)
+    assert any("Choose another --out. If the other conversion does not run any more" in text for text in messages)
+
+
+def test_two_conversions_with_equal_settings_write_one_dataset(
+    bucket: Bucket, pair: list[subprocess.Popen[str]], place: Path
+) -> None:
+    lines_of(out="local", shards=6)
+    for number in range(TIMES):
+        url = f"{bucket.url}/{number}/pets"
+        outcomes = race(
+            pair,
+            [
+                {"out": url, "work_dir": f"work/{number}/{which}", "delay": delay}
+                for which, delay in enumerate(delays(number))
+            ],
+        )
+        assert "finished" in outcomes
+        late = [json.loads(outcome) for outcome in outcomes if outcome != "finished"]
+        assert all(message.startswith(f"--out={url}: the dataset exists. ") for message in late)
+        assert bucket.contents(f"{number}/pets") == contents(place / "local")
+        assert problems(url, place) == []
+
+
+def claimed(place: Path, url: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    """Begin a conversion, and end it when it has written a shard."""
+
+    def stop(bucket: object, job: object) -> int:
+        upload(bucket, job)
+        raise Crash
+
+    upload: Any = upload_shards.upload_shard
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr("tfrecord_tools.convert.upload_shard", stop)
+        lines_of(out=url, **settings)
+
+
+def test_an_unfinished_conversion_with_other_settings_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"file://{place}/there"
+    claimed(place, url, monkeypatch, work_dir="first")
+    before = contents(place / "there")
+    assert len(before) == 2
+    message = (
+        rf"^--out={url}: another conversion with other settings \(seed was 0 and is 7\) writes or wrote there\. It began"
+        r" 2\d\d\d-\S+ on .+ \(process \d+\)\. Nothing there was changed\. Choose another --out\. If the other"
+        rf" conversion does not run any more, finish it with its own command, or delete all objects below {url}\.$"
+    )
+    with pytest.raises(UserError, match=message):
+        lines_of(out=url, work_dir="second", seed=7)
+    draw(place / "pets/cats/new.jpg")
+    with pytest.raises(UserError, match=rf"^--out={url}: another conversion of other files writes or wrote there\. It"):
+        lines_of(out=url, work_dir="second")
+    assert contents(place / "there") == before
+
+
+def test_the_workspace_of_another_place_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed(place, f"file://{place}/a/out", monkeypatch)
+    message = (
+        rf"out\.partial holds an unfinished conversion into file://{place}/a/out\. Finish that conversion first, delete"
+        r" \S*out\.partial, or choose another "
+    )
+    with pytest.raises(UserError, match=message + "--work_dir"):
+        lines_of(out=f"file://{place}/b/out")
+    with pytest.raises(UserError, match=message + "--out"):
+        lines_of(out="out")
+
+
+def in_the_way(place: Path, name: str, data: bytes) -> str:
+    (place / "there").mkdir(exist_ok=True)
+    (place / "there" / name).write_bytes(data)
+    return f"file://{place}/there"
+
+
+def test_an_object_of_somebody_else_is_not_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"file://{place}/there"
+    for name, data in (("pets-train.tfrecord-00000-of-00003", b"mine"), ("features.json", b"{}")):
+        shutil.rmtree("there", ignore_errors=True)
+        shutil.rmtree("work", ignore_errors=True)
+        original = bucket_workspace.BucketWorkspace._claim
+
+        def claim(*arguments: Any, name: str = name, data: bytes = data) -> bool:
+            new = original(*arguments)
+            in_the_way(place, name, data)  # After the look into the bucket.
+            return new
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bucket_workspace.BucketWorkspace, "_claim", claim)
+            message = (
+                rf"^{url}/{name}: exists already, with other content than this conversion writes\. Another conversion"
+                r" writes or wrote there\. Nothing there was changed\. Choose another --out, or delete all objects below"
+                rf" {url} if nobody needs them\."
+            )
+            with pytest.raises(UserError, match=message):
+                lines_of(out=url, work_dir="work")
+        assert (place / "there" / name).read_bytes() == data
+        assert not (place / "there" / CONVERT_JSON).exists()
+
+
+@pytest.mark.parametrize("change", [b"", b"other", None], ids=["empty", "changed", "deleted"])
+def test_an_object_that_is_lost_before_the_end_is_found(
+    change: bytes | None, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, victim = f"file://{place}/there", place / "there/pets-train.tfrecord-00001-of-00003"
+    original = bucket_objects.BucketObjects.put
+
+    def put(self: Any, name: str, data: Any) -> Any:
+        if name == "records.parquet":
+            victim.unlink()
+            if change is not None:
+                victim.write_bytes(change)
+        return original(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket_objects.BucketObjects, "put", put)
+        state = "is missing" if change is None else "was changed"
+        with pytest.raises(UserError, match=rf"/{victim.name}: {state} after it was uploaded\. Check that .* work"):
+            lines_of(out=url, work_dir="work")
+    assert not (place / "there" / CONVERT_JSON).exists()
+    victim.unlink(missing_ok=True)
+    shutil.rmtree("work")
+    lines_of(out=url, work_dir="work")
+    lines_of(out="local")
+    assert contents(place / "there") == contents(place / "local")
+
+
+def test_shards_that_are_there_are_compared_without_the_source(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"file://{place}/there"
+    claimed(place, url, monkeypatch, work_dir="first")
+    (shard,) = place.glob("there/*.tfrecord-*")
+    monkeypatch.setattr(upload_shards, "_READ_BYTES", 300)
+    lines_of(out=url, work_dir="second", max_bad=0.01)
+    lines_of(out="local", max_bad=0.01)
+    assert contents(place / "there") == contents(place / "local")
+    # Each changed byte is found.
+    data = shard.read_bytes()
+    shutil.rmtree("there")
+    claimed(place, url, monkeypatch, work_dir="third")
+    for position in (0, 9, 30, len(data) // 2, len(data) - 2):
+        changed = bytearray(data)
+        changed[position] ^= 1
+        shard.write_bytes(changed)
+        with pytest.raises(UserError, match=rf"{shard.name}: exists already, with other content"):
+            lines_of(out=url, work_dir="fourth", max_bad=0.01)
+
+
+# --- Refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"out": "hf://datasets/a/b"},
+            r"^--out=hf://datasets/a/b: a store hf:// cannot create objects under the condition that they do not exist,"
+            r" so two conversions could mix their objects\. Allowed are s3://, gs://, az:// and file://\. Convert into a"
+            r" local directory, then copy it: python -m tfrecord_tools\.transfer DIRECTORY hf://datasets/a/b$",
+        ),
+        ({"out": "memory://x"}, r"^--out=memory://x: a store memory:// cannot"),
+        ({"out": "s3://"}, r"^--out=s3://: has no name of a bucket\. Pass a URL such as s3://bucket/pets\.$"),
+        (
+            {"out": "s3://b/p", "overwrite": True},
+            r"^--out=s3://b/p: a dataset in a bucket is never replaced, because others may read it\. Choose another --out"
+            r" and remove --overwrite, or delete all objects there with a tool for the bucket\.$",
+        ),
+        (
+            {"out": "s3://b/p", "update": True},
+            r"^--out=s3://b/p: a dataset in a bucket is never changed, because others may read it\. To write the updated"
+            r" dataset to another place, replace --update by --update_from=s3://b/p, and choose another --out\.$",
+        ),
+        (
+            {"out": "s3://b/p", "work_dir": "s3://b/w"},
+            r"^--work_dir=s3://b/w: must be a directory on this machine\.$",
+        ),
+        (
+            {"out": "out", "work_dir": "w"},
+            r"^--work_dir=w: only a conversion into a bucket uses it\. The unfinished files of a conversion into a"
+            r" directory are next to --out=out\. Remove --work_dir\.$",
+        ),
+        (
+            {"update_from": "a", "overwrite": True},
+            r"^--update_from=a: cannot be combined with --overwrite, because it writes a new dataset\. Remove one of",
+        ),
+        ({"update_from": "a", "update": True}, r"^--update_from=a: cannot be combined with --update, because"),
+        (
+            {"update_from": "s3://b/p/", "out": "s3://b/p"},
+            r"^--update_from=s3://b/p/: is also --out\. Choose another --out, or use --update to change the dataset in a"
+            r" directory\.$",
+        ),
+    ],
+)
+def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ConvertConfig(src="pets", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"src": "s3://b/p", "out": "s3://b/p/x"}, r"^--out=s3://b/p/x: is inside --src=s3://b/p, so the files of"),
+        ({"src": "s3://b/p", "out": "s3://b/p"}, r"^--out=s3://b/p: is inside --src=s3://b/p, so the files of"),
+        ({"out": "file://{place}/pets/x"}, r"^--out=.*/pets/x: is inside --src=pets, so the files of the dataset"),
+        ({"out": "s3://b/p", "work_dir": "pets/w"}, r"^--work_dir=pets/w: is inside --src=pets, so the files of the"),
+    ],
+)
+def test_places_inside_each_other_are_refused(settings: dict[str, Any], message: str, place: Path) -> None:
+    settings["out"] = settings["out"].format(place=place)
+    with pytest.raises(UserError, match=message):
+        lines_of(**settings)
+
+
+def test_a_dataset_and_other_objects_are_refused_before_the_images_are_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines_of(out=f"file://{place}/there")
+    before = contents(place / "there")
+    monkeypatch.setattr("tfrecord_tools.convert.scan", lambda config: pytest.fail("The source was read."))
+    message = (
+        r"there: the dataset exists\. A dataset in a bucket is never replaced, because others may read it\. Choose"
+        r" another --out, or delete all objects there first\.$"
+    )
+    with pytest.raises(UserError, match=message):
+        lines_of(out=f"file://{place}/there")
+    assert contents(place / "there") == before
+    (place / "there" / CONVERT_JSON).unlink()
+    message = r"there: contains card\.html, and is not a dataset of this tool\. Nothing was changed\. Choose another --"
+    with pytest.raises(UserError, match=message):
+        lines_of(out=f"file://{place}/there")
+    assert not (place / "there.partial").exists()
+    with pytest.raises(UserError, match=r"no-images"):  # A mistyped --src comes first.
+        lines_of(src="no-images", out=f"file://{place}/there")
+
+
+@pytest.mark.parametrize("limit", [600, None])
+def test_too_large_objects_are_refused(limit: int | None, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket_workspace, "LARGEST", limit or 7000)
+    message = (
+        r"there: a shard would have [\d.]+ k?B, but an object in a bucket may have only 600 B if it must not replace"
+        r" another one\. Pass a smaller --shard_bytes, or more --shards\."
+        if limit
+        else r"there: the index of 30 records would be too large for an object that must not replace another one\. 28"
+        r" records are allowed\. Convert into a local directory, then copy it: python -m tfrecord_tools\.transfer DIR"
+    )
+    with pytest.raises(UserError, match=message):
+        lines_of(out=f"file://{place}/there", shards=2 if limit else 30)
+    assert not (place / "there").exists()
+
+
+def test_a_full_disk_is_found_before_anything_is_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = sum(path.stat().st_size for path in place.glob("pets/*/*")) // 2
+    usage = type("Usage", (), {"free": free})()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    lines_of(out=f"file://{place}/there", shards=10)  # One shard at a time fits.
+    message = r"there2\.partial: .* are free\. Delete files .* again, or choose a --work_dir on another disk\."
+    with pytest.raises(UserError, match=message):
+        lines_of(out=f"file://{place}/there2", shards=2)
+
+
+IMPATIENT = Patience(connect=1, stall=1, retry=0.5)
+
+
+@pytest.mark.parametrize(
+    ("environment", "rule", "message"),
+    [
+        (
+            {},
+            lambda method, path: "denied" * (method == "PUT"),
+            r"convert\.claim\.json: access is denied \(AccessDenied: Access Denied\)\. Set AWS_ACCESS_KEY_ID and",
+        ),
+        (
+            {},
+            lambda method, path: "replaced",
+            r"^--out=\S+/pets: the store replaces objects although it is asked not to \(If-None-Match: \*\), so two"
+            r" conversions could mix their objects\. Convert into a local directory, then copy it: python -m tfrecord_to",
+        ),
+        ({"AWS_ACCESS_KEY_ID": ""}, None, r"pets: no credentials were found\. Set AWS_ACCESS_KEY_ID and AWS_SECRET"),
+        ({}, lambda method, path: "closed", r"/pets: the store cannot be reached, or it answered with errors for 0 s\."),
+    ],
+    ids=["denied", "no condition", "no credentials", "unreachable"],
+)
+def test_errors_of_the_store(
+    environment: dict[str, str],
+    rule: Callable[[str, str], str] | None,
+    message: str,
+    bucket: Bucket,
+    network: BadNetwork,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setattr(bucket_workspace, "SHORT", IMPATIENT)
+    monkeypatch.setattr(bucket_objects, "PATIENCE", IMPATIENT)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if rule is not None:
+        network.rule = rule
+    with pytest.raises(UserError, match=message):
+        lines_of(out=f"{bucket.url}/pets")
+    monkeypatch.undo()
+    assert bucket.contents("pets") == {}
+
+
+@pytest.mark.usefixtures("s3_server")
+def test_a_missing_bucket_is_named(place: Path) -> None:
+    with pytest.raises(UserError, match=r"^s3://no-such-bucket/pets: the bucket does not exist\. Check the URL\.$"):
+        lines_of(out="s3://no-such-bucket/pets")
+    with pytest.raises(UserError, match=r"^--update_from=s3://no-such-bucket/a: there is no dataset\. Pass the URL of"):
+        lines_of(out="new", update_from="s3://no-such-bucket/a")
+    with pytest.raises(UserError, match=r"^--update_from: there is no dataset in nothing to update\. Remove --update_f"):
+        lines_of(out="new", update_from="nothing")
+    lines_of(out="old", seed=1)
+    message = r"^--update_from: --seed was 1 for old and is 2 now\. Remove --seed, or convert without --update_from\."
+    with pytest.raises(UserError, match=message):
+        lines_of(out="new", update_from="old", seed=2, shards=None)
+
+
+def test_workers_are_not_forked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads of obstore would not exist in a forked process."""
+    given: list[bool] = []
+    original = workers.pool
+    monkeypatch.setattr(workers, "pool", lambda count, threads=False: (given.append(threads), original(count))[1])
+    for settings in ({"out": "local"}, {"out": f"file://{place}/there"}):
+        lines_of(**settings)
+    lines_of(out="new", update_from=f"file://{place}/there", shards=None)
+    assert given == [False, True, True]
