@@ -395,7 +395,8 @@ class _Conversion:
         settings = {"src": _canonical(self._config.src)} | plan.config
         shard_bytes = np.array([_bytes(plan, shard) for shard in plan.shards])
         workspace.check_sizes(shard_bytes, len(plan.rows))
-        workspace.start_writing(plan.digest, settings, self._identity(plan, shard_bytes))
+        claim = {"settings": self._config.output_settings(), "identity": self._identity(plan, shard_bytes)}
+        workspace.start_writing(plan.digest, settings, claim)
         with contextlib.closing(self._write(plan, sources, facts, workspace)) as parts:
             index.join_parts(parts, workspace.data / index.FILE_NAME)
         self._describe(plan, sources, facts, workspace)
@@ -415,7 +416,7 @@ class _Conversion:
             [self._config.verify, self._config.near_distance],
             [[shard.file_name(plan.name), shard.start, size] for shard, size in zip(plan.shards, shard_bytes.tolist())],
         )
-        return json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _is_copy(self, shard: Shard, name: str) -> bool:
         """Return whether a shard of a local dataset was copied into another one."""

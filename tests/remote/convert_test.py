@@ -153,7 +153,7 @@ def test_update_equals_a_local_update(kind: str, bucket: Bucket, network: BadNet
     url = f"file://{place}/other" if kind == "other store" else f"{bucket.url}/before"
     lines_of(out=url, **settings)
     draw(place / "pets/cats/new.jpg")
-    lines_of(out="local", update=True)
+    lines_of(out="local", update=True, shards=None)
     lines = lines_of(
         out="updated" if kind == "into a directory" else f"{bucket.url}/after",
         update_from="before" if kind == "directory" else url,

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -125,9 +124,9 @@ class BucketWorkspace(Workspace):
                 " Choose a URL outside --src."
             )
 
-    def check_settings(self, config: Mapping[str, Any]) -> None:
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
         claim = self._claimed(open_store(self.url, SHORT))
-        if claim is not None and (changes := changed_settings(claim["config"], config)):
+        if claim is not None and (changes := changed_settings(claim["settings"], settings)):
             raise UserError(self._taken(claim, changes))
 
     def check_sizes(self, shard_bytes: np.ndarray, records: int) -> None:
@@ -143,9 +142,9 @@ class BucketWorkspace(Workspace):
                 f" replace another one. {LARGEST // _INDEX_BYTES:,} records are allowed. {_BY_TRANSFER} {self.url}"
             )
 
-    def start_writing(self, digest: str, config: Mapping[str, Any], identity: str = "") -> None:
+    def start_writing(self, digest: str, config: Mapping[str, Any], claim: Mapping[str, Any] = {}) -> None:
         super().start_writing(digest, config)
-        if self._claim(hashlib.sha256(identity.encode()).hexdigest(), {k: v for k, v in config.items() if k != "src"}):
+        if self._claim(claim):
             # Nothing is in the bucket, so what earlier runs have uploaded is gone.
             shutil.rmtree(self.index)
             self.index.mkdir()
@@ -206,7 +205,7 @@ class BucketWorkspace(Workspace):
             return None
         try:
             claim: dict[str, Any] = json.loads(data)
-            _began(claim), claim["identity"], claim["config"], claim["id"]
+            _began(claim), claim["identity"], claim["settings"], claim["id"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.url}/{CLAIM}: is damaged ({error!r}). Choose another --out, or delete all objects below"
@@ -214,8 +213,11 @@ class BucketWorkspace(Workspace):
             ) from error
         return claim
 
-    def _claim(self, identity: str, config: Mapping[str, Any]) -> bool:
+    def _claim(self, given: Mapping[str, Any]) -> bool:
         """Claim the place in the bucket for this conversion, or join the conversion that has claimed it.
+
+        Args:
+            given: As in `start_writing`.
 
         Returns:
             Whether the claim is new. False: a conversion of the same dataset began earlier, or writes now.
@@ -225,8 +227,7 @@ class BucketWorkspace(Workspace):
         """
         store = self.bucket.store
         claim = {
-            "identity": identity,
-            "config": config,
+            **given,
             "host": platform.node(),
             "process": os.getpid(),
             "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -240,8 +241,9 @@ class BucketWorkspace(Workspace):
                 found = self._claimed(store)
                 if found is None:  # It was deleted just now, after a commit.
                     continue
-                if found["identity"] != identity:
-                    raise UserError(self._taken(found, changed_settings(found["config"], config))) from None
+                if found["identity"] != claim["identity"]:
+                    changes = changed_settings(found["settings"], claim["settings"])
+                    raise UserError(self._taken(found, changes)) from None
                 if found["id"] != claim["id"]:  # An answer that was lost.
                     self.log(f"{self.url}: continuing the conversion that began {_began(found)}")
                     return False

@@ -120,7 +120,7 @@ class Workspace:
         if not files.is_url(source):
             check_apart(self.out, Path(source))
 
-    def check_settings(self, config: Mapping[str, Any]) -> None:
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Refuse settings with which no conversion can succeed, before the images are inspected."""
 
     def check_sizes(self, shard_bytes: np.ndarray, records: int) -> None:
@@ -131,13 +131,14 @@ class Workspace:
             records: The number of records.
         """
 
-    def start_writing(self, digest: str, config: Mapping[str, Any], identity: str = "") -> None:
+    def start_writing(self, digest: str, config: Mapping[str, Any], claim: Mapping[str, Any] = {}) -> None:
         """Prepare to write the shards of a plan, or to continue with them.
 
         Args:
             digest: The plan's digest.
             config: The plan's settings.
-            identity: A text that differs between two conversions that may write different bytes.
+            claim: What the claim in a bucket says: "settings", as in `check_settings`, and "identity", a text that
+                differs between two conversions that may write different bytes.
 
         Raises:
             UserError: The workspace holds shards of another plan. The message names the settings that differ.
