@@ -591,7 +591,7 @@ def _check_raw(plan: Plan, sources: Sources, facts: Facts, config: ConvertConfig
 
 
 def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace, at_once: int | None) -> None:
-    """Raise UserError if the disk is too small. `at_once`: shards on the disk at the same time; None: all shards."""
+    """Raise UserError if the disk is too small for `at_once` of the missing shards. None: for all of them."""
     sizes = [_bytes(plan, plan.shards[number]) for number in missing if not plan.shards[number].link]
     needed = sum(sorted(sizes, reverse=True)[:at_once])
     free = shutil.disk_usage(workspace.root).free

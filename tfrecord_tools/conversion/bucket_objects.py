@@ -134,7 +134,7 @@ def fetch(url: str, path: Path) -> None:
     """Copy an object to a file, which appears when it is complete.
 
     Raises:
-        UserError: The object does not exist, cannot be read, or is replaced meanwhile.
+        UserError: The object does not exist, cannot be read, or is replaced during the copy.
     """
     directory, _, name = url.rpartition("/")
     objects = BucketObjects(directory)

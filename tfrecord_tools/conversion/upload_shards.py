@@ -1,4 +1,7 @@
-"""Write the shards of a plan into a bucket. Each shard is an independent job that can be repeated safely."""
+"""Write the shards of a plan into a bucket.
+
+Each shard is an independent job that can be repeated safely.
+"""
 
 from __future__ import annotations
 

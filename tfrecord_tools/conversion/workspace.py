@@ -137,7 +137,7 @@ class Workspace:
         Args:
             digest: The plan's digest.
             config: The plan's settings.
-            claim: What the claim in a bucket says: "settings", as in `check_settings`, and "identity", a text that
+            claim: Content of the claim in a bucket: "settings", as in `check_settings`, and "identity", a text that
                 differs between two conversions that may write different bytes.
 
         Raises:
