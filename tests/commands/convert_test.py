@@ -704,7 +704,7 @@ def test_interrupt_and_a_second_conversion_at_the_same_time(
         os.killpg(process.pid, 0)  # All workers have ended.
     known = sum(len(np.load(path)["table"]) for path in saved.glob("*.npz"))
     assert known >= 256
-    with workspace.open_workspace(tmp_path / "out"):  # The lock is free again.
+    with workspace.open_workspace(workspace.Workspace(tmp_path / "out")):  # The lock is free again.
         pass
 
 

@@ -82,12 +82,12 @@ def complete(out: Path) -> Workspace:
 
 
 def commit(out: Path) -> None:
-    with open_workspace(out) as workspace:
+    with open_workspace(Workspace(out)) as workspace:
         workspace.commit_data(REQUEST)
 
 
 def finish(out: Path) -> dict[str, Any] | None:
-    with open_workspace(out) as workspace:
+    with open_workspace(Workspace(out)) as workspace:
         return workspace.finish_commit()
 
 
@@ -207,20 +207,20 @@ def test_moved_result_is_not_replaced_by_the_old_dataset(tmp_path: Path) -> None
 
 
 def test_only_an_empty_workspace_is_removed(tmp_path: Path) -> None:
-    with open_workspace(tmp_path / "new" / "out"):
+    with open_workspace(Workspace(tmp_path / "new" / "out")):
         assert os.listdir(tmp_path / "new") == ["out.partial"]
     assert os.listdir(tmp_path / "new") == []
-    with open_workspace(tmp_path / "out") as workspace:
+    with open_workspace(Workspace(tmp_path / "out")) as workspace:
         workspace.start_writing("digest", {})
     assert sorted(os.listdir(tmp_path / "out.partial")) == ["data", "index", "lock", "plan.json"]
 
 
 def test_two_conversions_at_a_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
-    with open_workspace(tmp_path / "out") as workspace:
+    with open_workspace(Workspace(tmp_path / "out")) as workspace:
         workspace.start_writing("digest", {})
         message = r"out: another conversion is writing this directory\. Wait until it ends, or choose another --out\."
-        with pytest.raises(UserError, match=message), open_workspace(tmp_path / "out"):
+        with pytest.raises(UserError, match=message), open_workspace(Workspace(tmp_path / "out")):
             pass
     assert workspace.plan.exists()
 
@@ -234,7 +234,7 @@ def test_directory_with_other_files_is_refused(tmp_path: Path, names: list[str])
         rf"out\.partial: .* it contains {foreign}, which this tool did not write\."
         rf" Move this file to another place, or choose another --out"
     )
-    with pytest.raises(UserError, match=message), open_workspace(tmp_path / "out"):
+    with pytest.raises(UserError, match=message), open_workspace(Workspace(tmp_path / "out")):
         pass
     assert contents(tmp_path / "out.partial") == dict.fromkeys(names, b"precious")
 
@@ -242,7 +242,7 @@ def test_directory_with_other_files_is_refused(tmp_path: Path, names: list[str])
 def test_directory_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = r"file/out\.partial: cannot be created: Not a directory\. Choose another --out\."
-    with pytest.raises(UserError, match=message), open_workspace(tmp_path / "file" / "out"):
+    with pytest.raises(UserError, match=message), open_workspace(Workspace(tmp_path / "file" / "out")):
         pass
 
 
@@ -396,7 +396,7 @@ def test_fresh_output_after_a_kill(tmp_path: Path) -> None:
 
 
 def test_fresh_output_is_refused_during_a_conversion(tmp_path: Path) -> None:
-    with open_workspace(tmp_path / "out") as workspace:
+    with open_workspace(Workspace(tmp_path / "out")) as workspace:
         workspace.survey.mkdir()
         (workspace.survey / "0.npz").write_bytes(b"hours of work")
     with pytest.raises(

@@ -680,6 +680,16 @@ CONVERT = [
         },
     ),
     Run(
+        name="into a bucket",
+        before=grown,
+        flags={
+            "--src=pets": is_there("bucket/made/convert.json"),
+            "--out=file://PLACE/bucket/made": lambda e: len(records(e, "bucket/made")) == 21,
+            "--update_from=out": says(" unchanged)"),
+            "--work_dir=late/work": is_there("late"),
+        },
+    ),
+    Run(
         name="anew",
         before=begun,
         flags={

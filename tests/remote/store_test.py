@@ -22,6 +22,7 @@ from tfrecord_tools.remote.store import (
     Patience,
     Store,
     Unreachable,
+    open_common,
     open_store,
 )
 
@@ -89,6 +90,41 @@ def test_of_several_writers_one_creates(store: Store) -> None:
     assert set(refused) == {f"{store.url}/marker: exists already. Choose another name, or delete the object."}
     if not store.url.startswith("memory:"):  # fsspec's memory looks first, and then writes.
         assert outcomes == [bytes(store.get("marker")).decode()]
+
+
+def test_of_several_copies_one_is_created(store: Store) -> None:
+    store.put("a", b"1234")
+    if store.url.startswith("memory:"):
+        with pytest.raises(
+            UserError, match=r"/a: fsspec cannot do this with a store of this kind \(copies would replace"
+        ):
+            store.copy("a", "b", create=True)
+        return
+    store.copy("a", "b", create=True)
+    for source in ("a", "b"):
+        with pytest.raises(Exists, match=r"/b: exists already\. Choose another name, or delete the object\.$"):
+            store.copy(source, "b", create=True)
+    store.put("a", b"5678")
+    store.copy("a", "b")
+    assert bytes(store.get("b")) == b"5678"
+
+
+def test_a_common_store_of_two_urls(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put("pets/a", b"1234")
+    (tmp_path / "my pets").mkdir()
+    (tmp_path / "my pets/a").write_bytes(b"1234")
+    for one, other in [
+        (f"{bucket.url}/pets", f"{bucket.url}/x/y"),
+        (f"file://{tmp_path}/my%20pets", f"file://{tmp_path}/x"),
+    ]:
+        common = open_common(one, other, SHORT)
+        assert common is not None
+        store, first, second = common
+        store.copy(f"{first}/a", f"{second}/b", create=True)
+        assert bytes(open_store(other).get("b")) == b"1234"
+    assert open_common(bucket.url, f"file://{tmp_path}") is None
+    assert open_common(bucket.url, "s3://other/x") is None
+    assert open_common("memory://a", "memory://a") is None  # It has no copies under a condition.
 
 
 def test_a_store_is_pickled(store: Store) -> None:

@@ -44,12 +44,6 @@ def pets(tmp_path: Path) -> Path:
 # --- Errors -----------------------------------------------------------------------------------------------
 
 
-def test_url_as_out_is_refused_with_a_remedy() -> None:
-    message = r"--out=s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
-    with pytest.raises(UserError, match=message):
-        ConvertConfig(src="pets", out="s3://b/out")
-
-
 def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(UserError, match=r"s3://b/x: a package is missing .*: pip install 'tfrecord-tools\[s3\]'$"):

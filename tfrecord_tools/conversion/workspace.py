@@ -147,9 +147,7 @@ class Workspace:
             saved = json.loads(self.plan.read_text())
             self._check_place(saved)
             if saved["digest"] != digest:
-                raise UserError(
-                    f"{self.root} holds an unfinished conversion of {difference(saved['config'], config)}"
-                )
+                raise UserError(f"{self.root} holds an unfinished conversion of {difference(saved['config'], config)}")
         else:
             with files.atomic(self.plan) as file:
                 place = {"bucket": self.bucket.url} if self.bucket else {}
@@ -224,7 +222,7 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def open_workspace(workspace: Workspace) -> Iterator[None]:
+def open_workspace(workspace: Workspace) -> Iterator[Workspace]:
     """Lock a workspace, and remove it at the end if it is empty.
 
     Raises:
@@ -246,7 +244,7 @@ def open_workspace(workspace: Workspace) -> Iterator[None]:
     )
     try:
         with files.lock(workspace.root / _LOCK, message, keep=in_use):
-            yield
+            yield workspace
     finally:
         with contextlib.suppress(OSError):  # The directory is not empty, or another process waits for the lock.
             workspace.root.rmdir()
@@ -264,8 +262,7 @@ def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
         UserError: `check` raised it, or there is an unfinished conversion into `out`.
     """
     check()
-    workspace = Workspace(out)
-    with open_workspace(workspace):
+    with open_workspace(Workspace(out)) as workspace:
         workspace.finish_commit()
         check()  # Again, because another process or `finish_commit` may have created `out`.
         if workspace.survey.exists():

@@ -146,7 +146,8 @@ class ObjectStore:
                     raise final from error
                 if attempts.are_over:
                     raise Unreachable(
-                        f"{self.url}/{path}".rstrip("/") + ": the store cannot be reached, or it answered with errors for"
+                        f"{self.url}/{path}".rstrip("/")
+                        + ": the store cannot be reached, or it answered with errors for"
                         f" {self._patience.retry:.0f} s. The last error: {_shown(error)}. Check the URL and the"
                         " connection, and run the same command again. For an S3 server that is not Amazon's, set"
                         " AWS_ENDPOINT_URL."
