@@ -161,7 +161,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         for name in (name for name in ("update", "overwrite") if getattr(self, name)):
             raise UserError(
                 f"--update_from={self.update_from}: cannot be combined with --{name}, because it writes a new dataset."
-                f" Remove one of the two flags."
+                " Remove one of the two flags."
             )
         if _canonical(self.update_from) == _canonical(self.out):
             raise UserError(
@@ -451,7 +451,7 @@ class _Conversion:
             _check_raw(plan, sources, facts, config)
         for line in _class_table(plan, sources, facts):
             self._log(line)
-        for text in made.notes(self._previous):
+        for text in made.notes(self._previous, base.anew if base and config.update_from else ""):
             self._log(f"  note: {text}")
         return plan, sources, facts
 
@@ -651,8 +651,8 @@ def define_flags() -> None:
     usage.define_path(
         "out",
         default["out"],
-        "Directory to write, or its URL in a bucket, such as s3://bucket/pets. A dataset in a bucket is never changed or"
-        " replaced later.",
+        "Directory to write, or its URL in a bucket, such as s3://bucket/pets. A dataset in a bucket is never changed"
+        " or replaced later.",
     )
     usage.define_path(
         "work_dir",

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from tfrecord_tools.base import command, files, words
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.layout.dataset_files import CONVERT_JSON
+from tfrecord_tools.layout.dataset_files import CLAIM, CONVERT_JSON
 from tfrecord_tools.sources import object_store
 from tfrecord_tools.sources.base import is_litter
 
@@ -202,7 +202,7 @@ def _directory(name: str) -> _Directory:
 
 
 def _transfer(source: _Directory, destination: _Directory) -> Transferred:
-    sizes = {name: size for name, size in source.sizes().items() if "/" not in name}
+    sizes = {name: size for name, size in source.sizes().items() if "/" not in name and name != CLAIM}
     if CONVERT_JSON not in sizes:
         raise UserError(
             f"{source.shown}: is not a dataset (it has no {CONVERT_JSON}). Pass a directory that convert or adopt has"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -265,10 +266,14 @@ def _write(
 
 
 def _apply_command(data: Dataset) -> str:
-    """Return the command that writes the dataset again with decisions. All records stay in their splits."""
+    """Return the command that writes the dataset again with decisions. All records stay in their splits.
+
+    A dataset in a bucket is never changed, so a new one is written.
+    """
     if dataset_files.read(data.directory)["config"].get("adopted"):
         return "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
-    return "python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
+    update = "--update" if data.bucket is None else f"--update_from={shlex.quote(data.location)} --out=NEW"
+    return f"python -m tfrecord_tools.convert YOUR_FLAGS {update} --decisions=decisions.csv"
 
 
 def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit) -> AuditJson:
@@ -309,7 +314,7 @@ def _next_steps(out: Path, page: Path, command_line: str) -> Iterator[str]:
     yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
     yield (
         f"next: open {page} in a browser, decide what to do with the images, and download decisions.csv. Then repeat"
-        f" the command that wrote the dataset, with two more flags: {command_line}"
+        f" the command that wrote the dataset, with more flags: {command_line}"
     )
 
 

@@ -23,10 +23,9 @@ from s3_bucket import Bucket
 import tfrecord_tools
 from tfrecord_tools.base import workers
 from tfrecord_tools.conversion import bucket_objects, bucket_workspace, upload_shards
-from tfrecord_tools.conversion.bucket_workspace import CLAIM
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.dataset_files import CONVERT_JSON
+from tfrecord_tools.layout.dataset_files import CLAIM, CONVERT_JSON
 from tfrecord_tools.remote.by_obstore import ObjectStore
 from tfrecord_tools.remote.interface import Patience
 from tfrecord_tools.verify import VerifyConfig, verify
@@ -428,9 +427,10 @@ def claimed(place: Path, url: str, monkeypatch: pytest.MonkeyPatch, **settings: 
         raise Crash
 
     upload: Any = upload_shards.upload_shard
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr("tfrecord_tools.convert.upload_shard", stop)
-        lines_of(out=url, **settings)
+        with pytest.raises(Crash):
+            lines_of(out=url, **settings)
 
 
 def test_an_unfinished_conversion_with_other_settings_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,8 +439,8 @@ def test_an_unfinished_conversion_with_other_settings_is_named(place: Path, monk
     before = contents(place / "there")
     assert len(before) == 2
     message = (
-        rf"^--out={url}: another conversion with other settings \(seed was 0 and is 7\) writes or wrote there\. It began"
-        r" 2\d\d\d-\S+ on .+ \(process \d+\)\. Nothing there was changed\. Choose another --out\. If the other"
+        rf"^--out={url}: another conversion with other settings \(seed was 0 and is 7\) writes or wrote there\. It"
+        r" began 2\d\d\d-\S+ on .+ \(process \d+\)\. Nothing there was changed\. Choose another --out\. If the other"
         rf" conversion does not run any more, finish it with its own command, or delete all objects below {url}\.$"
     )
     with pytest.raises(UserError, match=message):
@@ -470,11 +470,10 @@ def in_the_way(place: Path, name: str, data: bytes) -> str:
 
 
 def test_an_object_of_somebody_else_is_not_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"file://{place}/there"
+    url, original = f"file://{place}/there", bucket_workspace.BucketWorkspace._claim
     for name, data in (("pets-train.tfrecord-00000-of-00003", b"mine"), ("features.json", b"{}")):
         shutil.rmtree("there", ignore_errors=True)
         shutil.rmtree("work", ignore_errors=True)
-        original = bucket_workspace.BucketWorkspace._claim
 
         def claim(*arguments: Any, name: str = name, data: bytes = data) -> bool:
             new = original(*arguments)
@@ -485,8 +484,8 @@ def test_an_object_of_somebody_else_is_not_replaced(place: Path, monkeypatch: py
             patch.setattr(bucket_workspace.BucketWorkspace, "_claim", claim)
             message = (
                 rf"^{url}/{name}: exists already, with other content than this conversion writes\. Another conversion"
-                r" writes or wrote there\. Nothing there was changed\. Choose another --out, or delete all objects below"
-                rf" {url} if nobody needs them\."
+                r" writes or wrote there\. Nothing there was changed\. Choose another --out, or delete all objects"
+                rf" below {url} if nobody needs them\."
             )
             with pytest.raises(UserError, match=message):
                 lines_of(out=url, work_dir="work")
@@ -550,20 +549,20 @@ def test_shards_that_are_there_are_compared_without_the_source(place: Path, monk
         (
             {"out": "hf://datasets/a/b"},
             r"^--out=hf://datasets/a/b: a store hf:// cannot create objects under the condition that they do not exist,"
-            r" so two conversions could mix their objects\. Allowed are s3://, gs://, az:// and file://\. Convert into a"
-            r" local directory, then copy it: python -m tfrecord_tools\.transfer DIRECTORY hf://datasets/a/b$",
+            r" so two conversions could mix their objects\. Allowed are s3://, gs://, az:// and file://\. Convert into"
+            r" a local directory, then copy it: python -m tfrecord_tools\.transfer DIRECTORY hf://datasets/a/b$",
         ),
         ({"out": "memory://x"}, r"^--out=memory://x: a store memory:// cannot"),
         ({"out": "s3://"}, r"^--out=s3://: has no name of a bucket\. Pass a URL such as s3://bucket/pets\.$"),
         (
             {"out": "s3://b/p", "overwrite": True},
-            r"^--out=s3://b/p: a dataset in a bucket is never replaced, because others may read it\. Choose another --out"
-            r" and remove --overwrite, or delete all objects there with a tool for the bucket\.$",
+            r"^--out=s3://b/p: a dataset in a bucket is never replaced, because others may read it\. Choose another"
+            r" --out and remove --overwrite, or delete all objects there with a tool for the bucket\.$",
         ),
         (
             {"out": "s3://b/p", "update": True},
-            r"^--out=s3://b/p: a dataset in a bucket is never changed, because others may read it\. To write the updated"
-            r" dataset to another place, replace --update by --update_from=s3://b/p, and choose another --out\.$",
+            r"^--out=s3://b/p: a dataset in a bucket is never changed, because others may read it\. To write the"
+            r" updated dataset to another place, replace --update by --update_from=s3://b/p, and choose another --out\.$",
         ),
         (
             {"out": "s3://b/p", "work_dir": "s3://b/w"},
@@ -581,8 +580,8 @@ def test_shards_that_are_there_are_compared_without_the_source(place: Path, monk
         ({"update_from": "a", "update": True}, r"^--update_from=a: cannot be combined with --update, because"),
         (
             {"update_from": "s3://b/p/", "out": "s3://b/p"},
-            r"^--update_from=s3://b/p/: is also --out\. Choose another --out, or use --update to change the dataset in a"
-            r" directory\.$",
+            r"^--update_from=s3://b/p/: is also --out\. Choose another --out, or use --update to change the dataset in"
+            r" a directory\.$",
         ),
     ],
 )

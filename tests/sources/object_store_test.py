@@ -15,7 +15,6 @@ from s3_bucket import Bucket
 
 from tfrecord_tools.base import workers
 from tfrecord_tools.conversion.survey import survey
-from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.sources import object_store, stores
 

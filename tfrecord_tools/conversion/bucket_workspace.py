@@ -32,11 +32,10 @@ from tfrecord_tools.base import files, words
 from tfrecord_tools.conversion.bucket_objects import LARGEST, BucketObjects
 from tfrecord_tools.conversion.workspace import Workspace, changed_settings, check_apart
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.dataset_files import CONVERT_JSON, ConvertJson
+from tfrecord_tools.layout.dataset_files import CLAIM, CONVERT_JSON, ConvertJson
 from tfrecord_tools.remote.interface import SHORT, Exists, Missing, Object, Store
 from tfrecord_tools.remote.store import CREATING, open_store
 
-CLAIM = "convert.claim.json"
 _INDEX_BYTES = 250  # More than the bytes of a record in records.parquet.
 _BY_TRANSFER = "Convert into a local directory, then copy it: python -m tfrecord_tools.transfer DIRECTORY"
 

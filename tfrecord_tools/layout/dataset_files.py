@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 CONVERT_JSON = "convert.json"
+CLAIM = "convert.claim.json"  # Only in a bucket, until a conversion into it is complete.
 CARD = "card.html"
 DuplicateKind = Literal["conflicts", "leaks", "copies"]
 

@@ -177,10 +177,15 @@ class Decisions:
                     " image files were saved again after the review, their bytes changed. Repeat the review."
                 )
 
-    def notes(self, directory: str) -> Iterator[str]:
-        """Yield notes on earlier decisions; `directory` is the existing dataset."""
+    def notes(self, directory: str, remedy: str = "") -> Iterator[str]:
+        """Yield notes on earlier decisions.
+
+        Args:
+            directory: Directory or URL of the existing dataset.
+            remedy: What a user does to start without the decisions. "": delete the dataset first.
+        """
         if self.stored:
-            yield self._staying(directory)
+            yield self._staying(directory, remedy or f"delete {directory} first")
         if self.replaced_rows:
             row = words.number(self.replaced_rows, "row of --relabel was", "rows of --relabel were")
             yield f"{row} replaced by a decision of --decisions"
@@ -194,14 +199,14 @@ class Decisions:
             which = words.number(self.idle, "decision 'none' does", "decisions 'none' do")
             yield f"{which} nothing, because there is no earlier decision to take back"
 
-    def _staying(self, directory: str) -> str:
+    def _staying(self, directory: str, remedy: str) -> str:
         changes = [f"replace {self.replaced:,}"] * bool(self.replaced)
         changes += [f"take back {self.withdrawn:,}"] * bool(self.withdrawn)
         note = f"{words.number(self.stored, 'decision')} in {directory} stay in effect"
         if changes:
             staying = self.stored - self.replaced - self.withdrawn
             note = f"{staying:,} of {note}, and later decisions {' and '.join(changes)}"
-        return f"{note}. To start without them, delete {directory} first"
+        return f"{note}. To start without them, {remedy}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

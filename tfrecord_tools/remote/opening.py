@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -128,9 +129,13 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
     try:
         found = first.head(dataset_files.CONVERT_JSON)
     except Missing as error:
+        with contextlib.suppress(Missing):
+            first.head(dataset_files.CLAIM)
+            raise UserError(f"{url}: the conversion is unfinished. Run the same convert command again.") from error
         raise UserError(
-            f"{url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a directory that"
-            f" convert or adopt has written, and that was copied there: python -m tfrecord_tools.transfer OUT {url}"
+            f"{url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a dataset that"
+            " convert has written there. To copy a dataset there, run python -m tfrecord_tools.transfer OUT"
+            f" {url}"
         ) from error
     facts = bytes(first.get(found.path, tag=found.tag))
     objects = {found.path: found} | _objects(first, url, facts)

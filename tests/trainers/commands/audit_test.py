@@ -124,7 +124,7 @@ def test_console_gives_the_estimate_a_table_and_the_next_step(workspace, audited
     assert after[6].startswith("results: audits/src-")
     assert after[7].startswith("next: open audits/src-")
     assert after[7].endswith(
-        "with two more flags: python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
+        "with more flags: python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
     )
     assert estimate in (directory(workspace) / "review.html").read_text()
 
@@ -180,7 +180,7 @@ def test_the_printed_command_applies_the_decisions_and_they_are_not_asked_again(
     config = audit_of(tmp_path / "out", workspace)
     lines: list[str] = []
     audit_dataset(config, lines.append)
-    _, _, command = lines[-1].rpartition("with two more flags: ")
+    _, _, command = lines[-1].rpartition("with more flags: ")
     # The page breaks the line between the words of the command.
     shown = "".join(f"<span>{word}</span> " for word in command.split()).strip()
     assert shown in (tmp_path / "audit/review.html").read_text()
