@@ -562,7 +562,8 @@ def test_shards_that_are_there_are_compared_without_the_source(place: Path, monk
         (
             {"out": "s3://b/p", "update": True},
             r"^--out=s3://b/p: a dataset in a bucket is never changed, because others may read it\. To write the"
-            r" updated dataset to another place, replace --update by --update_from=s3://b/p, and choose another --out\.$",
+            r" updated dataset to another place, replace --update by --update_from=s3://b/p, and choose another"
+            r" --out\.$",
         ),
         (
             {"out": "s3://b/p", "work_dir": "s3://b/w"},
@@ -667,7 +668,7 @@ IMPATIENT = Patience(connect=1, stall=1, retry=0.5)
             {},
             lambda method, path: "replaced",
             r"^--out=\S+/pets: the store replaces objects although it is asked not to \(If-None-Match: \*\), so two"
-            r" conversions could mix their objects\. Convert into a local directory, then copy it: python -m tfrecord_to",
+            r" conversions could mix their objects\. Convert into a local directory, then copy it: python -m ",
         ),
         ({"AWS_ACCESS_KEY_ID": ""}, None, r"pets: no credentials were found\. Set AWS_ACCESS_KEY_ID and AWS_SECRET"),
         (
