@@ -22,6 +22,7 @@ import pytest
 from image_sources import REPOSITORY, contents, converted, image, run, start, with_splits
 from killed_runs import in_survey, in_write, many_images, without_bars
 from local_dask import until
+from s3_bucket import Bucket
 
 from tfrecord_tools.conversion import beam_engine
 from tfrecord_tools.convert import ConvertConfig, convert
@@ -322,6 +323,22 @@ def test_error_is_raised_while_another_job_is_running(tmp_path: Path) -> None:
     assert done.stderr.strip().endswith("UserError: job 0 fails")
     beam_engine.end_earlier(tmp_path / "beam", print)
     assert os.listdir(tmp_path) == ["beam.begun"]
+
+
+@with_beam
+def test_workers_write_into_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    source = with_splits(tmp_path / "pets", train=30, validation=20)
+    converted(source, tmp_path / "local", shards=12)
+    done = run(MODULE, "--src=pets", "--shards=12", f"--out={bucket.url}/pets", *on_beam(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bucket.contents("pets") == contents(tmp_path / "local")
+    (source / "train/cats/new.jpg").write_bytes(image("new"))
+    converted(source, tmp_path / "local", update=True)
+    update = [f"--update_from={bucket.url}/pets", f"--out={bucket.url}/new", "--work_dir=work"]
+    done = run(MODULE, "--src=pets", *update, *on_beam(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bucket.contents("new") == contents(tmp_path / "local")
+    assert sorted(os.listdir(tmp_path)) == ["local", "pets"]
 
 
 @with_beam

@@ -115,6 +115,18 @@ def test_bytes_equal_those_of_the_local_engine(cluster: Cluster, tmp_path: Path)
 
 
 @with_dask
+def test_workers_write_into_a_bucket(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.grow(2)
+    source = with_splits(tmp_path / "pets", train=30, validation=20)
+    converted(source, tmp_path / "local", shards=12)
+    flags = ["--src=pets", "--shards=12", f"--out=file://{tmp_path}/bucket/pets", f"--dask={cluster.file}"]
+    done = run(MODULE, *flags, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert contents(tmp_path / "bucket/pets") == contents(tmp_path / "local")
+    assert sorted(os.listdir(tmp_path)) == ["bucket", "local", "pets"]
+
+
+@with_dask
 def test_update_equals_a_local_update(cluster: Cluster, tmp_path: Path) -> None:
     cluster.grow(1)
     source = with_splits(tmp_path / "pets", train=8, validation=4)

@@ -175,8 +175,10 @@ class BucketWorkspace(Workspace):
             return None
         commit: dict[str, Any] = json.loads(self.commit.read_text())
         self._check_place(commit)
-        names = sorted(path.name for path in self.data.iterdir() if path.name != CONVERT_JSON)
-        self._check_all([*self._uploaded(), *(self.bucket.put(name, self.data / name) for name in names)])
+        shards = list(self._uploaded())
+        left = {CONVERT_JSON, *(shard.path for shard in shards)}  # A killed worker may leave a shard and its ".tmp".
+        paths = sorted(path for path in self.data.iterdir() if path.name.removesuffix(".tmp") not in left)
+        self._check_all([*shards, *(self.bucket.put(path.name, path) for path in paths)])
         self.bucket.put(CONVERT_JSON, self.data / CONVERT_JSON)
         self.bucket.store.delete(CLAIM)
         self.clear()
