@@ -451,6 +451,33 @@ def test_an_unfinished_conversion_with_other_settings_is_named(place: Path, monk
     assert contents(place / "there") == before
 
 
+def test_readers_do_not_open_an_unfinished_dataset(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"file://{place}/there"
+    with pytest.raises(
+        UserError, match=rf"^{url}: is not a dataset .* run python -m tfrecord_tools\.transfer OUT {url}$"
+    ):
+        tfrecord_tools.open(url)
+    claimed(place, url, monkeypatch, work_dir="work")
+    with pytest.raises(
+        UserError, match=rf"^{url}: the conversion is unfinished\. Run the same convert command again\.$"
+    ):
+        tfrecord_tools.open(url)
+    for name in ("pets-train.tfrecord-00000-of-00003", "pets-train.tfrecord-00001-of-00003.tmp"):
+        (place / "work/data" / name).write_bytes(b"left by a worker that was killed")
+    lines_of(out=url, work_dir="work")
+    lines_of(out="local")
+    assert contents(place / "there") == contents(place / "local")
+
+
+def test_a_damaged_claim_is_named(place: Path) -> None:
+    (place / "there").mkdir()
+    for content in (b"[]", b"{}", b"\xff"):
+        (place / "there" / CLAIM).write_bytes(content)
+        message = r"there/convert\.claim\.json: is damaged \(.*\)\. Choose another --out, or delete all objects below f"
+        with pytest.raises(UserError, match=message):
+            lines_of(out=f"file://{place}/there")
+
+
 def test_the_workspace_of_another_place_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claimed(place, f"file://{place}/a/out", monkeypatch)
     message = (
