@@ -32,6 +32,19 @@ SPEAKS_OF = {
     ("docs/howto/bucket.md", "The cache"): TRAINING,
     ("docs/howto/bucket.md", "Choose the order"): TRAINING,
     ("docs/decisions/0073-records-in-sparse-files.md", ""): TRAINING,
+    **{
+        ("docs/howto/bucket.md", title): CONVERT
+        for title in (
+            "Convert into a bucket",
+            "The local disk during the conversion",
+            "When it is killed",
+            "Two conversions into one place",
+            "Update",
+            "Permissions",
+            "Limits",
+        )
+    },
+    ("docs/decisions/0074-datasets-written-into-buckets.md", ""): CONVERT,
     ("docs/howto/own_folder.md", ""): CONVERT,
     ("docs/howto/kaggle.md", ""): CONVERT,
     ("docs/decisions/0044-stratified-automatic-split.md", ""): CONVERT,
