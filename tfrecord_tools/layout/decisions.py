@@ -182,7 +182,7 @@ class Decisions:
 
         Args:
             directory: Directory or URL of the existing dataset.
-            remedy: What a user does to start without the decisions. "": delete the dataset first.
+            remedy: Advice for a user who wants to start without the decisions. "": delete the dataset first.
         """
         if self.stored:
             yield self._staying(directory, remedy or f"delete {directory} first")
