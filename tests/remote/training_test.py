@@ -90,7 +90,10 @@ def test_an_audit_finds_the_same(url: str, pets: Path, tmp_path: Path) -> None:
     }
     for name, source in sources.items():
         out: dict[str, Any] = {"out": tmp_path / name, "features": tmp_path / f"features-{name}"}
-        audits.append(trainers.audit(log=lambda line: None, **source, **out, **settings))
+        lines: list[str] = []
+        audits.append(trainers.audit(log=lines.append, **source, **out, **settings))
+        update = f"--update_from={url} --out=NEW" if name == "bucket" else "--update"  # A bucket's dataset stays.
+        assert lines[-1].endswith(f"tfrecord_tools.convert YOUR_FLAGS {update} --decisions=decisions.csv")
     assert (audits[0].probabilities == audits[1].probabilities).all()
     issues = [list(csv.DictReader((tmp_path / name / "issues.csv").open())) for name in ("files", "bucket")]
     assert issues[0] == issues[1]
