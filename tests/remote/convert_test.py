@@ -53,7 +53,8 @@ def problems(url: str, place: Path) -> list[str]:
 def lines_of(**settings: Any) -> list[str]:
     """Convert `pets` in this process, and return the lines of the report."""
     lines: list[str] = []
-    convert(ConvertConfig(**({"src": "pets", "workers": 1, "shards": 4} | settings)), lines.append)
+    given: dict[str, Any] = {"src": "pets", "workers": 1, "shards": 4} | settings
+    convert(ConvertConfig(**given), lines.append)
     return lines
 
 
@@ -217,10 +218,12 @@ class Operations:
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **options: Any) -> Any:
             self.done += 1
-            result = function(*args, **options)
-            if self.done == self.last:
-                raise Crash
-            return result
+            number = self.done
+            try:
+                return function(*args, **options)
+            finally:
+                if number == self.last:
+                    raise Crash
 
         return counted
 
