@@ -476,10 +476,10 @@ class _Conversion:
         """Advice for messages: how a user adds a class. An update cannot change --classes."""
         if self._base is None:
             return Decisions.new_class
-        return (
-            f"put an image of the class into a directory with the name of the class, or {self._base.anew} and"
-            f" {'with ' if self._base.flag == '--update_from' else ''}--classes"
-        )
+        advice = "put an image of the class into a directory with the name of the class, or "
+        if self._base.flag == "--update":
+            return advice + "convert again with --overwrite and --classes"
+        return advice + "convert with --classes and without --update_from"
 
     def _decisions(self, rows: Sequence[NewLabel], sources: Sources, facts: Facts) -> Decisions:
         """Return the decisions of the existing dataset, of --relabel and of --decisions."""

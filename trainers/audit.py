@@ -272,8 +272,12 @@ def _apply_command(data: Dataset) -> str:
     """
     if dataset_files.read(data.directory)["config"].get("adopted"):
         return "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
-    update = "--update" if data.bucket is None else f"--update_from={shlex.quote(data.location)} --out=NEW"
-    return f"python -m tfrecord_tools.convert YOUR_FLAGS {update} --decisions=decisions.csv"
+    if data.bucket is None:
+        return "python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
+    return (
+        f"python -m tfrecord_tools.convert YOUR_FLAGS --update_from={shlex.quote(data.location)} --out=NEW"
+        " --decisions=decisions.csv"
+    )
 
 
 def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit) -> AuditJson:
