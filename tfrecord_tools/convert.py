@@ -403,9 +403,10 @@ class _Conversion:
         if copied := sum(self._is_copy(shard, plan.name) for shard in plan.shards):
             shards = words.number(copied, "unchanged shard was", "unchanged shards were")
             self._log(f"  note: {shards} copied, because the file system has no hard links")
+        result = dataset_files.read(workspace.data)
         workspace.commit_data(self._request | {"update": self._config.update})
         self._log(_summary(plan, facts, workspace.shown, time.monotonic() - start))
-        return workspace.result()
+        return result
 
     def _identity(self, plan: Plan, shard_bytes: np.ndarray) -> str:
         """Return a text that differs for two conversions that may write different bytes."""
