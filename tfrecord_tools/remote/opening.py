@@ -124,16 +124,7 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
     if cache_bytes is not None and cache_bytes < 1:
         raise UserError(f"--cache_bytes={cache_bytes}: must be at least 1.")
     url = url.rstrip("/")
-    first = open_store(url, SHORT)
-    try:
-        found = first.head(dataset_files.CONVERT_JSON)
-    except Missing as error:
-        raise UserError(
-            f"{url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a directory that"
-            f" convert or adopt has written, and that was copied there: python -m tfrecord_tools.transfer OUT {url}"
-        ) from error
-    facts = bytes(first.get(found.path, tag=found.tag))
-    objects = {found.path: found} | _objects(first, url, facts)
+    objects, facts = _found(open_store(url, SHORT))
     root = Path(files.expand_user(os.fspath(cache_dir), "--cache_dir=")) if cache_dir else default_cache_dir()
     spaces.of(root, cache_bytes)
     directory = root / _key(facts, objects)
@@ -146,6 +137,31 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
     for name in (index.FILE_NAME, dataset_files.CONVERT_JSON):
         bucket.fetch(name)
     return bucket
+
+
+def objects_of(store: Store) -> dict[str, Object]:
+    """Return file name -> version, for the index, convert.json and the shards of the dataset at a URL.
+
+    If the store can list, all other files of the dataset are in the result, too.
+
+    Raises:
+        UserError: The URL is not a dataset, or the store cannot be reached.
+    """
+    return _found(store)[0]
+
+
+def _found(store: Store) -> tuple[dict[str, Object], bytes]:
+    """Return `objects_of`, and the content of convert.json."""
+    try:
+        found = store.head(dataset_files.CONVERT_JSON)
+    except Missing as error:
+        raise UserError(
+            f"{store.url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a directory that"
+            f" convert or adopt has written, and that was copied there: python -m tfrecord_tools.transfer OUT"
+            f" {store.url}"
+        ) from error
+    facts = bytes(store.get(found.path, tag=found.tag))
+    return {found.path: found} | _objects(store, store.url, facts), facts
 
 
 def default_cache_dir() -> Path:

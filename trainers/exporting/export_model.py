@@ -20,7 +20,7 @@ from tfrecord_tools.base import files, words
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.layout import schema
-from tfrecord_tools.records import Dataset, open_local
+from tfrecord_tools.records import Dataset, open_dataset
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions
@@ -46,8 +46,10 @@ class ModelExportConfig:
         run: A run directory or a model file.
         format: One of `FORMATS`.
         quantize: One of `QUANTIZE`. Only for LiteRT.
-        tfrecords: A dataset directory with images to calibrate "int8" and to compare the models. If None, the models
-            are compared on generated images.
+        tfrecords: A dataset directory, or its URL, with images to calibrate "int8" and to compare the models. If None,
+            the models are compared on generated images.
+        cache_dir: As in `records.open_dataset`. Only with `tfrecords`.
+        cache_bytes: As in `records.open_dataset`. Only with `tfrecords`.
         samples: Largest number of records for calibration and for comparison, at least 1.
         tolerance: Largest allowed difference of a probability, 0..1. For "int8", it is the largest allowed share of
             images that get another class. If None, the value in `TOLERANCES`.
@@ -62,6 +64,8 @@ class ModelExportConfig:
     format: str = "saved_model"
     quantize: str = "none"
     tfrecords: str | None = None
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     samples: int = 256
     tolerance: float | None = None
     out: str | None = None
@@ -182,7 +186,7 @@ def export(config: ModelExportConfig) -> Exported:
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
     _check_packages(config)
-    data = open_local(config.tfrecords) if config.tfrecords else None
+    data = _opened(config)
     _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
@@ -199,6 +203,17 @@ def export(config: ModelExportConfig) -> Exported:
             f"--out={out}: cannot be written ({refusal(error)}). Correct the cause, or pass another --out."
         ) from error
     return Exported(directory=out, info=info, check=check)
+
+
+def _opened(config: ModelExportConfig) -> Dataset | None:
+    if config.tfrecords:
+        return open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
+    for name in ("cache_dir", "cache_bytes"):
+        if getattr(config, name) is not None:
+            raise UserError(
+                f"--{name}={getattr(config, name)}: only --tfrecords uses it. Add --tfrecords, or remove --{name}."
+            )
+    return None
 
 
 def _write(
@@ -271,7 +286,7 @@ def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[s
         decoder.decode(encoded, 1, raw_size=data.raw_size)  # Raises an error if the image is damaged.
         return encoded
 
-    images = [records.get_or_none(number, image) for number in range(min(most, len(records)))]
+    images = records.batch_or_none(np.arange(min(most, len(records))), image)
     encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(
