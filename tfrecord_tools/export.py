@@ -42,6 +42,8 @@ TO: dict[str, Callable[[Dataset, int | None], Sink]] = {
     "folder": Folder, "webdataset": Webdataset, "parquet": Parquet, "array_record": ArrayRecord,
 }  # fmt: skip
 
+USED_BY = {"shard_bytes": ("webdataset", "parquet", "array_record")}  # Setting -> the values of --to that use it.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
@@ -54,7 +56,7 @@ class ExportConfig:
         out: Directory to write. It must be new or empty.
         to: "folder", "webdataset", "parquet" or "array_record".
         shard_bytes: Largest size of a tar, Parquet or ArrayRecord file in bytes. A single larger image gets a larger
-            file. None: 500,000,000 for Parquet, 250,000,000 for the other formats.
+            file. None: 500,000,000 for Parquet, 250,000,000 for the other formats. It is not used for "folder".
     """
 
     tfrecords: str
@@ -70,6 +72,14 @@ class ExportConfig:
                 raise UserError(f"--{name} is missing. Pass two directories, as in --tfrecords=out --out=images.")
         if self.to not in TO:
             raise UserError(f"--to={self.to}: must be one of {', '.join(TO)}.")
+        for name, formats in USED_BY.items():
+            value = getattr(self, name)
+            if value is not None and self.to not in formats:
+                others = [f"--to={one}" for one in formats]
+                raise UserError(
+                    f"--{name}={value}: --to={self.to} does not use it. Only {', '.join(others[:-1])} and {others[-1]}"
+                    f" use it. Remove --{name}, or choose another --to."
+                )
         if self.shard_bytes is not None and self.shard_bytes < 1:
             raise UserError(f"--shard_bytes={self.shard_bytes}: must be a number of bytes, at least 1.")
 
@@ -112,7 +122,8 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
                 raise RuntimeError(f"{out}: the written files cannot be read again; please report this")
     except OSError as error:
         raise UserError(
-            f"{refusal(error)}. Nothing was written. Fix the cause and run the same command again.{_advice(error, data)}"
+            f"{refusal(error)}. Nothing was written. Fix the cause and run the same command again."
+            f"{_advice(error, data)}"
         ) from error
     for split, count in data.splits.items():
         log(f"{out}/: {words.number(count, 'image')} of {split}, read again and counted")
@@ -146,7 +157,9 @@ def define_flags() -> None:
         " Grain and TensorFlow Datasets.",
     )
     usage.define_path(
-        "tfrecords", "", "Directory of the dataset to export, or its URL in a bucket, such as s3://bucket/pets. Required."
+        "tfrecords",
+        "",
+        "Directory of the dataset to export, or its URL in a bucket, such as s3://bucket/pets. Required.",
     )
     for option in cache_options.OPTIONS:
         option.define()

@@ -42,16 +42,16 @@ OPTIONS = (
     Option(
         "tfrecords",
         "path",
-        "Directory of a dataset, or its URL in a bucket, such as s3://bucket/pets. The images in the dataset are used to"
-        " calibrate int8, and to compare the exported model with the Keras model. Default: both models are compared on"
-        " generated images.",
+        "Directory of a dataset, or its URL in a bucket, such as s3://bucket/pets. The images in the dataset are used"
+        " to calibrate int8, and to compare the exported model with the Keras model. Default: both models are compared"
+        " on generated images.",
     ),
     *cache_options.OPTIONS,
     Option(
         "samples",
         "integer",
-        "Largest number of records to use from --tfrecords, both to compare the models and to calibrate int8.",
-        default=ModelExportConfig.samples,
+        "Largest number of records to use from --tfrecords, both to compare the models and to calibrate int8. Default:"
+        f" {export_model.SAMPLES}.",
     ),
     Option(
         "tolerance",
@@ -80,7 +80,7 @@ def export(
     tfrecords: StrPath | None = None,
     cache_dir: StrPath | None = None,
     cache_bytes: int | None = None,
-    samples: int = ModelExportConfig.samples,
+    samples: int | None = None,
     tolerance: float | None = None,
     out: StrPath | None = None,
     threshold: float | None = None,
@@ -97,7 +97,8 @@ def export(
             the models are compared on generated images.
         cache_dir: As in `records.open_dataset`. Only with `tfrecords`.
         cache_bytes: As in `records.open_dataset`. Only with `tfrecords`.
-        samples: Largest number of records for calibration and for comparison, at least 1.
+        samples: Largest number of records for calibration and for comparison, at least 1. If None, 256. Only with
+            `tfrecords`.
         tolerance: Largest allowed difference of a probability from the Keras model, 0..1. For "int8": largest allowed
             share of images that get another class, 0..1. If None, the value in `export_model.TOLERANCES`.
         out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.

@@ -605,7 +605,10 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "error: 0 arguments were given. Give one TFRecord file, one directory or one URL, for example: python -m"),
-        (["a", "b"], "error: 2 arguments were given. Give one TFRecord file, one directory or one URL, for example: python -m"),
+        (
+            ["a", "b"],
+            "error: 2 arguments were given. Give one TFRecord file, one directory or one URL, for example: python -m",
+        ),
         (["missing"], "error: missing: does not exist. Expected a TFRecord file, "),
         (
             ["above"],

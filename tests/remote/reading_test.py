@@ -86,7 +86,8 @@ def test_a_full_disk_names_the_cache(url: str, tmp_path: Path, monkeypatch: pyte
     config = ExportConfig(tfrecords=url, out=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     message = (
         r"^a\.jpg: No space left on device\. Nothing was written\. Fix the cause and run the same command again\. The"
-        rf" cache in {tmp_path}/cache needs space, too: pass a smaller --cache_bytes, such as --cache_bytes=1000000000\.$"
+        rf" cache in {tmp_path}/cache needs space, too: pass a smaller --cache_bytes, such as"
+        r" --cache_bytes=1000000000\.$"
     )
     with pytest.raises(UserError, match=message):
         export(config, lambda line: None)

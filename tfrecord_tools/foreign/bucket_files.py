@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import io
 from collections.abc import Callable, Sequence
@@ -127,10 +128,8 @@ def _beside(url: str) -> list[BucketFile]:
         raise UserError(
             f"{url}: does not exist. Pass the URL of a TFRecord file, or of a directory with such files."
         ) from error
-    try:
+    with contextlib.suppress(UserError):  # A web server cannot list.
         found = [one for one in store.list() if "/" not in one.path]
-    except UserError:
-        pass
     return _as_files(directory, found)
 
 

@@ -36,6 +36,8 @@ _PACKAGES = {"litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime")} 
 # docs/benchmarks.md has the measurements behind these values.
 TOLERANCES = {"saved_model": 1e-5, "litert": 1e-3, "litert-float16": 0.1, "litert-int8": 0.03, "onnx": 1e-3}
 _DRAWN = 32  # Number of generated images, if no dataset is given.
+SAMPLES = 256  # Number of records, if a dataset is given.
+_OF_TFRECORDS = ("samples", "cache_dir", "cache_bytes")  # Settings that do nothing without a dataset.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ class ModelExportConfig:
             the models are compared on generated images.
         cache_dir: As in `records.open_dataset`. Only with `tfrecords`.
         cache_bytes: As in `records.open_dataset`. Only with `tfrecords`.
-        samples: Largest number of records for calibration and for comparison, at least 1.
+        samples: Largest number of records for calibration and for comparison, at least 1. None: 256. Only with
+            `tfrecords`.
         tolerance: Largest allowed difference of a probability, 0..1. For "int8", it is the largest allowed share of
             images that get another class. If None, the value in `TOLERANCES`.
         out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
@@ -66,7 +69,7 @@ class ModelExportConfig:
     tfrecords: str | None = None
     cache_dir: str | None = None
     cache_bytes: int | None = None
-    samples: int = 256
+    samples: int | None = None
     tolerance: float | None = None
     out: str | None = None
     overwrite: bool = False
@@ -91,8 +94,12 @@ class ModelExportConfig:
                 "--quantize=int8: needs images for calibration, but --tfrecords is missing. Pass the dataset of the"
                 " training as --tfrecords."
             )
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise UserError(f"--samples={self.samples}: must be at least 1.")
+        for name in _OF_TFRECORDS:
+            value = getattr(self, name)
+            if value is not None and not self.tfrecords:
+                raise UserError(f"--{name}={value}: only --tfrecords uses it. Add --tfrecords, or remove --{name}.")
         if self.tolerance is not None and not 0 <= self.tolerance <= 1:
             raise UserError(f"--tolerance={self.tolerance}: must be from 0 to 1.")
 
@@ -186,7 +193,11 @@ def export(config: ModelExportConfig) -> Exported:
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
     _check_packages(config)
-    data = _opened(config)
+    data = (
+        open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
+        if config.tfrecords
+        else None
+    )
     _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
@@ -205,17 +216,6 @@ def export(config: ModelExportConfig) -> Exported:
     return Exported(directory=out, info=info, check=check)
 
 
-def _opened(config: ModelExportConfig) -> Dataset | None:
-    if config.tfrecords:
-        return open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
-    for name in ("cache_dir", "cache_bytes"):
-        if getattr(config, name) is not None:
-            raise UserError(
-                f"--{name}={getattr(config, name)}: only --tfrecords uses it. Add --tfrecords, or remove --{name}."
-            )
-    return None
-
-
 def _write(
     config: ModelExportConfig, model: keras.Model, info: ModelInfo, data: Dataset | None, directory: Path
 ) -> Check:
@@ -226,9 +226,10 @@ def _write(
     if data is None:
         images, encoded = "generated images", writers.drawn(_DRAWN)
     else:
-        images, encoded = _record_images(data, ("validation", "test", "train"), config.samples)
+        most = config.samples or SAMPLES
+        images, encoded = _record_images(data, ("validation", "test", "train"), most)
         if config.quantize == "int8":
-            training_images = _record_images(data, ("train", *data.splits), config.samples)[1]
+            training_images = _record_images(data, ("train", *data.splits), most)[1]
             calibration = writers.decoded(training_images, info).numpy()
     pixels = writers.decoded(encoded, info).numpy()
     expected = writers.answers_of_keras(model, pixels)  # Computed first, because `write_onnx` changes layers.
