@@ -252,7 +252,7 @@ def convert_images(
 
 
 def _is_finished(config: ConvertConfig) -> bool:
-    """Return whether `config.out` is a finished dataset that the conversion would write again, byte for byte."""
+    """Return whether `config.out` is a dataset that this conversion would write again, byte for byte."""
     out = Path(config.out)
     if config.overwrite or config.update or config.restart or config.engine != "local":
         return False

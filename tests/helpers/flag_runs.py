@@ -871,7 +871,7 @@ SHOW = [
         name="grid",
         arguments=["out"],
         flags={"--records=3": says("3"), "--grid=grid.png": is_there("grid.png")},
-    )
+    ),
 ]
 
 BENCH = [

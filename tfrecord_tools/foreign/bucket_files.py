@@ -1,4 +1,7 @@
-"""Files in a bucket, such as the TFRecords at s3://bucket/pets. They are read once, in parts, and not kept."""
+"""Files in a bucket, such as the TFRecords at s3://bucket/pets.
+
+The files are read once, in parts. No copy of them is kept.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ class BucketFile:
     """A file in a bucket.
 
     Attributes:
-        name: Its name, without the directory.
-        parent: URL of its directory.
-        size: Its size in bytes.
+        name: Name of the file, without its directory.
+        parent: URL of the directory of the file.
+        size: Size of the file in bytes.
     """
 
     def __init__(self, store: Store, found: Object):
@@ -111,7 +114,7 @@ def listed(url: str) -> tuple[list[BucketFile], bool]:
 
 
 def _of_dataset(store: Store) -> list[Object]:
-    """Return the files of a dataset of this package, if there is one. Its convert.json says what they are called."""
+    """Return the files of a dataset of this package, by the names that its convert.json has."""
     try:
         return list(opening.objects_of(store).values())
     except UserError:
@@ -143,7 +146,7 @@ def find(url: str, files: Sequence[BucketFile], on_damage: Callable[[str], objec
 
     Args:
         url: The URL, without a slash at its end.
-        files: What `listed` has returned for it.
+        files: The files that `listed` has returned for this URL.
         on_damage: As in `tfrecord_files.find`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A TFRecord file or a directory of such files, on this machine or in a bucket, with the files beside them."""
+"""A TFRecord file or a directory of such files, on this machine or in a bucket."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.foreign.example_parser import image_type
 from tfrecord_tools.layout import schema
@@ -79,7 +79,7 @@ class Damage(NamedTuple):
 
     Attributes:
         reason: File, record number, byte offset, and what is wrong.
-        effect: What `read` leaves out because of it.
+        effect: The part that `read` leaves out because of the damage.
     """
 
     reason: str
@@ -143,6 +143,11 @@ def matching(flag: str, pattern: str, notes: list[str], on_damage: Callable[[str
     Raises:
         UserError: No file matches, or all files are empty.
     """
+    if files.is_url(pattern):
+        raise UserError(
+            f"--{flag}={pattern}: must be files on this machine. Copy the files to this machine first, and pass their"
+            " directory."
+        )
     if Path(pattern).is_dir():
         groups = find(Path(pattern), on_damage, below=True)
         paths = sorted(path for group in groups for path in group.paths)
