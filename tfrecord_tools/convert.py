@@ -259,8 +259,10 @@ def _is_finished(config: ConvertConfig) -> bool:
     if dataset_files.partial_of(out).exists() or not (out / dataset_files.CONVERT_JSON).exists():
         return False
     stored = dataset_files.read(out)
-    if stored["config"] != json.loads(json.dumps(config.output_settings())):  # Much faster than an inspection.
-        return False
+    known = stored["config"]
+    given = {name: value for name, value in config.output_settings().items() if value is not None and name in known}
+    if any(known[name] != json.loads(json.dumps(value)) for name, value in given.items()):
+        return False  # Found out at once, without an inspection.
     return convert(dataclasses.replace(config, dry_run=True), lambda line: None)["digest"] == stored["digest"]
 
 

@@ -34,7 +34,7 @@ def read_valid(path: Path) -> list[bytes]:
     return list(read(path, compression(path), refuse))
 
 
-def names(groups: list[tfrecord_files.Group]) -> dict[str, list[str]]:
+def names(groups: list[tfrecord_files.Group[Path]]) -> dict[str, list[str]]:
     return {group.name: [path.name for path in group.paths] for group in groups}
 
 

@@ -161,6 +161,7 @@ def browser() -> Iterator[Browser]:
 
 
 Open = Callable[..., Review]
+STORED = "() => JSON.stringify(Object.entries(localStorage).sort())"
 
 
 def contents(items: Sequence[Item] = ITEMS, **values: Any) -> review_page.Review:
@@ -212,6 +213,11 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
             (tmp_path / "outer.html").write_text(outer)
             page.goto((tmp_path / "outer.html").as_uri())
             return Review(page, page.frames[1])
+        if again:  # What one page has stored reaches another one a little later.
+            (tmp_path / "empty.html").write_text("")
+            page.goto((tmp_path / "empty.html").as_uri())
+            stored = context.pages[-2].evaluate(STORED)
+            page.wait_for_function(f"stored => ({STORED})() === stored", arg=stored)
         page.goto(file.as_uri())
         return Review(page)
 
