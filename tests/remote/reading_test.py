@@ -23,6 +23,8 @@ from tfrecord_tools.export import ExportConfig, export
 from tfrecord_tools.exporting import folder, pictures
 from tfrecord_tools.foreign import bucket_files
 from tfrecord_tools.records import Dataset, Records, open_dataset
+from tfrecord_tools.remote import opening
+from tfrecord_tools.remote.interface import Denied, Object
 from tfrecord_tools.show import ShowConfig, show
 from trainers.comparing import dry_run
 from trainers.comparing.conduct import CompareConfig
@@ -237,3 +239,24 @@ def test_a_stream_of_a_bucket_gives_all_bytes(bucket: Bucket, network: BadNetwor
     assert (is_directory, file.name, file.parent, file.size) == (True, "file", f"{bucket.url}/one", len(data))
     assert io.BufferedReader(file.open()).read() == data
     assert io.BufferedReader(bucket_files.listed(f"{bucket.url}/one/file")[0][0].open()).read(10) == data[:10]
+
+
+def test_show_of_a_web_server(url: str, pets: Path, network: BadNetwork, bucket: Bucket) -> None:
+    """The server cannot list. The names of the files come from convert.json, or the URL is that of a file."""
+    web = f"{network.url}/{bucket.name}/pets"
+    lines, error = shown(web)
+    expected, _ = shown(str(pets))
+    assert error == ""
+    assert lines[0] == expected[0].replace(str(pets), web)
+    name = next(pets.glob("*-validation.tfrecord-*")).name
+    assert shown(f"{web}/{name}")[0][0].startswith(f"{web}/{name}: 40 records in 1 file, ")
+    assert shown(f"{web}/none")[1].startswith(f"{web}/none: does not exist. Pass the URL of a TFRecord file, or of a")
+
+
+def test_show_without_the_right_to_list(url: str, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(store: object) -> list[Object]:
+        raise Denied("access is denied")
+
+    monkeypatch.setattr(opening, "list_objects", denied)
+    name = next(pets.glob("*-validation.tfrecord-*")).name
+    assert shown(f"{url}/{name}")[0][0].startswith(f"{url}/{name}: 40 records in 1 file, ")

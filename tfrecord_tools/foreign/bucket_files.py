@@ -16,7 +16,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.foreign import tfrecord_files
 from tfrecord_tools.foreign.tfrecord_files import Group, RemoteFile
 from tfrecord_tools.remote import opening
-from tfrecord_tools.remote.interface import SHORT, Missing, Object, Store, Unreachable
+from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Store
 from tfrecord_tools.remote.store import open_store
 
 _HEAD = 4096  # Bytes that are fetched to find out what a file is.
@@ -101,10 +101,8 @@ def listed(url: str) -> tuple[list[BucketFile], bool]:
     url = url.rstrip("/")
     store = open_store(url, SHORT)
     try:
-        found = list(store.list())
-    except Unreachable:
-        raise
-    except UserError:  # A web server cannot list, and a file is not a directory.
+        found = opening.list_objects(store)
+    except Denied:  # A file may be readable although its directory cannot be listed.
         found = []
     if not found:
         found = _of_dataset(store)
@@ -124,16 +122,18 @@ def _of_dataset(store: Store) -> list[Object]:
 def _beside(url: str) -> list[BucketFile]:
     """Return the file at a URL and, if the store can list them, the other files in its directory."""
     directory, _, name = url.rpartition("/")
+    missing = UserError(f"{url}: does not exist. Pass the URL of a TFRecord file, or of a directory with such files.")
+    if directory.endswith("/"):  # A bucket, or a server.
+        raise missing
     store = open_store(directory, SHORT)
     try:
-        found = [store.head(name)]
+        found = store.head(name)
     except Missing as error:
-        raise UserError(
-            f"{url}: does not exist. Pass the URL of a TFRecord file, or of a directory with such files."
-        ) from error
-    with contextlib.suppress(UserError):  # A web server cannot list.
-        found = [one for one in store.list() if "/" not in one.path]
-    return _as_files(directory, found)
+        raise missing from error
+    with contextlib.suppress(Denied):
+        beside = [one for one in opening.list_objects(store) if "/" not in one.path]
+        return _as_files(directory, beside or [found])
+    return _as_files(directory, [found])
 
 
 def _as_files(url: str, found: Sequence[Object]) -> list[BucketFile]:

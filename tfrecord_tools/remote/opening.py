@@ -17,11 +17,13 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.record_map import Frames
 from tfrecord_tools.remote import space as spaces
-from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Patience, Store
+from tfrecord_tools.remote.interface import SHORT, Missing, Object, Patience, Store
 from tfrecord_tools.remote.shards import RemoteShards, Split
 from tfrecord_tools.remote.store import open_store
 
 PATIENCE = Patience()  # While records are read.
+_UNLISTED = ("http://", "https://", "file://")  # Most web servers cannot list, and a file is not a directory.
+_ONCE = Patience(retry=0.5)
 _PART = 8 << 20
 _RANGE = 16 << 20  # Bytes of a large file that are in memory at once.
 _SHARD = re.compile(r"\.tfrecord-\d+-of-\d+$")
@@ -150,6 +152,20 @@ def objects_of(store: Store) -> dict[str, Object]:
     return _found(store)[0]
 
 
+def list_objects(store: Store) -> list[Object]:
+    """Return the objects below the URL of a store. A web server that cannot list gives an empty list.
+
+    Raises:
+        UserError: A bucket does not exist, or cannot be read.
+    """
+    if not store.url.startswith(_UNLISTED):
+        return list(store.list())
+    try:  # The answers of such a server look as if the next attempt could succeed.
+        return list(open_store(store.url, _ONCE).list())
+    except UserError:
+        return []
+
+
 def _found(store: Store) -> tuple[dict[str, Object], bytes]:
     """Return `objects_of`, and the content of convert.json."""
     try:
@@ -171,12 +187,7 @@ def default_cache_dir() -> Path:
 
 def _objects(store: Store, url: str, facts: bytes) -> dict[str, Object]:
     """Return the versions of the index and of all shards, by one listing or by a request for each."""
-    try:
-        listed = {found.path: found for found in store.list() if "/" not in found.path}
-    except UserError as error:
-        if isinstance(error, Denied) and not url.startswith("http"):
-            raise
-        listed = {}
+    listed = {found.path: found for found in list_objects(store) if "/" not in found.path}
     if index.FILE_NAME in listed:
         return listed
     with concurrent.futures.ThreadPoolExecutor(_HEADS) as pool:
