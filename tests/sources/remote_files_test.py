@@ -100,7 +100,7 @@ def test_other_directories_are_read_as_before(memory: str, exported: Path) -> No
 
 
 def imagefolder(root: Path, kind: str) -> Path:
-    """Write an imagefolder of Hugging Face: images, and a table with their labels in each directory of a split."""
+    """Write an imagefolder of Hugging Face with two splits. A table in each has the labels of its images."""
     for split, count in (("train", 8), ("test", 4)):
         rows = [{"file_name": f"{number}.jpg", "label": ("cat", "größe")[number % 2]} for number in range(count)]
         for row in rows:

@@ -55,7 +55,7 @@ def read(
         encoding: The encoding of a CSV. None: the encoding of its byte order mark, or UTF-8 if it has no mark.
         known: Expected column names. If several delimiters are possible, one that gives such a name is used.
         encoding_flag: The flag that gives the encoding, for messages. "": there is no such flag.
-        open_file: Opens the file for reading. Its default opens files on this machine.
+        open_file: Opens the file for reading. The default opens files on this machine.
 
     Returns:
         The table (all columns of a CSV as text), and the delimiter ("" for Parquet and JSON Lines).

@@ -62,7 +62,7 @@ def _splits(src: str, objects: Sequence[str] | None) -> list[str]:
 
 
 def _in_directory(src: str, name: str, reading: Reading, objects: Sequence[str] | None) -> list[Table]:
-    """Return the table with labels in the directory `name` of a source, if there is one. "": the source itself."""
+    """Return the table with labels in the directory `name` of a source. "": the source itself."""
     paths = [path for path in _tables(src, name, objects) if _has_labels(path, reading)]
     if len(paths) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} both contain labels. Pass one of them as --manifest.")
