@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import http.server
 import io
 import os
+import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -241,16 +244,52 @@ def test_a_stream_of_a_bucket_gives_all_bytes(bucket: Bucket, network: BadNetwor
     assert io.BufferedReader(bucket_files.listed(f"{bucket.url}/one/file")[0][0].open()).read(10) == data[:10]
 
 
-def test_show_of_a_web_server(url: str, pets: Path, network: BadNetwork, bucket: Bucket) -> None:
-    """The server cannot list. The names of the files come from convert.json, or the URL is that of a file."""
-    web = f"{network.url}/{bucket.name}/pets"
-    lines, error = shown(web)
-    expected, _ = shown(str(pets))
-    assert error == ""
-    assert lines[0] == expected[0].replace(str(pets), web)
-    name = next(pets.glob("*-validation.tfrecord-*")).name
-    assert shown(f"{web}/{name}")[0][0].startswith(f"{web}/{name}: 40 records in 1 file, ")
-    assert shown(f"{web}/none")[1].startswith(f"{web}/none: does not exist. Pass the URL of a TFRecord file, or of a")
+class _Web(http.server.BaseHTTPRequestHandler):
+    """Sends files and parts of files, and cannot list."""
+
+    root: Path
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.root / self.path.lstrip("/")
+        data = path.read_bytes() if path.is_file() else b""
+        total = len(data)
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        self.send_response(404 if not path.is_file() else 206 if part else 200)
+        if part:
+            first, last = int(part[1]), min(int(part[2]), total - 1)
+            data = data[first : last + 1]
+            self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Last-Modified", "Mon, 30 Nov 2026 00:00:00 GMT")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+
+def test_show_of_a_web_server(pets: Path) -> None:
+    """The names of the files come from convert.json, or the URL is that of a file."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Web", (_Web,), {"root": pets.parent}))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    web = f"http://127.0.0.1:{server.server_address[1]}/pets"
+    try:
+        lines, error = shown(web)
+        expected, _ = shown(str(pets))
+        assert error == ""
+        assert lines[0] == expected[0].replace(str(pets), web)
+        name = next(pets.glob("*-validation.tfrecord-*")).name
+        assert shown(f"{web}/{name}")[0][0].startswith(f"{web}/{name}: 40 records in 1 file, ")
+        missing = f"{web}/none: does not exist. Pass the URL of a TFRecord file, or of a directory with such files."
+        assert shown(f"{web}/none") == ([], missing)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_show_without_the_right_to_list(url: str, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
