@@ -44,7 +44,7 @@ SPEAKS_OF = {
             "Limits",
         )
     },
-    ("docs/decisions/0074-datasets-written-into-buckets.md", ""): CONVERT,
+    ("docs/decisions/0075-datasets-written-into-buckets.md", ""): CONVERT,
     ("docs/howto/own_folder.md", ""): CONVERT,
     ("docs/howto/kaggle.md", ""): CONVERT,
     ("docs/decisions/0044-stratified-automatic-split.md", ""): CONVERT,
