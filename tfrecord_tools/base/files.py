@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import io
 import os
 import re
@@ -310,6 +311,7 @@ def exchange(first: Path, second: Path) -> bool:
     raise OSError(code, f"{os.strerror(code)} (renameat2)", os.fspath(first))
 
 
+@functools.cache
 def _libc(name: str) -> Any:
     """Return a function of the C library, or None if there is no such function."""
     try:

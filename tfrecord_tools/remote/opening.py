@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,15 +16,15 @@ from pathlib import Path
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files, index
-from tfrecord_tools.layout.record_map import Frames
+from tfrecord_tools.layout.record_map import RecordMap
 from tfrecord_tools.remote import space as spaces
+from tfrecord_tools.remote import whole
 from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Patience, Store
 from tfrecord_tools.remote.shards import RemoteShards, Split
 from tfrecord_tools.remote.store import open_store
 
 PATIENCE = Patience()  # While records are read.
 _PART = 8 << 20
-_RANGE = 16 << 20  # Bytes of a large file that are in memory at once.
 _SHARD = re.compile(r"\.tfrecord-\d+-of-\d+$")
 _HEADS = 16  # Requests at once, for stores that cannot list objects.
 
@@ -48,18 +49,18 @@ class Bucket:
     cache_dir: Path
     cache_bytes: int | None
 
-    def shards(self, splits: Mapping[str, Sequence[str]], frames: Mapping[str, Frames]) -> RemoteShards:
+    def shards(self, splits: Mapping[str, Sequence[str]], maps: Mapping[str, RecordMap]) -> RemoteShards:
         """Return the shards of splits.
 
         Args:
             splits: Name of a split -> file names of its shards.
-            frames: Name of a split -> where the frames of all its rows are.
+            maps: Name of a split -> the map of its records.
 
         Raises:
             UserError: A shard does not exist.
         """
         parts = [
-            Split(self.directory / name, [self._object(shard) for shard in shards], frames[name])
+            Split(self.directory / name, [self._object(shard) for shard in shards], maps[name])
             for name, shards in splits.items()
         ]
         return RemoteShards(self.store, self.cache_dir, self.cache_bytes, parts)
@@ -74,13 +75,15 @@ class Bucket:
         found = self._object(name)
         if path.exists() and path.stat().st_size == found.size:
             return path
-        while (held := files.hold(self.directory / "opening")) is None:  # Another process fetches it.
-            time.sleep(0.05)
-        with held:
-            if not path.exists() or path.stat().st_size != found.size:
-                with files.atomic(path) as file:
-                    for start in range(0, found.size, _RANGE):
-                        file.write(self.store.get(name, start, min(found.size, start + _RANGE), found.tag))
+        try:
+            while (held := files.hold(self.directory / "opening")) is None:  # Another process fetches it.
+                time.sleep(0.05)
+            with held:
+                if not path.exists() or path.stat().st_size != found.size:
+                    with files.atomic(path) as file:
+                        whole.fetch(self.store, found, file)
+        except OSError as error:
+            raise spaces.unusable(self.cache_dir, error) from error
         return path
 
     def in_parts(self, name: str) -> tuple[int, Callable[[int, int], bytes]]:
@@ -132,7 +135,9 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
             f"{url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a directory that"
             f" convert or adopt has written, and that was copied there: python -m tfrecord_tools.transfer OUT {url}"
         ) from error
-    facts = bytes(first.get(found.path, tag=found.tag))
+    with io.BytesIO() as file:
+        whole.fetch(first, found, file)
+        facts = file.getvalue()
     objects = {found.path: found} | _objects(first, url, facts)
     root = Path(files.expand_user(os.fspath(cache_dir), "--cache_dir=")) if cache_dir else default_cache_dir()
     spaces.of(root, cache_bytes)
@@ -141,7 +146,7 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "url").write_text(f"{url}\n")
     except OSError as error:
-        raise UserError(f"--cache_dir={root}: {error.strerror}. Pass a directory that you may write.") from error
+        raise spaces.unusable(root, error) from error
     bucket = Bucket(url, directory, open_store(url, PATIENCE), objects, root, cache_bytes)
     for name in (index.FILE_NAME, dataset_files.CONVERT_JSON):
         bucket.fetch(name)
