@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,8 @@ class Changing:
     ],
 )
 def test_wrong_bytes_are_fetched_again(tag: str, wrong: list[int], calls: int) -> None:
-    store, file = Changing(wrong), io.BytesIO()
+    store: Any = Changing(wrong)
+    file = io.BytesIO()
     whole.fetch(store, Object("records.parquet", len(DATA), tag), file)
     assert file.getvalue() == DATA
     assert store.calls == calls
@@ -72,11 +74,13 @@ def test_bytes_that_are_always_wrong_are_an_error() -> None:
         r"^s3://bucket/pets/records\.parquet: arrived with different bytes in each of 5 attempts\. Something between"
         r" .* run the same command again\.$"
     )
+    always_wrong: Any = Changing(range(100))
     with pytest.raises(UserError, match=message):
-        whole.fetch(Changing(range(100)), Object("records.parquet", len(DATA), '"1-1"'), io.BytesIO())
+        whole.fetch(always_wrong, Object("records.parquet", len(DATA), '"1-1"'), io.BytesIO())
 
 
 def test_an_empty_object() -> None:
+    store: Any = Changing([])
     file = io.BytesIO()
-    whole.fetch(Changing([]), Object("empty", 0, f'"{md5(b"").hex()}"'), file)
+    whole.fetch(store, Object("empty", 0, f'"{md5(b"").hex()}"'), file)
     assert file.getvalue() == b""

@@ -31,7 +31,7 @@ from tfrecord_tools.remote.traffic import Meter
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 8 << 20  # Largest request, unless a record is larger.
-_LEAST_UNDER_WAY = 4 << 20  # Bytes of planned requests under way, if there are so many.
+_LEAST_UNDER_WAY = 4 << 20  # Bytes of planned requests that may always be under way.
 _UNDER_WAY = 2.0  # The same in multiples of what arrives during the latency of a request.
 _QUEUED = 2 * THREADS  # Planned requests that are waiting or under way.
 _FEW = THREADS  # If there are fewer of them, the planner runs. A plan for many records costs little more than for one.
@@ -299,9 +299,10 @@ class Fetcher:
             return self.part.claim(order[fits])
 
     def _worth_a_request(self, rows: np.ndarray, fits: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """Return which rows are needed at once, or are in a run of neighbors that fits at least by half, bool[k].
+        """Return which rows are needed at once, or are in a run that fits at least by half, bool[k].
 
-        If there is little room, the others wait. Otherwise, each record of a block would be a request of its own.
+        A run is a group of neighbors. If there is little room, the others wait. Otherwise, each record of a block would
+        be a request of its own.
         """
         by_row = np.argsort(rows)
         runs = np.empty(len(rows), np.int64)
@@ -344,7 +345,7 @@ class Fetcher:
         return rows, distance
 
     def _distance_of_present(self, rows: np.ndarray) -> np.ndarray:
-        """Return `_distance`. For a single plan, the positions that were computed the last time are used again."""
+        """Return `_distance`. For a single plan, positions from the last call are used again."""
         positions = self._positions()
         if len(positions) != 1:
             return self._distance(rows)

@@ -54,7 +54,8 @@ class _Sums:
 
     def __init__(self, found: Object):
         known = _MD5.fullmatch(found.tag)
-        self._wanted, count = (known[1], known[2]) if known else ("", None)
+        self._wanted: str = known[1] if known else ""
+        count: str | None = known[2] if known else None
         sizes = [size for size in _PARTS if count and -(-found.size // size) == int(count)]
         self._parts = [_PartSums(size) for size in sizes]
         self._whole = hashlib.md5(usedforsecurity=False)
