@@ -67,7 +67,7 @@ class _Streamed(streaming.StreamingDataset):
         return (self.decode(sample["image"]) if self.decode else sample["image"]), sample["label"]
 
     def _read(self, number: Any) -> dict[str, Any]:
-        """Read a sample. While another worker fetches its shard again, the library raises an IndexError."""
+        """Read a sample. With a small cache, the library sometimes raises an IndexError, so try again."""
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(IndexError):
                 sample: dict[str, Any] = super().__getitem__(number)

@@ -1,7 +1,7 @@
 """The threads of a process that plan, and that wait for the answers of stores.
 
 They are daemon threads, so that they never keep a process from ending. But a daemon thread that runs native code while
-Python ends makes the whole process abort. So the end of a process waits a moment for the threads that are at work.
+Python ends can make the whole process abort. So the end of a process waits a moment for the threads that are at work.
 """
 
 from __future__ import annotations
