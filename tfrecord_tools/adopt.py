@@ -404,7 +404,7 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
     splits = Counter(shard.split for shard in shards)
     chosen = [shard for shard in shards if shard.number < max(1, samples.FILES // len(splits))]
     origin = config.records or " ".join(config.split)
-    parsed = samples.examples([(shard.path, shard.compression) for shard in chosen], origin, refuse)
+    parsed = samples.examples([(shard.path, shard.compression) for shard in chosen], origin, tfrecord_files.read_intact)
     where = f"{shards[0].path}, first {words.number(len(parsed), 'record')}"
     form = guess_keys.form(parsed, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding)
     if config.label_offset is not None and config.label_offset < 0:

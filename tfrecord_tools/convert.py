@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -215,7 +216,9 @@ def convert_images(
 ) -> Dataset:
     """Convert images into verified, indexed TFRecords, as `python -m tfrecord_tools.convert` does.
 
-    A second call continues an interrupted conversion. A script that calls it needs `if __name__ == "__main__":`, as for
+    A second call continues an interrupted conversion. If the dataset is finished, and the same images and settings give
+    the same dataset, the images are inspected again, and the dataset is returned. So all cells of a notebook can be run
+    again. A script that calls it needs `if __name__ == "__main__":`, as for
     every process pool in Python; a notebook does not.
 
     Args:
@@ -226,7 +229,7 @@ def convert_images(
 
     Raises:
         TypeError: There is no setting of a name.
-        UserError: Anything that the user can fix. `out` is then unchanged.
+        UserError: Anything that the user can fix, such as an `out` that has another dataset. `out` is then unchanged.
 
     Example:
         data = tfrecord_tools.convert(src="cat_dog_img", out="out")
@@ -238,8 +241,29 @@ def convert_images(
         )
     given = {"src": ""} | keywords.checked({"src": src, **settings})
     config = ConvertConfig(**given, explicit=frozenset(given))
-    convert(config, log)
+    if _is_finished(config):
+        log(
+            f"{config.out}/: the dataset is finished already. The images and the settings are the same, so nothing was"
+            " written"
+        )
+    else:
+        convert(config, log)
     return open_dataset(config.out)
+
+
+def _is_finished(config: ConvertConfig) -> bool:
+    """Return whether `config.out` is a dataset that this conversion would write again, byte for byte."""
+    out = Path(config.out)
+    if config.overwrite or config.update or config.restart or config.engine != "local":
+        return False
+    if dataset_files.partial_of(out).exists() or not (out / dataset_files.CONVERT_JSON).exists():
+        return False
+    stored = dataset_files.read(out)
+    known = stored["config"]
+    given = {name: value for name, value in config.output_settings().items() if value is not None and name in known}
+    if any(known[name] != json.loads(json.dumps(value)) for name, value in given.items()):
+        return False  # Found out at once, without an inspection.
+    return convert(dataclasses.replace(config, dry_run=True), lambda line: None)["digest"] == stored["digest"]
 
 
 def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> ConvertJson:

@@ -20,12 +20,13 @@ and counted before --out appears. If the command fails, --out does not exist.
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, files, usage, words
+from tfrecord_tools.base import cache_options, command, files, usage, words
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion.workspace import fresh
 from tfrecord_tools.errors import UserError, refusal
@@ -35,11 +36,13 @@ from tfrecord_tools.exporting.folder import Folder
 from tfrecord_tools.exporting.parquet import Parquet
 from tfrecord_tools.exporting.pictures import Counts, Sink
 from tfrecord_tools.exporting.webdataset import Webdataset
-from tfrecord_tools.records import Dataset, open_local
+from tfrecord_tools.records import Dataset, open_dataset
 
 TO: dict[str, Callable[[Dataset, int | None], Sink]] = {
     "folder": Folder, "webdataset": Webdataset, "parquet": Parquet, "array_record": ArrayRecord,
 }  # fmt: skip
+
+USED_BY = {"shard_bytes": ("webdataset", "parquet", "array_record")}  # Setting -> the values of --to that use it.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,15 +50,19 @@ class ExportConfig:
     """Settings of `export`.
 
     Attributes:
-        tfrecords: The dataset directory.
+        tfrecords: The dataset directory or its URL.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
         out: Directory to write. It must be new or empty.
         to: "folder", "webdataset", "parquet" or "array_record".
         shard_bytes: Largest size of a tar, Parquet or ArrayRecord file in bytes. A single larger image gets a larger
-            file. None: 500,000,000 for Parquet, 250,000,000 for the other formats.
+            file. None: 500,000,000 for Parquet, 250,000,000 for the other formats. It is not used for "folder".
     """
 
     tfrecords: str
     out: str
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     to: str = "folder"
     shard_bytes: int | None = None
 
@@ -65,6 +72,14 @@ class ExportConfig:
                 raise UserError(f"--{name} is missing. Pass two directories, as in --tfrecords=out --out=images.")
         if self.to not in TO:
             raise UserError(f"--to={self.to}: must be one of {', '.join(TO)}.")
+        for name, formats in USED_BY.items():
+            value = getattr(self, name)
+            if value is not None and self.to not in formats:
+                others = [f"--to={one}" for one in formats]
+                raise UserError(
+                    f"--{name}={value}: --to={self.to} does not use it. Only {', '.join(others[:-1])} and {others[-1]}"
+                    f" use it. Remove --{name}, or choose another --to."
+                )
         if self.shard_bytes is not None and self.shard_bytes < 1:
             raise UserError(f"--shard_bytes={self.shard_bytes}: must be a number of bytes, at least 1.")
 
@@ -72,7 +87,8 @@ class ExportConfig:
 def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[str, int]:
     """Export the records of all splits.
 
-    One image is in memory at once. For Parquet, the images of a row group are in memory, up to 32 MiB.
+    One image is in memory at once. For Parquet, the images of a row group are in memory, up to 32 MiB. From a bucket,
+    each record is fetched once, and up to 64 requests are under way at once.
 
     Args:
         config: All settings.
@@ -87,7 +103,8 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
     Example:
         export(ExportConfig(tfrecords="out", out="images"))
     """
-    data, out = open_local(config.tfrecords), Path(config.out)
+    data = open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
+    out = Path(config.out)
     sink = TO[config.to](data, config.shard_bytes)
     try:
         with (
@@ -106,12 +123,23 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
     except OSError as error:
         raise UserError(
             f"{refusal(error)}. Nothing was written. Fix the cause and run the same command again."
+            f"{_advice(error, data)}"
         ) from error
     for split, count in data.splits.items():
         log(f"{out}/: {words.number(count, 'image')} of {split}, read again and counted")
     for line in sink.notes(out):
         log(line)
     return dict(data.splits)
+
+
+def _advice(error: OSError, data: Dataset) -> str:
+    """Return what else may help: a cache for records of a bucket may take the space of the output."""
+    if data.bucket is None or error.errno != errno.ENOSPC:
+        return ""
+    return (
+        f" The cache in {data.bucket.cache_dir} needs space, too: pass a smaller --cache_bytes, such as"
+        " --cache_bytes=1000000000."
+    )
 
 
 def _check_free(out: Path) -> None:
@@ -128,7 +156,13 @@ def define_flags() -> None:
         " files with a dataset card, as Hugging Face's library datasets reads them; array_record: ArrayRecord files for"
         " Grain and TensorFlow Datasets.",
     )
-    usage.define_path("tfrecords", "", "Directory of the dataset to export. Required.")
+    usage.define_path(
+        "tfrecords",
+        "",
+        "Directory of the dataset to export, or its URL in a bucket, such as s3://bucket/pets. Required.",
+    )
+    for option in cache_options.OPTIONS:
+        option.define()
     usage.define_path("out", "", "Directory to write. It must be new or empty. Required.")
     flags.DEFINE_integer(
         "shard_bytes",

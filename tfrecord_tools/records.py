@@ -718,26 +718,11 @@ def open_dataset(
             f"--cache_bytes={cache_bytes}: only datasets in a bucket use it. Remove it, or pass a URL such as"
             f" s3://bucket/pets instead of {directory}."
         )
-    return open_local(given, cache)
+    _check_is_dataset(Path(given))
+    return _opened(Path(given), None if cache is None else Path(cache))
 
 
-def open_local(directory: str | os.PathLike[str], cache_dir: str | None = None) -> Dataset:
-    """Open a dataset directory on this machine, for functions that cannot read from a bucket.
-
-    Args:
-        directory: The directory that `convert` or `adopt` wrote.
-        cache_dir: As in `open_dataset`.
-
-    Raises:
-        UserError: The directory is a URL, does not exist, is unfinished, or is not a dataset of this tool.
-    """
-    given = files.paths(directory=directory)["directory"]
-    if files.is_url(given):
-        raise UserError(
-            f"{given}: must be a local directory. Copy the dataset to this machine first:"
-            f" python -m tfrecord_tools.transfer {given} DIRECTORY"
-        )
-    directory = Path(given)
+def _check_is_dataset(directory: Path) -> None:
     if not (directory / dataset_files.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Run the same convert command again.")
@@ -749,7 +734,6 @@ def open_local(directory: str | os.PathLike[str], cache_dir: str | None = None) 
             f"{directory}: {problem}. Pass a directory that was written by"
             f" python -m tfrecord_tools.convert --src=IMAGES --out={out}"
         )
-    return _opened(directory, None if cache_dir is None else Path(cache_dir))
 
 
 def _opened(directory: Path, cache_dir: Path | None, bucket: Bucket | None = None) -> Dataset:

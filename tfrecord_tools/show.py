@@ -1,12 +1,12 @@
 """Show the contents of any TFRecord file, and print Python code that reads it.
 
-    python -m tfrecord_tools.show FILE_OR_DIRECTORY [--grid=out.png] [--records=1000]
+    python -m tfrecord_tools.show FILE_OR_DIRECTORY_OR_URL [--grid=out.png] [--records=1000]
 
 The report lists the files with their records and bytes, the features with types, lengths and some values, the class
 names if they are known, and Python code that reads the records. --grid draws the first images with their labels.
 All records are read and their checksums are verified. Types and lengths come from all records. Values and images come
 from N records (--records=N), the first ones of each file. Only one record is in memory at a time. TensorFlow is not
-needed.
+needed. Files in a bucket, as in s3://bucket/pets, are fetched once, in parts of up to 8 MiB. No copy of them is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import glob
 import itertools
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,11 +29,12 @@ from tqdm import tqdm
 from tfrecord_tools.base import command, tabular, usage, words
 from tfrecord_tools.base.files import atomic
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.foreign import example_parser, tfrecord_files
+from tfrecord_tools.foreign import example_parser, place, tfrecord_files
 from tfrecord_tools.foreign.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
 from tfrecord_tools.foreign.example_parser import Feature, Seen
+from tfrecord_tools.foreign.place import Place
 from tfrecord_tools.foreign.tfrecord_files import Group
-from tfrecord_tools.layout import decisions
+from tfrecord_tools.layout import dataset_files, decisions
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
 _WIDTH = 100  # Characters. Longer lines are cut.
@@ -49,7 +49,7 @@ class ShowConfig:
     """Settings of `show`.
 
     Attributes:
-        path: A TFRecord file, or a directory of TFRecord files.
+        path: A TFRecord file, a directory of TFRecord files, or the URL of one, such as s3://bucket/pets.
         records: Show values and decode images of this many records. The number is divided equally between the files,
             and the first records of each file are used. Types and lengths come from all records.
         grid: PNG file to write with the first images. None: no file.
@@ -75,27 +75,27 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
 
     Raises:
         UserError: `path` is not a TFRecord, or is damaged, or has no image for `grid`. In the last two cases the report
-            is printed first.
+            is printed first. Or a bucket cannot be read.
     """
-    path = Path(config.path)
     damage: list[str] = []
-    contents = [Contents(group=group) for group in tfrecord_files.find(path, damage.append)]
-    class_names = _class_names(path if path.is_dir() else path.parent)
+    shown = place.find(config.path, damage.append)
+    contents = [Contents(group=group) for group in shown.groups]
+    class_names = _class_names(shown)
     pictures: list[tuple[Image.Image, str]] = []
     for example in _read(contents, config.records, damage.append):
         if config.grid and len(pictures) < _MAX_PICTURES:
             pictures.extend(_pictures(example, class_names))
-    parts = (_files(path, contents), _features(contents, class_names), _decisions(path, damage.append), _code(contents))
-    for line in itertools.chain(*parts):
+    facts = (_files(shown, contents), _features(contents, class_names), _decisions(shown, damage.append))
+    for line in itertools.chain(*facts, _code(shown, contents)):
         log(line)
     if config.grid and pictures:
-        title = f"{path}: the first {words.number(len(pictures), 'image')}"
+        title = f"{shown.title}: the first {words.number(len(pictures), 'image')}"
         _save(_contact_sheet(title, pictures), config.grid)
         log(f"\n{config.grid}: {words.number(len(pictures), 'image')}")
     if damage:
         more = [f"and {len(damage) - _SHOWN_DAMAGE:,} more"] if len(damage) > _SHOWN_DAMAGE else []
         raise UserError(
-            "\n  ".join([f"{path} is damaged:", *damage[:_SHOWN_DAMAGE], *more])
+            "\n  ".join([f"{shown.title} is damaged:", *damage[:_SHOWN_DAMAGE], *more])
             + "\nThe report shows everything that can be read. Copy the file again from an undamaged copy, or write it"
             " again."
         )
@@ -122,31 +122,35 @@ def _read(contents: Sequence[Contents], records: int, damage: Callable[[str], ob
                 yield content.look(data)
             else:
                 content.count(data)
-        content.files.append(FileFacts(count, path.stat().st_size))
+        content.files.append(FileFacts(count, tfrecord_files.size_of(path)))
 
 
-def _class_names(directory: Path) -> ClassNames:
+def _class_names(shown: Place) -> ClassNames:
     """Read the class names that TensorFlow Datasets stores, for example in label.labels.txt for `label`."""
     ending = ".labels.txt"
-    paths = sorted(directory.glob(f"*{ending}"))
     return {
-        path.name.removesuffix(ending): path.read_text("utf-8", "replace").removesuffix("\n").split("\n")
-        for path in paths
+        name.removesuffix(ending): _lines(shown.read(name).decode("utf-8", "replace"))
+        for name in sorted(shown.names)
+        if name.endswith(ending)
     }
 
 
-def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def _files(shown: Place, contents: Sequence[Contents]) -> Iterator[str]:
     """Yield the table of files. Each group of files has one line, and below it one line per file.
 
     For many files, one line with the smallest and the largest values replaces the lines of the files.
     """
     files = [facts for content in contents for facts in content.files]
     records, size = map(sum, zip(*files))
-    yield f"{path}: {words.number(records, 'record')} in {words.number(len(files), 'file')}, {size:,} bytes"
+    yield f"{shown.title}: {words.number(records, 'record')} in {words.number(len(files), 'file')}, {size:,} bytes"
     rows = [["files", "records", "bytes", "compression"]]
     for content in contents:
         group, columns = content.group, list(zip(*content.files))
-        missing = f"  ({group.missing:,} missing)" if group.missing > 0 and path.is_dir() else ""
+        missing = f"  ({group.missing:,} missing)" if group.missing > 0 and shown.is_directory else ""
         rows.append([group.name + missing, *(f"{sum(column):,}" for column in columns), group.compression or "none"])
         if 1 < len(group.paths) <= _SHOWN_FILES:
             rows += [[f"  {p.name}", f"{f.records:,}", f"{f.bytes:,}", ""] for p, f in zip(group.paths, content.files)]
@@ -210,10 +214,14 @@ def _images(seen: Sequence[Seen]) -> str:
     return ", ".join(parts)
 
 
-def _decisions(path: Path, damage: Callable[[str], object]) -> Iterator[str]:
-    """Yield the number of decisions in the dataset at `path`, if there are any."""
+def _decisions(shown: Place, damage: Callable[[str], object]) -> Iterator[str]:
+    """Yield the number of decisions in the shown dataset, if there are any."""
+    name = dataset_files.CONVERT_JSON
+    if not shown.is_directory or name not in shown.names:
+        return
     try:
-        counts = Counter(one.decision for one in decisions.of_dataset(path).values())
+        stored = decisions.of_text(shown.read(name), f"{shown.title}/{name}")
+        counts = Counter(one.decision for one in stored.values())
     except UserError as error:
         damage(str(error))
         return
@@ -222,15 +230,17 @@ def _decisions(path: Path, damage: Callable[[str], object]) -> Iterator[str]:
         yield from ("", f"{words.number(counts.total(), 'decision')} about single images in convert.json: {parts}")
 
 
-def _code(contents: Sequence[Contents]) -> Iterator[str]:
+def _code(shown: Place, contents: Sequence[Contents]) -> Iterator[str]:
     """Yield TensorFlow code that reads the largest group. Records without features are not parsed."""
     main = max(contents, key=lambda content: (bool(content.kinds), sum(facts.records for facts in content.files)))
     group = main.group
     parsed = bool(_specifications(main)) and not main.kinds[OTHER]
     yield from ("", "To read them:", "", "import tensorflow as tf", "")
+    if shown.is_remote:
+        yield f"# TensorFlow reads files on this machine. Copy the files of {shown.title} to this directory first."
     if parsed:
         yield from _parser(main)
-    pattern, paths = _pattern(group), _quoted([str(path) for path in group.paths])
+    pattern, paths = _pattern(shown, group), _quoted([str(shown.directory / path.name) for path in group.paths])
     yield "files = " + (f"tf.data.Dataset.list_files({_quoted(pattern)}, shuffle=False)" if pattern else paths)
     same = (_specifications(main), group.compression)
     alike = [
@@ -278,11 +288,11 @@ def _parser(main: Contents) -> Iterator[str]:
     yield from ("", "")
 
 
-def _pattern(group: Group) -> str | None:
+def _pattern(shown: Place, group: Group[Any]) -> str | None:
     """Return a pattern that matches the files of a group and no others, or None."""
-    directory = group.paths[0].parent
-    matching = sum(fnmatch.fnmatchcase(name, group.name) for name in os.listdir(directory))
-    return os.path.join(glob.escape(str(directory)), group.name) if 1 < matching == len(group.paths) else None
+    matching = sum(fnmatch.fnmatchcase(name, group.name) for name in shown.names)
+    alike = 1 < matching == len(group.paths)
+    return str(Path(glob.escape(str(shown.directory)), group.name)) if alike else None
 
 
 def _pictures(example: Mapping[str, Feature], class_names: ClassNames) -> Iterator[tuple[Image.Image, str]]:
@@ -386,7 +396,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise UserError(
-            f"{len(argv) - 1} arguments were given. Give one TFRecord file or one directory, for example:"
+            f"{len(argv) - 1} arguments were given. Give one TFRecord file, one directory or one URL, for example:"
             " python -m tfrecord_tools.show out"
         )
     show(command.from_flags(ShowConfig, path=argv[1]))

@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import callable_module, command, files, html_frame, options, usage
+from tfrecord_tools.base import cache_options, callable_module, command, files, html_frame, options, usage
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
@@ -37,6 +37,7 @@ from trainers.results.out_of_fold import Difference
 from trainers.tracking.logbook import TRACKERS
 
 OPTIONS = (
+    *cache_options.OPTIONS,
     Option(
         "variant",
         "texts",
@@ -126,6 +127,8 @@ class Comparison:
 def compare(
     *,
     tfrecords: StrPath,
+    cache_dir: StrPath | None = None,
+    cache_bytes: int | None = None,
     out: StrPath = "comparison",
     variant: str | Sequence[str] = tuple(recipes.RECIPES),
     backbone: str | Sequence[str] = (),
@@ -140,7 +143,9 @@ def compare(
     The trainings run in another process, one after the other. Each has its own run directory.
 
     Args:
-        tfrecords: The dataset directory.
+        tfrecords: The dataset directory, or its URL in a bucket, such as "s3://bucket/pets".
+        cache_dir: As in `records.open_dataset`. All trainings use it.
+        cache_bytes: As in `records.open_dataset`. All trainings use it.
         out: Directory for the runs, the tables and the chart.
         variant: Variants as for the command: "[NAME=]TRAINER [FLAGS]". Default: every trainer.
         backbone: Backbones as for the command: "[NAME=]BACKBONE [FLAGS]". Default: the backbone of each trainer's
@@ -161,6 +166,7 @@ def compare(
         trainers.compare(tfrecords="out", variant=["features", "finetune"], folds=5).differences
     """
     given: dict[str, Any] = {"variant": variant, "backbone": backbone, "seeds": seeds}
+    given |= {"cache_dir": cache_dir, "cache_bytes": cache_bytes}
     given |= {"folds": folds, "fold_seed": fold_seed, "search": search, "log": log}
     paths = files.paths(tfrecords=tfrecords, out=out)
     return _compare(_config(paths["tfrecords"], paths["out"], given))
@@ -175,6 +181,8 @@ def _config(tfrecords: str, out: str, given: Mapping[str, Any]) -> CompareConfig
         raise UserError("--seeds=: has no value. Pass whole numbers, such as --seeds=0,1,2.")
     return CompareConfig(
         tfrecords=tfrecords,
+        cache_dir=values.get("cache_dir"),
+        cache_bytes=values.get("cache_bytes"),
         out=Path(out),
         variants=comparison.variants(values["variant"], values["backbone"]),
         trackers=tuple(dict.fromkeys(values.get("log", ()))),
@@ -211,7 +219,12 @@ def _compare(config: CompareConfig) -> Comparison:
 
 
 def define_flags() -> None:
-    usage.define_path("tfrecords", None, "Directory of the dataset, as written by tfrecord_tools.convert.")
+    usage.define_path(
+        "tfrecords",
+        None,
+        "Directory of the dataset, as written by tfrecord_tools.convert, or its URL in a bucket, such as"
+        " s3://bucket/pets.",
+    )
     usage.define_path("out", "comparison", "Directory for the runs, the table and the chart.")
     flags.DEFINE_boolean(
         "dry_run",

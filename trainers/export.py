@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from tfrecord_tools.base import callable_module, command, options
+from tfrecord_tools.base import cache_options, callable_module, command, options
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from trainers.exporting import export_model
@@ -42,14 +42,16 @@ OPTIONS = (
     Option(
         "tfrecords",
         "path",
-        "Directory of a dataset. The images in the dataset are used to calibrate int8, and to compare the exported"
-        " model with the Keras model. Default: both models are compared on generated images.",
+        "Directory of a dataset, or its URL in a bucket, such as s3://bucket/pets. The images in the dataset are used"
+        " to calibrate int8, and to compare the exported model with the Keras model. Default: both models are compared"
+        " on generated images.",
     ),
+    *cache_options.OPTIONS,
     Option(
         "samples",
         "integer",
-        "Largest number of records to use from --tfrecords, both to compare the models and to calibrate int8.",
-        default=ModelExportConfig.samples,
+        "Largest number of records to use from --tfrecords, both to compare the models and to calibrate int8. Default:"
+        f" {export_model.SAMPLES}.",
     ),
     Option(
         "tolerance",
@@ -76,7 +78,9 @@ def export(
     format: str = ModelExportConfig.format,
     quantize: str = ModelExportConfig.quantize,
     tfrecords: StrPath | None = None,
-    samples: int = ModelExportConfig.samples,
+    cache_dir: StrPath | None = None,
+    cache_bytes: int | None = None,
+    samples: int | None = None,
     tolerance: float | None = None,
     out: StrPath | None = None,
     threshold: float | None = None,
@@ -89,9 +93,12 @@ def export(
         run: A run directory or a model file.
         format: "saved_model", "litert" or "onnx".
         quantize: "none", "float16" or "int8". Only for LiteRT.
-        tfrecords: A dataset directory with images to calibrate "int8" and to compare the models. If None, the models
-            are compared on generated images.
-        samples: Largest number of records for calibration and for comparison, at least 1.
+        tfrecords: A dataset directory, or its URL, with images to calibrate "int8" and to compare the models. If None,
+            the models are compared on generated images.
+        cache_dir: As in `records.open_dataset`. Only with `tfrecords`.
+        cache_bytes: As in `records.open_dataset`. Only with `tfrecords`.
+        samples: Largest number of records for calibration and for comparison, at least 1. If None, 256. Only with
+            `tfrecords`.
         tolerance: Largest allowed difference of a probability from the Keras model, 0..1. For "int8": largest allowed
             share of images that get another class, 0..1. If None, the value in `export_model.TOLERANCES`.
         out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
@@ -115,6 +122,8 @@ def export(
         "format": format,
         "quantize": quantize,
         "tfrecords": tfrecords,
+        "cache_dir": cache_dir,
+        "cache_bytes": cache_bytes,
         "samples": samples,
     }
     given |= {"tolerance": tolerance, "out": out, "threshold": threshold, "overwrite": overwrite}

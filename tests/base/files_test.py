@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from image_sources import REPOSITORY, contents, with_splits
@@ -42,6 +44,38 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, error: type[BaseExcepti
         file.write(b"new")
         raise error
     assert contents(tmp_path) == {"file": b"old"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "call"),
+    [
+        (lambda file: file.write(b"x" * (2 << 20)), "write"),
+        (lambda file: file.write(b"x" * 2000), "write"),  # It stays in memory until the end of the block.
+        (lambda file: file.truncate(2000), "truncate"),
+    ],
+)
+def test_an_error_of_the_file_has_its_name(tmp_path: Path, operation: Callable[[BinaryIO], object], call: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=rf"File too large \({call}\)") as caught,
+            files.atomic(tmp_path / "f") as file,
+        ):
+            operation(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == f"{tmp_path}/f.tmp"
+
+
+def test_an_error_about_another_file_is_unchanged(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError) as caught, files.atomic(tmp_path / "file"):
+        os.write(writer, b"x")  # The system does not name the pipe.
+    os.close(writer)
+    assert caught.value.filename is None
+    assert contents(tmp_path) == {}
 
 
 def test_atomic_file_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,6 @@ OF_TRAINERS = frozenset(
 )
 
 WITH_CACHE = tuple(command for command in COMMANDS if has(command, "cache_bytes"))
-WITH_CACHE_DIRECTORY = tuple(command for command in COMMANDS if has(command, "cache_dir"))
 WITH_ENGINE = ("trainers.features", "trainers.predict", "trainers.audit")
 # Definitions that fewer commands show than reach, for reasons that the references do not contain.
 NARROWED = {
@@ -78,9 +77,6 @@ NARROWED = {
     "tfrecord_tools.records.open_dataset": WITH_CACHE,
     "tfrecord_tools.remote.opening.open_bucket": WITH_CACHE,
     "tfrecord_tools.remote.fetching.Fetcher._disk_failed": WITH_CACHE,
-    # export and compare read only local directories.
-    "tfrecord_tools.remote.space.Space.__init__": WITH_CACHE_DIRECTORY,
-    "tfrecord_tools.remote.space.User.__init__": WITH_CACHE_DIRECTORY,
     "trainers.fitting.bucket.lines": OF_IMAGES,  # features reads each record once.
     # audit computes features as a training does, but logs nothing.
     "trainers.tracking.logbook.check_names": TRAINING,

@@ -604,8 +604,11 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: 0 arguments were given. Give one TFRecord file or one directory, for example: python -m"),
-        (["a", "b"], "error: 2 arguments were given. Give one TFRecord file or one directory, for example: python -m"),
+        ([], "error: 0 arguments were given. Give one TFRecord file, one directory or one URL, for example: python -m"),
+        (
+            ["a", "b"],
+            "error: 2 arguments were given. Give one TFRecord file, one directory or one URL, for example: python -m",
+        ),
         (["missing"], "error: missing: does not exist. Expected a TFRecord file, "),
         (
             ["above"],

@@ -226,7 +226,12 @@ def test_lost_files_are_found(out: Path, tmp_path: Path, monkeypatch: pytest.Mon
         ({"tfrecords": ""}, r"^--tfrecords is missing\."),
         ({"tfrecords": "none"}, r"^none: does not exist\."),
         ({"to": "zip"}, r"^--to=zip: must be one of folder, webdataset, parquet, array_record\."),
-        ({"shard_bytes": 0}, r"^--shard_bytes=0: must be a number of bytes, at least 1\."),
+        ({"to": "parquet", "shard_bytes": 0}, r"^--shard_bytes=0: must be a number of bytes, at least 1\."),
+        (
+            {"to": "folder", "shard_bytes": 9},
+            r"^--shard_bytes=9: --to=folder does not use it\. Only --to=webdataset, --to=parquet and"
+            r" --to=array_record use it\. Remove --shard_bytes, or choose another --to\.$",
+        ),
     ],
 )
 def test_errors_name_the_flag(

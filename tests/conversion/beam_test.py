@@ -82,7 +82,10 @@ def test_error_without_beam_names_the_extra(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--direct_num_workers=two", "refused by Beam: argument --direct_num_workers: invalid int value: 'two'."),
+        (
+            "--direct_num_workers=two",
+            "Beam does not accept these options: argument --direct_num_workers: invalid int value: 'two'.",
+        ),
         ("--direct_num_wokers=2", "Beam has no option --direct_num_wokers."),
         ("--runner=NoRunner", "Unexpected pipeline runner: NoRunner. Valid values are DataflowRunner, "),
         ("'--runner", "No closing quotation. The options must be quoted as on a command line. Correct the quotes."),

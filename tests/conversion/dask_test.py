@@ -218,8 +218,8 @@ def test_rerun_after_a_kill_writes_the_same_bytes(
     if victim == "scheduler":
         assert process.returncode == 1
         assert re.match(
-            r"error: Beam's pipeline failed: ConnectionError: the Dask scheduler at tcp://127\.0\.0\.1:\d+ is gone\."
-            r" Fix the cause, then run the same command again to continue\.\n",
+            r"error: Beam's pipeline failed: ConnectionError: the Dask scheduler at tcp://127\.0\.0\.1:\d+ does not"
+            r" answer any more\. Fix the cause, then run the same command again to continue\.\n",
             err,
         )
         assert "Traceback" not in err

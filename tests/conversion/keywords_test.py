@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_sources import contents, converted, tree
+from image_sources import contents, converted, draw, tree
 
 import tfrecord_tools
 from tfrecord_tools.conversion.keywords import ConvertSettings
@@ -36,6 +36,29 @@ def test_python_and_the_command_write_the_same_bytes(tmp_path: Path, monkeypatch
     assert len(here) == 2
     assert any("12 images" in line for line in lines)
     assert tfrecord_tools.open(tmp_path / "here") == data
+
+
+def test_a_finished_conversion_is_returned(tmp_path: Path) -> None:
+    """The cell of a notebook is run a second time."""
+    src = tree(tmp_path / "pets", {"cats": 6, "dogs": 6})
+    settings: dict[str, Any] = {"src": src, "out": tmp_path / "out", "workers": 1}
+    first = tfrecord_tools.convert(**settings, log=lambda line: None)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    lines: list[str] = []
+    assert tfrecord_tools.convert(**settings, seed=0, log=lines.append) == first  # 0 is the default.
+    assert lines == [
+        f"{tmp_path}/out/: the dataset is finished already. The images and the settings are the same, so nothing was"
+        " written"
+    ]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    assert not (tmp_path / "out.partial").exists()
+    message = r"out: the dataset exists\. Pass --overwrite to replace it when the new one is complete, or choose"
+    with pytest.raises(UserError, match=message):
+        tfrecord_tools.convert(**settings, seed=3, log=lines.append)
+    draw(src / "cats/new.jpg")
+    with pytest.raises(UserError, match=message):
+        tfrecord_tools.convert(**settings, log=lines.append)
+    assert tfrecord_tools.convert(**settings, overwrite=True, log=lines.append).digest != first.digest
 
 
 def test_update_compares_the_given_settings(tmp_path: Path) -> None:

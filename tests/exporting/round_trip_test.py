@@ -37,7 +37,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(tfrecords: Path, out: Path, to: str, **settings: Any) -> Path:
-    config = ExportConfig(tfrecords=str(tfrecords), out=str(out), to=to, **{"shard_bytes": SHARD_BYTES} | settings)
+    sizes = {} if to == "folder" else {"shard_bytes": SHARD_BYTES}
+    config = ExportConfig(tfrecords=str(tfrecords), out=str(out), to=to, **sizes | settings)
     export(config, lambda line: None)
     return out
 

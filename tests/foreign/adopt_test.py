@@ -326,8 +326,13 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         quietly(tmp_path / "d", tmp_path / "out")
     path.write_bytes(sound)
     flip(path, 40)
-    with pytest.raises(UserError, match=rf"^{path}: record 0 .* the checksum of its data is wrong"):
+    message = (
+        rf"^{path}: record 0 \(counted from 0\) at byte 0: the checksum of its data is wrong\. Nothing was written\."
+        r" Copy the file again from an intact copy, or leave this file out\.$"
+    )
+    with pytest.raises(UserError, match=message):
         quietly(tmp_path / "d", tmp_path / "out", workers=2)  # In a worker process too.
+    assert not (tmp_path / "out").exists()
     assert sorted(os.listdir(tmp_path)) == ["d"]
 
 

@@ -789,6 +789,15 @@ ADOPT += [
 
 EXPORT = [
     Run(
+        name="a bucket",
+        flags={
+            "--tfrecords=file://PLACE/out": lambda e: e.count("copies/*/url") == 1,
+            "--out=images": lambda e: contents(e.place / "images") == contents(e.place / "pets"),
+            "--cache_dir=copies": lambda e: e.count("copies/*/records.parquet") == 1,
+            "--cache_bytes=1": lambda e: not e.count("copies/*/*/*.tfrecord*"),
+        },
+    ),
+    Run(
         name="webdataset",
         flags={
             "--to=webdataset": is_there("tars"),
@@ -857,11 +866,12 @@ VERIFY = [
 ]
 
 SHOW = [
+    Run(name="a bucket", arguments=["file://PLACE/out"]),
     Run(
         name="grid",
         arguments=["out"],
         flags={"--records=3": says("3"), "--grid=grid.png": is_there("grid.png")},
-    )
+    ),
 ]
 
 BENCH = [
@@ -1310,6 +1320,16 @@ FINETUNE = [
 
 COMPARE = [
     Run(
+        name="a bucket",
+        flags={
+            "--tfrecords=file://PLACE/out": says("--tfrecords=file:///"),
+            "--dry_run": lambda e: e.out.count("-m trainers.") == 1,
+            "--variant=features": says("-m trainers.features"),
+            "--cache_dir=copies": says("--cache_dir=copies "),
+            "--cache_bytes=4096": says("--cache_bytes=4096 "),
+        },
+    ),
+    Run(
         name="two",
         marks=SLOW,
         flags={
@@ -1512,6 +1532,16 @@ PREDICT = [
 DOCTOR = [Run(name="machine", marks=SLOW)]
 
 MODEL_EXPORT = [
+    Run(
+        name="a bucket",
+        marks=SLOW,
+        before=judged,
+        flags=IN_A_BUCKET
+        | {
+            "--run=run": is_there("served/saved_model.pb"),
+            "--out=served": is_there("served/labels.txt"),
+        },
+    ),
     Run(
         name="SavedModel",
         marks=SLOW,

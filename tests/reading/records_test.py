@@ -734,20 +734,3 @@ def test_column_of_another_type(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=message):
         read_numbers(str(tmp_path / "a.parquet"), 10)
-
-
-REFUSED = (
-    r"^s3://bucket/pets: must be a local directory\. Copy the dataset to this machine first: python -m"
-    r" tfrecord_tools\.transfer s3://bucket/pets DIRECTORY$"
-)
-
-
-def test_exports_and_comparisons_need_a_local_dataset(tmp_path: Path) -> None:
-    import trainers
-    from tfrecord_tools.export import ExportConfig, export
-
-    with pytest.raises(UserError, match=REFUSED):
-        export(ExportConfig(tfrecords="s3://bucket/pets", out=str(tmp_path / "images")))
-    with pytest.raises(UserError, match=REFUSED):
-        trainers.compare(tfrecords="s3://bucket/pets", out=str(tmp_path / "comparison"), variant=["features"])
-    assert not list(tmp_path.iterdir())

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from image_sources import converted, run, scanned, with_splits
+from image_sources import converted, draw, run, scanned, with_splits
 from s3_bucket import Bucket
 
 from tfrecord_tools.errors import UserError
@@ -97,6 +99,53 @@ def test_other_directories_are_read_as_before(memory: str, exported: Path) -> No
     assert (sources.class_names, sources.has_splits) == (("cats", "dogs"), True)
 
 
+def imagefolder(root: Path, kind: str) -> Path:
+    """Write an imagefolder of Hugging Face with two splits. A table in each has the labels of its images."""
+    for split, count in (("train", 8), ("test", 4)):
+        rows = [{"file_name": f"{number}.jpg", "label": ("cat", "größe")[number % 2]} for number in range(count)]
+        for row in rows:
+            draw(root / split / row["file_name"])
+        rows.append({"file_name": "lost.jpg", "label": "cat"})
+        path = root / split / f"metadata.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            path.write_text("file_name,label\n" + "".join(f"{row['file_name']},{row['label']}\n" for row in rows))
+    return root
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_imagefolder(tmp_path: Path, kind: str) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    system = fsspec.filesystem("memory")
+    local = imagefolder(tmp_path / "pets", kind)
+    system.put(str(local), f"/folder-{kind}/pets", recursive=True)
+    there, here = scanned(f"memory://folder-{kind}/pets/"), scanned(local)  # type: ignore[arg-type]
+    assert list(there.paths) == list(here.paths)
+    assert there.labels.tolist() == here.labels.tolist()
+    assert there.class_names == here.class_names == ("cat", "größe")
+    assert there.has_splits
+    assert there.splits.tolist() == here.splits.tolist()
+    assert there.notes == here.notes
+    assert [(r.path, r.reason) for r in there.rejected] == [
+        (f"{split}/lost.jpg", "listed in the manifest, but not in the bucket") for split in ("test", "train")
+    ]
+    system.rm(f"/folder-{kind}", recursive=True)
+
+
+def test_damaged_table_of_an_imagefolder(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    system = fsspec.filesystem("memory")
+    draw(tmp_path / "1.jpg")
+    system.pipe("/damaged/1.jpg", (tmp_path / "1.jpg").read_bytes())
+    system.pipe("/damaged/metadata.jsonl", b'{"file_name": 1.jpg}')
+    with pytest.raises(UserError, match=r"^memory://damaged/metadata\.jsonl: line 1 is not valid JSON: "):
+        scanned("memory://damaged")  # type: ignore[arg-type]
+    system.rm("/damaged", recursive=True)
+
+
 def test_missing_file(memory: str) -> None:
     for name in ("x.parquet", "x.tar"):
         with pytest.raises(UserError, match=rf"{memory}/{name}: .*"):
@@ -120,6 +169,29 @@ def test_bucket(bucket: Bucket, out: Path, exported: Path, tmp_path: Path, to: s
     done = run("tfrecord_tools.convert", *flags, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out/records.parquet").read_bytes() == (out / "records.parquet").read_bytes()
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_imagefolder_in_a_bucket(bucket: Bucket, tmp_path: Path, kind: str) -> None:
+    local = imagefolder(tmp_path / "pets", kind)
+    for split in ("train", "test"):
+        draw(local / split / "lost.jpg")
+    bucket.upload(local, "any/pets")
+    done = run("tfrecord_tools.convert", f"--src={bucket.url}/any/pets", "--shards=3", "--workers=2", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert same(str(local), tmp_path / "out", tmp_path / "local")
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("files", ["parquet/pets/data/train-*.parquet", "webdataset/pets/train-{000000..000001}.tar"])
+def test_patterns_in_a_bucket(bucket: Bucket, exported: Path, tmp_path: Path, files: str) -> None:
+    for to in ("parquet", "webdataset"):
+        bucket.upload(exported / to / "pets", f"{to}/pets")
+    there, here = scanned(f"{bucket.url}/{files}"), scanned(exported / files)  # type: ignore[arg-type]
+    assert list(there.paths) == list(here.paths)
+    assert len(there) >= 10
+    assert there.labels.tolist() == here.labels.tolist()
 
 
 # --- Hub --------------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears at `path`, synced to disk, only if the block succeeds."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with naming(temporary, "write"), io.BufferedWriter(_EagerFile(temporary, "wb"), _BLOCK_BYTES) as file:
+        with io.BufferedWriter(_EagerFile(temporary, "wb"), _BLOCK_BYTES) as file:
             yield file
             file.flush()
             _sync(file.fileno(), temporary)
@@ -144,7 +144,23 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     sync(path.parent)
 
 
-class _EagerFile(io.FileIO):
+class NamingFile(io.FileIO):
+    """A file on disk with errors that have its name. Those of `io.FileIO` have none after it is open."""
+
+    def write(self, data: Buffer, /) -> int:
+        with naming(self.name, "write"):
+            return super().write(data)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        with naming(self.name, "truncate"):
+            return super().truncate(size)
+
+    def close(self) -> None:
+        with naming(self.name, "close"):
+            super().close()
+
+
+class _EagerFile(NamingFile):
     """A new file. The system starts to write each block to disk, so that `fsync` has little left to do."""
 
     def write(self, data: Buffer, /) -> int:

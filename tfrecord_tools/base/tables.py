@@ -14,8 +14,8 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 from tfrecord_tools.errors import UserError
 
@@ -37,8 +37,16 @@ _SEPARATORS = frozenset("\t" + "".join(map(chr, range(32, 127)))) - {'"'}
 _EXPECTED = "Pass a Parquet file, or a CSV file in UTF-8 with values separated by commas, semicolons, tabs or |."
 
 
+def _open(path: str) -> IO[bytes]:
+    return open(path, "rb")
+
+
 def read(
-    path: str, encoding: str | None = None, known: Collection[str] = (), encoding_flag: str = ""
+    path: str,
+    encoding: str | None = None,
+    known: Collection[str] = (),
+    encoding_flag: str = "",
+    open_file: Callable[[str], IO[bytes]] = _open,
 ) -> tuple[pa.Table, str]:
     """Read a table.
 
@@ -47,6 +55,7 @@ def read(
         encoding: The encoding of a CSV. None: the encoding of its byte order mark, or UTF-8 if it has no mark.
         known: Expected column names. If several delimiters are possible, one that gives such a name is used.
         encoding_flag: The flag that gives the encoding, for messages. "": there is no such flag.
+        open_file: Opens the file for reading. The default opens files on this machine.
 
     Returns:
         The table (all columns of a CSV as text), and the delimiter ("" for Parquet and JSON Lines).
@@ -57,9 +66,9 @@ def read(
     import pyarrow as pa
 
     try:
-        if path.lower().endswith(".parquet"):
-            return _read_parquet(path), ""
-        with open(path, "rb") as file:
+        with open_file(path) as file:
+            if path.lower().endswith(".parquet"):
+                return _read_parquet(file), ""
             text = _decoded(file.read(), path, encoding, encoding_flag)
         if path.lower().endswith(".jsonl"):
             return _read_json_lines(text, path), ""
@@ -68,10 +77,10 @@ def read(
         raise UserError(f"{path}: cannot be read as a table of images and labels: {error}. {_EXPECTED}") from error
 
 
-def _read_parquet(path: str) -> pa.Table:
+def _read_parquet(file: IO[bytes]) -> pa.Table:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path).read()  # pq.read_table would add columns from the directories' names.
+    return pq.ParquetFile(file).read()  # pq.read_table would add columns from the directories' names.
 
 
 def _read_json_lines(text: str, path: str) -> pa.Table:

@@ -71,12 +71,17 @@ class Sink(Protocol):
 
 
 def pictures(data: Dataset) -> Iterator[Picture]:
-    """Yield all records, split by split. Only one record is in memory at once."""
+    """Yield all records, split by split. Only one record is in memory at once.
+
+    If the dataset is in a bucket, the next records are fetched to its cache in the meantime. Each is fetched once.
+    """
     for split in data.splits:
         records = data.records(split)
         groups, hashes = _known(data, split, records)
+        reading = records.plan()
         for number in range(len(records)):
-            record = records[number]
+            with reading(number):
+                record = records[number]
             image = record["image"] if data.raw_size is None else _png(record["image"], data.raw_size)
             yield Picture(
                 split=split,

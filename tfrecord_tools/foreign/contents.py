@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tfrecord_tools.foreign import example_parser
 from tfrecord_tools.foreign.example_parser import Feature, Seen
@@ -74,7 +74,7 @@ class Contents:
         columns: The summary of each feature.
     """
 
-    group: Group
+    group: Group[Any]
     files: list[FileFacts] = dataclasses.field(default_factory=list)
     kinds: Counter[str] = dataclasses.field(default_factory=Counter)
     looked: int = 0

@@ -62,6 +62,10 @@ class ImageRecords:
             return EncodedImage(path, b"", str(error))
 
 
+def _valid(path: Path, compression: str) -> Iterator[bytes]:
+    return tfrecord_files.read(path, compression, lambda message: None)
+
+
 def find(flag: str, pattern: str, image_key: str | None) -> ImageRecords:
     """Find TFRecord files, and the feature that holds their images.
 
@@ -77,7 +81,7 @@ def find(flag: str, pattern: str, image_key: str | None) -> ImageRecords:
     paths = tfrecord_files.matching(flag, pattern, notes, refuse)
     shards = [(path, tfrecord_files.compression(path)) for path in paths]
     # Damaged records are reported when all records are read.
-    parsed = samples.examples(shards[: samples.FILES], f"--{flag}={pattern}", lambda message: None)
+    parsed = samples.examples(shards[: samples.FILES], f"--{flag}={pattern}", _valid)
     where = f"{paths[0]}, first {words.number(len(parsed), 'record')}"
     keys = guess_keys.keys_of_images(parsed, image_key, where)
     path_key = f"path in {keys.path!r}" if keys.path else "no path"

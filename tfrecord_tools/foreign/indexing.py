@@ -266,7 +266,7 @@ def _facts(image: bytes, prepared: Prepared) -> tuple[Any, ...]:
 
 
 def _read(shard: Shard) -> Iterator[bytes]:
-    return tfrecord_files.read(shard.path, shard.compression, refuse)
+    return tfrecord_files.read_intact(shard.path, shard.compression)
 
 
 def refuse(message: str) -> None:

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.foreign import example_parser, tfrecord_files
+from tfrecord_tools.foreign import example_parser
 from tfrecord_tools.foreign.forms import Example
 
 FILES = 16  # The features are guessed from the records of this many files.
 _RECORDS = 64  # Number of records that are read from all these files together.
 
 
-def examples(shards: Sequence[tuple[Path, str]], origin: str, on_damage: Callable[[str], object]) -> Sequence[Example]:
+def examples(
+    shards: Sequence[tuple[Path, str]], origin: str, read: Callable[[Path, str], Iterator[bytes]]
+) -> Sequence[Example]:
     """Return the first records of some files.
 
     Args:
         shards: Each file, and its compression, as in `tfrecord_files.Group`.
         origin: A description of the files, for messages.
-        on_damage: As in `tfrecord_files.read`.
+        read: Reads the records of a file with a compression, such as `tfrecord_files.read_intact`.
 
     Raises:
         UserError: There are no records, or they are not of type `tf.train.Example`.
     """
     parsed, others = [], Counter[str]()
     for path, compression in shards:
-        records = tfrecord_files.read(path, compression, on_damage)
-        for data in itertools.islice(records, max(1, _RECORDS // len(shards))):
+        for data in itertools.islice(read(path, compression), max(1, _RECORDS // len(shards))):
             example = example_parser.parse(data)
             if example is not None:
                 parsed.append(example)

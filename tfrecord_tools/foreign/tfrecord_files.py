@@ -1,7 +1,11 @@
-"""Find TFRecord files of any origin, group those that belong together, and read their records."""
+"""Find TFRecord files of any origin, group those that belong together, and read their records.
+
+The files are on this machine or in a bucket.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import io
 import os
@@ -9,9 +13,9 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.foreign.example_parser import image_type
 from tfrecord_tools.layout import schema
@@ -20,13 +24,37 @@ _EXPECTED = (
     "Expected a TFRecord file, plain or compressed as a whole with GZIP or ZLIB, or a directory of such files."
     " To create TFRecords from images, run `python -m tfrecord_tools.convert --src=DIRECTORY`."
 )
-_NAMES = re.compile(r"\.tfrec(ords?)?(-\d+-of-\d+)?(\.gz|\.zlib)?$|-\d{5,}-of-\d{5,}$")
+NAMES = re.compile(r"\.tfrec(ords?)?(-\d+-of-\d+)?(\.gz|\.zlib)?$|-\d{5,}-of-\d{5,}$")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 _ANY_HEADER = 32 + zlib.MAX_WBITS  # Accepts the headers of GZIP and ZLIB.
 _CHUNK_BYTES = 1 << 16
 
 
-class Group(NamedTuple):
+class RemoteFile(Protocol):
+    """A file that is not on this machine."""
+
+    @property
+    def name(self) -> str:
+        """Name of the file, without its directory."""
+
+    @property
+    def parent(self) -> str:
+        """URL of the directory of the file."""
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+
+    def open(self) -> io.RawIOBase:
+        """Return a stream of the content."""
+
+
+File: TypeAlias = Path | RemoteFile
+AnyFile = TypeVar("AnyFile", Path, RemoteFile)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group(Generic[AnyFile]):
     """Files of a directory that belong together according to their names.
 
     Attributes:
@@ -37,7 +65,7 @@ class Group(NamedTuple):
 
     name: str
     compression: str
-    paths: Sequence[Path]
+    paths: Sequence[AnyFile]
 
     @property
     def missing(self) -> int:
@@ -46,7 +74,19 @@ class Group(NamedTuple):
         return int(shard[2]) - len(self.paths) if shard else 0
 
 
-def find(path: Path, on_damage: Callable[[str], object], below: bool = False) -> list[Group]:
+class Damage(NamedTuple):
+    """Damage of a file.
+
+    Attributes:
+        reason: File, record number, byte offset, and what is wrong.
+        effect: The part that `read` leaves out because of the damage.
+    """
+
+    reason: str
+    effect: str
+
+
+def find(path: Path, on_damage: Callable[[str], object], below: bool = False) -> list[Group[Path]]:
     """Find TFRecord files: `path` itself, or the files in the directory `path`.
 
     Args:
@@ -71,14 +111,24 @@ def find(path: Path, on_damage: Callable[[str], object], below: bool = False) ->
             )
         groups = groups or grouped(deeper, on_damage)
     if not groups:
-        if deeper:
-            directories = named(list(dict.fromkeys(str(file.parent) for file in deeper)), 3)
-            raise UserError(
-                f"{path}: no TFRecord file directly in this directory. Pass a directory that contains TFRecord files:"
-                f" {directories}."
-            )
-        raise UserError(f"{path}: no TFRecord file in this directory. {_EXPECTED}")
+        raise no_file(path, deeper)
     return groups
+
+
+def no_file(place: Path | str, deeper: Sequence[File]) -> UserError:
+    """Return the error for a directory without TFRecords.
+
+    Args:
+        place: The directory or its URL.
+        deeper: Files below it with names of TFRecords.
+    """
+    if deeper:
+        directories = named(list(dict.fromkeys(str(file.parent) for file in deeper)), 3)
+        return UserError(
+            f"{place}: no TFRecord file directly in this directory. Pass a directory that contains TFRecord files:"
+            f" {directories}."
+        )
+    return UserError(f"{place}: no TFRecord file in this directory. {_EXPECTED}")
 
 
 def matching(flag: str, pattern: str, notes: list[str], on_damage: Callable[[str], object]) -> list[Path]:
@@ -93,6 +143,11 @@ def matching(flag: str, pattern: str, notes: list[str], on_damage: Callable[[str
     Raises:
         UserError: No file matches, or all files are empty.
     """
+    if files.is_url(pattern):
+        raise UserError(
+            f"--{flag}={pattern}: must be files on this machine. Copy the files to this machine first, and pass their"
+            " directory."
+        )
     if Path(pattern).is_dir():
         groups = find(Path(pattern), on_damage, below=True)
         paths = sorted(path for group in groups for path in group.paths)
@@ -115,24 +170,24 @@ def matching(flag: str, pattern: str, notes: list[str], on_damage: Callable[[str
     return [path for path in paths if path.stat().st_size]
 
 
-def grouped(paths: Sequence[Path], on_damage: Callable[[str], object]) -> list[Group]:
+def grouped(paths: Sequence[AnyFile], on_damage: Callable[[str], object]) -> list[Group[AnyFile]]:
     """Group TFRecord files by directory, name and compression.
 
     Args:
         paths: Files, which need not be TFRecords.
         on_damage: Called with a message for each file that is not a TFRecord although its name says so.
     """
-    groups: dict[tuple[Path, str, str], list[Path]] = {}
+    groups: dict[tuple[Path | str, str, str], list[AnyFile]] = {}
     for file in paths:
         try:
             groups.setdefault((file.parent, _pattern(file.name), compression(file)), []).append(file)
         except UserError as error:
-            if _NAMES.search(file.name):
+            if NAMES.search(file.name):
                 on_damage(str(error))
     return [Group(name if files[1:] else files[0].name, kind, files) for (_, name, kind), files in groups.items()]
 
 
-def compression(path: Path) -> str:
+def compression(path: File) -> str:
     """Detect the compression of a TFRecord file from its content.
 
     Only a file that is empty or damaged at its start is recognized by its name.
@@ -143,18 +198,18 @@ def compression(path: Path) -> str:
     Raises:
         UserError: The file is not a TFRecord, or cannot be read.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         problem = "is neither a file nor a directory" if path.exists() else "does not exist"
         raise UserError(f"{path}: {problem}. {_EXPECTED}")
     try:
         head = _start(path, compressed=False) or b""
         inflated = _start(path, compressed=True)
-        size = path.stat().st_size
+        size = size_of(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}). Make it readable, or pass another file."
         ) from error
-    has_name = bool(_NAMES.search(path.name))
+    has_name = bool(NAMES.search(path.name))
     if schema.data_bytes(head) is not None or (has_name and not head):
         return ""
     if inflated is not None and (has_name or schema.data_bytes(inflated) is not None):
@@ -167,34 +222,63 @@ def compression(path: Path) -> str:
     raise UserError(f"{path}: is not a TFRecord file: {reason}. {_EXPECTED}")
 
 
-def read(path: Path, compression: str, on_damage: Callable[[str], object]) -> Iterator[bytes]:
+def size_of(file: File) -> int:
+    """Return the size of a file in bytes."""
+    return file.stat().st_size if isinstance(file, Path) else file.size
+
+
+def read(path: File, compression: str, on_damage: Callable[[str], object]) -> Iterator[bytes]:
     """Yield the data of the valid records of a file, in order.
 
     A record with damaged data is left out. After a damaged length, the rest of the file cannot be read. Memory is a few
-    times the size of the largest record.
+    times the size of the largest record. A file in a bucket is fetched in parts of up to 8 MiB.
 
     Args:
         path: A TFRecord file.
         compression: The file's compression, as the function `compression` returned it.
         on_damage: Called with a message for each damage: file, record number, byte offset and reason.
     """
+    for data in _records(path, compression):
+        if isinstance(data, Damage):
+            on_damage(f"{data.reason}; {data.effect}")
+        else:
+            yield data
+
+
+def read_intact(path: Path, compression: str) -> Iterator[bytes]:
+    """Yield the data of the records of a file, in order.
+
+    Args:
+        path: A TFRecord file.
+        compression: The file's compression, as the function `compression` returned it.
+
+    Raises:
+        UserError: The file is damaged. The message names the first damage.
+    """
+    for data in _records(path, compression):
+        if isinstance(data, Damage):
+            raise UserError(
+                f"{data.reason}. Nothing was written. Copy the file again from an intact copy, or leave this file out."
+            )
+        yield data
+
+
+def _records(path: File, compression: str) -> Iterator[bytes | Damage]:
+    """Yield the data of the valid records of a file, and the damage in place of the others."""
     number = offset = 0
     position = f"byte {{:,}} of the unpacked {compression} data" if compression else "byte {:,}"
 
-    def report(reason: object) -> None:
-        on_damage(f"{path}: record {number:,} (counted from 0) at {position.format(offset)}: {reason}")
+    def damage(reason: object, effect: str) -> Damage:
+        return Damage(f"{path}: record {number:,} (counted from 0) at {position.format(offset)}: {reason}", effect)
 
     try:
         with _open(path, bool(compression)) as file:
             while framed := _frame(file):
                 data = schema.unframe(framed)
-                if data is None:
-                    report("the checksum of its data is wrong; the record is left out")
-                else:
-                    yield data
+                yield damage("the checksum of its data is wrong", "the record is left out") if data is None else data
                 number, offset = number + 1, offset + len(framed)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        report(f"{error}; the rest of the file cannot be read")
+        yield damage(error, "the rest of the file cannot be read")
 
 
 def _frame(file: io.BufferedReader) -> bytes:
@@ -219,7 +303,7 @@ def _frame(file: io.BufferedReader) -> bytes:
     return framed
 
 
-def _start(path: Path, compressed: bool) -> bytes | None:
+def _start(path: File, compressed: bool) -> bytes | None:
     """Return the first `schema.HEADER_BYTES` bytes of a file; None if it cannot be decompressed."""
     try:
         with _open(path, compressed) as file:
@@ -230,21 +314,29 @@ def _start(path: Path, compressed: bool) -> bytes | None:
         return None
 
 
-def _open(path: Path, compressed: bool) -> io.BufferedReader:
-    return io.BufferedReader(_Inflated(path) if compressed else io.FileIO(path))
+def _open(path: File, compressed: bool) -> io.BufferedReader:
+    raw = io.FileIO(path) if isinstance(path, Path) else path.open()
+    return io.BufferedReader(_Inflated(raw) if compressed else raw)
 
 
-class _Inflated(io.FileIO):
+class _Inflated(io.RawIOBase):
     """The decompressed content of a file; several gzip streams in one file are joined."""
 
-    def __init__(self, path: Path):
-        super().__init__(path)
+    def __init__(self, raw: io.RawIOBase):
+        self._raw = raw
         self._stream = zlib.decompressobj(_ANY_HEADER)
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
     def readinto(self, buffer: Any) -> int:
         data = b""
         while not data:
-            chunk = self._stream.unused_data or self._stream.unconsumed_tail or self.read(_CHUNK_BYTES)
+            chunk = self._stream.unused_data or self._stream.unconsumed_tail or self._raw.read(_CHUNK_BYTES) or b""
             if self._stream.eof:
                 if not chunk:
                     return 0
@@ -258,7 +350,7 @@ class _Inflated(io.FileIO):
 
 def _below(path: Path) -> list[Path]:
     """Return the files in subdirectories that have names of TFRecords."""
-    matches = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
+    matches = (file for file in path.rglob("*") if NAMES.search(file.name) and file.is_file())
     return sorted(file for file in matches if file.parent != path)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -316,15 +317,26 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
         UserError: `convert.json` is damaged.
     """
     path = Path(directory) / dataset_files.CONVERT_JSON
-    if not path.exists():
-        return {}
+    return of_text(path.read_bytes(), str(path)) if path.exists() else {}
+
+
+def of_text(contents: bytes, origin: str) -> dict[str, Decision]:
+    """Return the decisions in the contents of a `convert.json`, key -> decision.
+
+    Args:
+        contents: The contents of the file.
+        origin: Path or URL of the file, for messages.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     try:
-        entries = dataset_files.read(Path(directory)).get("decisions", [])
+        entries = json.loads(contents).get("decisions", [])
         return {one.key: one for one in map(_from_entry, _listed(entries))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
-            f" undamaged copy, or delete {directory} to start without decisions."
+            f"{origin}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
+            f" undamaged copy, or delete {origin.rpartition('/')[0]} to start without decisions."
         ) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import mmap
@@ -203,7 +204,7 @@ def _write(path: Path, source: Source, stamp: bytes) -> None:
     rows = index.SplitRows(source.index, source.split)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with files.naming(temporary, "write"), open(temporary, "xb") as file:
+        with io.BufferedWriter(files.NamingFile(temporary, "xb")) as file:
             file.truncate(record_map.size(rows, source.shards) * record_map.WORD.itemsize)
 
             def put(position: int, values: np.ndarray) -> None:

@@ -19,11 +19,13 @@ from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.record_map import RecordMap
 from tfrecord_tools.remote import space as spaces
 from tfrecord_tools.remote import whole
-from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Patience, Store
+from tfrecord_tools.remote.interface import SHORT, Missing, Object, Patience, Store
 from tfrecord_tools.remote.shards import RemoteShards, Split
 from tfrecord_tools.remote.store import open_store
 
 PATIENCE = Patience()  # While records are read.
+_UNLISTED = ("http://", "https://", "file://")  # Most web servers cannot list, and a file is not a directory.
+_ONCE = Patience(retry=0.5)
 _PART = 8 << 20
 _SHARD = re.compile(r"\.tfrecord-\d+-of-\d+$")
 _HEADS = 16  # Requests at once, for stores that cannot list objects.
@@ -127,18 +129,7 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
     if cache_bytes is not None and cache_bytes < 1:
         raise UserError(f"--cache_bytes={cache_bytes}: must be at least 1.")
     url = url.rstrip("/")
-    first = open_store(url, SHORT)
-    try:
-        found = first.head(dataset_files.CONVERT_JSON)
-    except Missing as error:
-        raise UserError(
-            f"{url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a directory that"
-            f" convert or adopt has written, and that was copied there: python -m tfrecord_tools.transfer OUT {url}"
-        ) from error
-    with io.BytesIO() as file:
-        whole.fetch(first, found, file)
-        facts = file.getvalue()
-    objects = {found.path: found} | _objects(first, url, facts)
+    objects, facts = _found(open_store(url, SHORT))
     root = Path(files.expand_user(os.fspath(cache_dir), "--cache_dir=")) if cache_dir else default_cache_dir()
     spaces.of(root, cache_bytes)
     directory = root / _key(facts, objects)
@@ -153,6 +144,47 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
     return bucket
 
 
+def objects_of(store: Store) -> dict[str, Object]:
+    """Return file name -> version, for the index, convert.json and the shards of the dataset at a URL.
+
+    If the store can list, all other files of the dataset are in the result, too.
+
+    Raises:
+        UserError: The URL is not a dataset, or the store cannot be reached.
+    """
+    return _found(store)[0]
+
+
+def list_objects(store: Store) -> list[Object]:
+    """Return the objects below the URL of a store. A web server that cannot list gives an empty list.
+
+    Raises:
+        UserError: A bucket does not exist, or cannot be read.
+    """
+    if not store.url.startswith(_UNLISTED):
+        return list(store.list())
+    try:  # The answers of such a server look as if the next attempt could succeed.
+        return list(open_store(store.url, _ONCE).list())
+    except UserError:
+        return []
+
+
+def _found(store: Store) -> tuple[dict[str, Object], bytes]:
+    """Return `objects_of`, and the content of convert.json."""
+    try:
+        found = store.head(dataset_files.CONVERT_JSON)
+    except Missing as error:
+        raise UserError(
+            f"{store.url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a directory that"
+            f" convert or adopt has written, and that was copied there: python -m tfrecord_tools.transfer OUT"
+            f" {store.url}"
+        ) from error
+    with io.BytesIO() as file:
+        whole.fetch(store, found, file)
+        facts = file.getvalue()
+    return {found.path: found} | _objects(store, store.url, facts), facts
+
+
 def default_cache_dir() -> Path:
     """Return the directory for copies if none is given."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfrecord_tools"
@@ -160,12 +192,7 @@ def default_cache_dir() -> Path:
 
 def _objects(store: Store, url: str, facts: bytes) -> dict[str, Object]:
     """Return the versions of the index and of all shards, by one listing or by a request for each."""
-    try:
-        listed = {found.path: found for found in store.list() if "/" not in found.path}
-    except UserError as error:
-        if isinstance(error, Denied) and not url.startswith("http"):
-            raise
-        listed = {}
+    listed = {found.path: found for found in list_objects(store) if "/" not in found.path}
     if index.FILE_NAME in listed:
         return listed
     with concurrent.futures.ThreadPoolExecutor(_HEADS) as pool:

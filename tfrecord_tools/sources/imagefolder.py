@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.split_names import split_named
-from tfrecord_tools.sources import manifest
+from tfrecord_tools.sources import any_files, manifest
 from tfrecord_tools.sources.manifest import Manifest, Reading
 
 PATH_COLUMN = "file_name"
@@ -32,21 +32,28 @@ class Table:
     split: str | None
 
 
-def find(src: str, reading: Reading) -> list[Table]:
+def find(src: str, reading: Reading, objects: Sequence[str] | None) -> list[Table]:
     """Return the tables in a directory, or else those in its directories of splits.
 
     A table must have the column `file_name` and a column of labels.
 
+    Args:
+        src: The directory or its URL.
+        reading: How tables are read.
+        objects: For a URL: the paths of all files below it. None: the directory is on this machine.
+
     Raises:
-        UserError: A directory has several such tables.
+        UserError: A directory has several such tables. Or a store cannot be read.
     """
-    return _in_directory(src, "", reading) or [
-        table for name in _splits(src) for table in _in_directory(os.path.join(src, name), name, reading)
+    return _in_directory(src, "", reading, objects) or [
+        table for name in _splits(src, objects) for table in _in_directory(src, name, reading, objects)
     ]
 
 
-def _splits(src: str) -> list[str]:
+def _splits(src: str, objects: Sequence[str] | None) -> list[str]:
     """Return the names of the directories of splits."""
+    if objects is not None:
+        return sorted(name for name in {path.partition("/")[0] for path in objects if "/" in path} if split_named(name))
     try:
         with os.scandir(src) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and split_named(entry.name))
@@ -54,25 +61,38 @@ def _splits(src: str) -> list[str]:
         return []
 
 
-def _in_directory(directory: str, name: str, reading: Reading) -> list[Table]:
-    paths = [os.path.join(directory, f"{_STEM}{ending}") for ending in tables.ENDINGS]
-    paths = [path for path in paths if tables.is_table(path) and _has_labels(path, reading)]
+def _in_directory(src: str, name: str, reading: Reading, objects: Sequence[str] | None) -> list[Table]:
+    """Return the table with labels in the directory `name` of a source. "": the source itself."""
+    paths = [path for path in _tables(src, name, objects) if _has_labels(path, reading)]
     if len(paths) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} both contain labels. Pass one of them as --manifest.")
     return [Table(path, name, split_named(name) if name else None) for path in paths]
 
 
-def check_readable(src: str, encoding: str | None) -> None:
-    """Raise a UserError if a table cannot be read."""
-    for name in ("", *_splits(src)):
-        for ending in tables.ENDINGS:
-            if tables.is_table(path := os.path.join(src, name, f"{_STEM}{ending}")):
-                tables.read(path, encoding, encoding_flag="manifest_encoding")
+def _tables(src: str, name: str, objects: Sequence[str] | None) -> list[str]:
+    """Return the paths of the files with names of tables in the directory `name` of a source."""
+    names = [os.path.join(name, f"{_STEM}{ending}") for ending in tables.ENDINGS]
+    if objects is not None:
+        return [f"{src.rstrip('/')}/{one}" for one in names if one in objects]
+    return [path for one in names if tables.is_table(path := os.path.join(src, one))]
+
+
+def check_readable(src: str, encoding: str | None, objects: Sequence[str] | None) -> None:
+    """Raise a UserError if a table cannot be read.
+
+    Args:
+        src: The directory or its URL.
+        encoding: The encoding of a CSV. None: the encoding of its byte order mark, or UTF-8 if it has no mark.
+        objects: As in `find`.
+    """
+    for name in ("", *_splits(src, objects)):
+        for path in _tables(src, name, objects):
+            tables.read(path, encoding, encoding_flag="manifest_encoding", open_file=any_files.open_binary)
 
 
 def _has_labels(path: str, reading: Reading) -> bool:
     try:
-        table = tables.read(path, reading.encoding)[0]
+        table = tables.read(path, reading.encoding, open_file=any_files.open_binary)[0]
     except UserError:
         return False
     names, given = set(table.column_names), reading.columns["label"]
@@ -84,10 +104,16 @@ def _has_labels(path: str, reading: Reading) -> bool:
     return any(table.column_names.count(name) > 1 or any(tables.texts(table, name)) for name in columns)
 
 
-def read(src: str, found: Sequence[Table], reading: Reading) -> Manifest:
+def read(src: str, found: Sequence[Table], reading: Reading, objects: Sequence[str] | None) -> Manifest:
     """Read the rows of all tables. Paths are relative to the source.
 
     If a table has no column of splits, the directories of the images give them, as in Hugging Face's `datasets`.
+
+    Args:
+        src: The directory or its URL.
+        found: The tables that `find` has returned.
+        reading: How tables are read.
+        objects: As in `find`.
 
     Raises:
         UserError: As `manifest.read`, or the splits of only some images are known.
@@ -102,7 +128,7 @@ def read(src: str, found: Sequence[Table], reading: Reading) -> Manifest:
             " table, or pass the directory of one split as --src."
         )
     used = {table.directory for table in found}
-    left_out = [] if "" in used else [name for name in _splits(src) if name not in used]
+    left_out = [] if "" in used else [name for name in _splits(src, objects) if name not in used]
     return Manifest(
         paths=paths,
         labels=labels,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.split_names import split_named
-from tfrecord_tools.sources import manifest_labels, parquet_images, pixel_csv
+from tfrecord_tools.sources import any_files, manifest_labels, parquet_images, pixel_csv
 from tfrecord_tools.sources.folder_names import IMAGE_ENDINGS, has_image_ending
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
     Raises:
         UserError: The file cannot be read, a column or a value is missing, or a path occurs twice.
     """
-    if not os.path.isfile(path):
+    if not any_files.exists(path):
         raise UserError(
             f"--{reading.flag}={path}: does not exist. Pass a CSV or Parquet file with columns for path and label."
         )
@@ -115,6 +115,7 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
         reading.encoding,
         {*reading.columns.values(), *reading.also.values(), *reading.label_columns},
         "manifest_encoding" if reading.flag == "manifest" else "",
+        any_files.open_binary,
     )
     columns, notes = find_columns(path, table, reading)
     if not len(table):

@@ -230,9 +230,10 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
             return _scan_rows(config, found, kind, read, least)
     if file_sets.is_pattern(config.src):
         file_sets.refuse(config.src)
-    tables = [] if config.label_regex or config.split else imagefolder.find(config.src, config.reading())
+    paths = objects.paths if objects else None
+    tables = [] if config.label_regex or config.split else imagefolder.find(config.src, config.reading(), paths)
     if tables and config.names_labels:
-        return _scan_imagefolder(config, tables, least)
+        return _scan_imagefolder(config, tables, objects, least)
     if config.label_columns:
         raise UserError(
             f"--label_columns={','.join(config.label_columns)}: needs a manifest. Pass it as --manifest=FILE, or"
@@ -243,9 +244,9 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
     except UserError:
         if not tables:
             if not config.label_regex and not config.split:
-                imagefolder.check_readable(config.src, config.manifest_encoding)
+                imagefolder.check_readable(config.src, config.manifest_encoding, paths)
             raise
-        return _scan_imagefolder(config, tables, least)
+        return _scan_imagefolder(config, tables, objects, least)
     unread = (
         f"the labels in {table.path} are not read, because the folders or the names of the images show the classes. To"
         " read the labels, name their column with --label_column, or pass the table as --manifest"
@@ -301,14 +302,24 @@ def _scan_manifest(config: ScanConfig, path: str, least_classes: int) -> Sources
     return _scan_table(config, manifest.read(path, root, config.reading()), path, root, least_classes)
 
 
-def _scan_imagefolder(config: ScanConfig, tables: Sequence[imagefolder.Table], least_classes: int) -> Sources:
-    rows = imagefolder.read(config.src, tables, config.reading())
-    return _scan_table(config, rows, tables[0].path, config.src, least_classes)
+def _scan_imagefolder(
+    config: ScanConfig, tables: Sequence[imagefolder.Table], objects: Listing | None, least_classes: int
+) -> Sources:
+    rows = imagefolder.read(config.src, tables, config.reading(), objects.paths if objects else None)
+    return _scan_table(config, rows, tables[0].path, config.src, least_classes, objects)
 
 
-def _scan_table(config: ScanConfig, rows: Manifest, path: str, root: str, least_classes: int) -> Sources:
-    """Scan the images in `root` that a table lists. `path` is the path of the table, for messages."""
-    listing, listed_rows, notes = _named_files(config, rows, path, root)
+def _scan_table(
+    config: ScanConfig, rows: Manifest, path: str, root: str, least_classes: int, objects: Listing | None = None
+) -> Sources:
+    """Scan the images in `root` that a table lists. `path` is the path of the table, for messages.
+
+    `objects` has all files below `root`, if `root` is a URL.
+    """
+    if objects is None:
+        listing, listed_rows, notes = _named_files(config, rows, path, root)
+    else:
+        listing, listed_rows, notes = _select(objects, rows, path, {})
     row_of = dict(zip(listing.paths, listed_rows))
     listing, excluded = _without_excluded(config, listing)
     numbers = [row_of[p] for p in listing.paths]
@@ -391,12 +402,12 @@ def _select(
     """Select the files of a listing that are in a manifest. `reasons`: path -> why the file was not found."""
     names = [*listing.paths, *(r.path for r in listing.rejected)]
     matches = manifest_paths.match(path, rows.paths, names, rows.lines)
-    not_in_archive = "listed in the manifest, but not in the archive"
+    missing = f"listed in the manifest, but not in the {'bucket' if files.is_url(path) else 'archive'}"
     rejected = []
     numbers: dict[int, int] = {}
     for row, number in enumerate(matches.numbers.tolist()):
         if number == manifest_paths.MISSING:
-            reason = _URL_MISSING if files.is_url(rows.paths[row]) else reasons.get(rows.paths[row], not_in_archive)
+            reason = _URL_MISSING if files.is_url(rows.paths[row]) else reasons.get(rows.paths[row], missing)
             rejected.append(Rejected(path=rows.paths[row], reason=reason))
         elif number >= len(listing.paths):
             reason = listing.rejected[number - len(listing.paths)].reason

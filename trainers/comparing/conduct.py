@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tfrecord_tools.base import command, files, words
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.records import Dataset, open_local
+from tfrecord_tools.records import Dataset, open_dataset
 from trainers import backbones, recipes
 from trainers.comparing import jobs, search, summary
 from trainers.comparing.jobs import Job, Plan
@@ -34,7 +34,9 @@ class CompareConfig:
     """The trainings to compare.
 
     Attributes:
-        tfrecords: The dataset directory.
+        tfrecords: The dataset directory or its URL.
+        cache_dir: As in `records.open_dataset`.
+        cache_bytes: As in `records.open_dataset`.
         out: Directory for the runs and the results.
         variants: Variants with distinct names.
         seeds: Each variant is trained once per seed.
@@ -44,6 +46,8 @@ class CompareConfig:
     """
 
     tfrecords: str
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     out: Path = Path("comparison")
     variants: Sequence[Variant]
     seeds: Sequence[int] = (0,)
@@ -70,11 +74,17 @@ class CompareConfig:
                 job for round_ in rounds for setting in settings for job in self.trainings(setting, round_)
             )
 
+    def opened(self) -> Dataset:
+        """Open the dataset."""
+        return open_dataset(self.tfrecords, cache_dir=self.cache_dir, cache_bytes=self.cache_bytes)
+
     def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
         """Return the training of a variant with a seed, and with a fold if `fold` is not 0."""
         plan = self.plan if fold else None
         return Job(
             tfrecords=self.tfrecords,
+            cache_dir=self.cache_dir,
+            cache_bytes=self.cache_bytes,
             out=self.out,
             variant=variant,
             seed=seed,
@@ -140,7 +150,7 @@ def conduct(config: CompareConfig) -> Outcome:
         UserError: A finished run has other flags, other folds or another dataset. Or the folds cannot be made, or all
             trainings of a round of a search failed.
     """
-    data = open_local(config.tfrecords)
+    data = config.opened()
     logbook.check(config.trackers)
     if config.plan:
         jobs.check_parents(config.variants, data)

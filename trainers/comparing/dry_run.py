@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 
 from tfrecord_tools.base import words
-from tfrecord_tools.records import open_local
 from trainers.comparing import jobs
 from trainers.comparing.conduct import CompareConfig
 
@@ -20,7 +19,7 @@ def lines(config: CompareConfig) -> Iterator[str]:
     Raises:
         UserError: The dataset does not exist, or a model that has seen the folds would be trained with folds.
     """
-    data = open_local(config.tfrecords)
+    data = config.opened()
     if config.plan:
         jobs.check_parents(config.variants, data)
         path = config.out / config.plan.file

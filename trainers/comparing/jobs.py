@@ -70,7 +70,9 @@ class Job:
     """One training of a comparison: a variant with a seed and, in cross-validation, a fold.
 
     Attributes:
-        tfrecords: The dataset directory.
+        tfrecords: The dataset directory or its URL.
+        cache_dir: As in `records.open_dataset`, if the variant does not choose it itself.
+        cache_bytes: As in `records.open_dataset`, if the variant does not choose it itself.
         out: The directory of the comparison.
         variant: The variant.
         seed: The seed.
@@ -80,6 +82,8 @@ class Job:
     """
 
     tfrecords: str
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
     out: Path
     variant: Variant
     seed: int
@@ -110,6 +114,8 @@ class Job:
         """Return the flags of the training."""
         return [
             f"--tfrecords={self.tfrecords}",
+            *([f"--cache_dir={self.cache_dir}"] if self.cache_dir else []),
+            *([f"--cache_bytes={self.cache_bytes}"] if self.cache_bytes is not None else []),
             f"--run={self.run}",
             f"--seed={self.seed}",
             *([f"--records={self.out / self.plan.file}", f"--fold={self.fold}"] if self.plan else []),

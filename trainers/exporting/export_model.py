@@ -20,7 +20,7 @@ from tfrecord_tools.base import files, words
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.layout import schema
-from tfrecord_tools.records import Dataset, open_local
+from tfrecord_tools.records import Dataset, open_dataset
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions
@@ -36,6 +36,8 @@ _PACKAGES = {"litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime")} 
 # docs/benchmarks.md has the measurements behind these values.
 TOLERANCES = {"saved_model": 1e-5, "litert": 1e-3, "litert-float16": 0.1, "litert-int8": 0.03, "onnx": 1e-3}
 _DRAWN = 32  # Number of generated images, if no dataset is given.
+SAMPLES = 256  # Number of records, if a dataset is given.
+_OF_TFRECORDS = ("samples", "cache_dir", "cache_bytes")  # Settings that do nothing without a dataset.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,12 @@ class ModelExportConfig:
         run: A run directory or a model file.
         format: One of `FORMATS`.
         quantize: One of `QUANTIZE`. Only for LiteRT.
-        tfrecords: A dataset directory with images to calibrate "int8" and to compare the models. If None, the models
-            are compared on generated images.
-        samples: Largest number of records for calibration and for comparison, at least 1.
+        tfrecords: A dataset directory, or its URL, with images to calibrate "int8" and to compare the models. If None,
+            the models are compared on generated images.
+        cache_dir: As in `records.open_dataset`. Only with `tfrecords`.
+        cache_bytes: As in `records.open_dataset`. Only with `tfrecords`.
+        samples: Largest number of records for calibration and for comparison, at least 1. None: 256. Only with
+            `tfrecords`.
         tolerance: Largest allowed difference of a probability, 0..1. For "int8", it is the largest allowed share of
             images that get another class. If None, the value in `TOLERANCES`.
         out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
@@ -62,7 +67,9 @@ class ModelExportConfig:
     format: str = "saved_model"
     quantize: str = "none"
     tfrecords: str | None = None
-    samples: int = 256
+    cache_dir: str | None = None
+    cache_bytes: int | None = None
+    samples: int | None = None
     tolerance: float | None = None
     out: str | None = None
     overwrite: bool = False
@@ -87,8 +94,12 @@ class ModelExportConfig:
                 "--quantize=int8: needs images for calibration, but --tfrecords is missing. Pass the dataset of the"
                 " training as --tfrecords."
             )
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise UserError(f"--samples={self.samples}: must be at least 1.")
+        for name in _OF_TFRECORDS:
+            value = getattr(self, name)
+            if value is not None and not self.tfrecords:
+                raise UserError(f"--{name}={value}: only --tfrecords uses it. Add --tfrecords, or remove --{name}.")
         if self.tolerance is not None and not 0 <= self.tolerance <= 1:
             raise UserError(f"--tolerance={self.tolerance}: must be from 0 to 1.")
 
@@ -182,7 +193,11 @@ def export(config: ModelExportConfig) -> Exported:
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
     _check_packages(config)
-    data = open_local(config.tfrecords) if config.tfrecords else None
+    data = (
+        open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
+        if config.tfrecords
+        else None
+    )
     _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
@@ -211,9 +226,10 @@ def _write(
     if data is None:
         images, encoded = "generated images", writers.drawn(_DRAWN)
     else:
-        images, encoded = _record_images(data, ("validation", "test", "train"), config.samples)
+        most = config.samples or SAMPLES
+        images, encoded = _record_images(data, ("validation", "test", "train"), most)
         if config.quantize == "int8":
-            training_images = _record_images(data, ("train", *data.splits), config.samples)[1]
+            training_images = _record_images(data, ("train", *data.splits), most)[1]
             calibration = writers.decoded(training_images, info).numpy()
     pixels = writers.decoded(encoded, info).numpy()
     expected = writers.answers_of_keras(model, pixels)  # Computed first, because `write_onnx` changes layers.
@@ -271,7 +287,7 @@ def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[s
         decoder.decode(encoded, 1, raw_size=data.raw_size)  # Raises an error if the image is damaged.
         return encoded
 
-    images = [records.get_or_none(number, image) for number in range(min(most, len(records)))]
+    images = records.batch_or_none(np.arange(min(most, len(records))), image)
     encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(

@@ -12,6 +12,7 @@ import keras
 from tfrecord_tools.base import tabular
 
 _SECONDS_BETWEEN_UPDATES = 0.5
+_SMALL = 1e-3  # Four decimals would show less than two digits of smaller values.
 
 
 class EpochTable(keras.callbacks.Callback):
@@ -88,6 +89,8 @@ def _cells(rows: Sequence[Mapping[str, float]]) -> list[list[str]]:
 def _text(name: str, value: float) -> str:
     if name == "epoch":
         return str(value)
+    if 0 < abs(value) < _SMALL:  # Such as a learning rate.
+        return f"{value:.3g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 

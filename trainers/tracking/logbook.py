@@ -134,12 +134,11 @@ def opened(
     """
     stored = _stored(run)
     subject = Subject(path=run, id=stored.get("id") or secrets.token_hex(8), settings=settings, group=group)
-    complete = stored["complete"]
     book = Logbook(run, log)
     try:
         for name in names:
             with _explained(name):
-                if complete.get(name) == TRACKERS[name].place():
+                if _has_all(run, name, stored["complete"]):
                     continue
                 _store(run, id=subject.id)  # It is stored first, so that no run is lost if the process is killed here.
                 tracker = TRACKERS[name](subject)
@@ -157,9 +156,15 @@ def is_complete(run: Path, names: Sequence[str]) -> bool:
         return False
     for name in names:
         with _explained(name):
-            if complete[name] != TRACKERS[name].place():
+            if not _has_all(run, name, complete):
                 return False
     return True
+
+
+def _has_all(run: Path, name: str, complete: Mapping[str, str]) -> bool:
+    """Return whether a tracker has a finished training completely, at the place to which it logs now."""
+    tracker = TRACKERS[name]
+    return complete.get(name) == tracker.place() and tracker.is_there(run)
 
 
 def _stored(run: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trainers import run_directory
 from trainers.tracking.tracker import Row, Subject, Tracker, numbers
 
 _OF_VALIDATION = "val_"
+_EVENTS = "**/events.out.tfevents.*"
 
 
 class TensorBoardRun(Tracker):
@@ -29,7 +30,7 @@ class TensorBoardRun(Tracker):
         self._directory = subject.path / run_directory.TENSORBOARD
         self._writers: dict[Path, Any] = {}
         self._done = 0
-        for path in self._directory.glob("**/events.out.tfevents.*"):
+        for path in self._directory.glob(_EVENTS):
             path.unlink()
         self._write_flags(subject)
 
@@ -40,6 +41,10 @@ class TensorBoardRun(Tracker):
     @staticmethod
     def place() -> str:
         return run_directory.TENSORBOARD
+
+    @staticmethod
+    def is_there(run: Path) -> bool:
+        return any((run / run_directory.TENSORBOARD).glob(_EVENTS))
 
     @property
     def shown(self) -> str:

@@ -77,6 +77,15 @@ class Tracker(abc.ABC):
     def place() -> str:
         """Return the place to which runs are logged, such as the address of a server."""
 
+    @staticmethod
+    def is_there(run: Path) -> bool:
+        """Return whether a run that was logged still exists. A tracker on a server is not asked.
+
+        Args:
+            run: The run directory.
+        """
+        return True
+
     @property
     @abc.abstractmethod
     def shown(self) -> str:

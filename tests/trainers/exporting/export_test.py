@@ -441,11 +441,15 @@ def test_corrupt_records_and_no_validation_split(workspace: Path, tmp_path: Path
 def test_python_takes_the_same_values_as_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ModelExportConfig] = []
     monkeypatch.setattr(export_model, "export", seen.append)
-    texts: dict[str, Any] = {"custom_objects": "layers.py", "samples": "7", "threshold": "0.5"}
+    texts: dict[str, Any] = {"custom_objects": "layers.py", "samples": "7", "threshold": "0.5", "tfrecords": "out"}
     trainers.export(run="~/model.keras", **texts)
-    assert seen == [
-        ModelExportConfig(run=str(Path.home() / "model.keras"), custom_objects=["layers.py"], samples=7, threshold=0.5)
-    ]
+    path = str(Path.home() / "model.keras")
+    expected = ModelExportConfig(run=path, custom_objects=["layers.py"], samples=7, threshold=0.5, tfrecords="out")
+    assert seen == [expected]
+    with pytest.raises(
+        UserError, match=r"^--samples=7: only --tfrecords uses it\. Add --tfrecords, or remove --samples"
+    ):
+        trainers.export(run="model.keras", samples=7)
     with pytest.raises(UserError, match=r"^--samples=1\.5: must be a whole number\.$"):
         trainers.export(run="model.keras", samples=cast(int, 1.5))
 

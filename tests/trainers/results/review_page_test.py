@@ -161,6 +161,7 @@ def browser() -> Iterator[Browser]:
 
 
 Open = Callable[..., Review]
+STORED = "() => JSON.stringify(Object.entries(localStorage).sort())"
 
 
 def contents(items: Sequence[Item] = ITEMS, **values: Any) -> review_page.Review:
@@ -197,6 +198,20 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     def is_foreign(url: str) -> bool:
         return not url.startswith(("data:", "blob:", tmp_path.as_uri()))
 
+    def wait_for_storage(page: Page) -> None:
+        """Wait until a new page sees what a page has stored: it arrives there a little later."""
+        (tmp_path / "empty.html").write_text("")
+        stored = page.evaluate(STORED)
+        for _ in range(300):
+            other = page.context.new_page()
+            other.goto((tmp_path / "empty.html").as_uri())
+            seen = other.evaluate(STORED)
+            other.close()
+            if seen == stored:
+                return
+            page.wait_for_timeout(100)
+        raise AssertionError("the storage of a page does not arrive in another one")
+
     def open_(items: Sequence[Item] = ITEMS, *, again: bool = False, outer: str = "", width: int = 1280, **values: Any):
         scheme = values.pop("scheme", "light")
         context = contexts.get("last") if again else None
@@ -212,6 +227,8 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
             (tmp_path / "outer.html").write_text(outer)
             page.goto((tmp_path / "outer.html").as_uri())
             return Review(page, page.frames[1])
+        if others := context.pages[:-1]:
+            wait_for_storage(others[-1])
         page.goto(file.as_uri())
         return Review(page)
 

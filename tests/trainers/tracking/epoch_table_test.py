@@ -65,6 +65,24 @@ def test_each_phase_has_a_table(outputs: list[Output], tmp_path: Path, capsys: p
     assert "<progress" not in final
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-5, "1e-05"),
+        (-2.344e-6, "-2.34e-06"),
+        (0.00099, "0.00099"),
+        (0.001, "0.0010"),
+        (0.0, "0.0000"),
+        (9.87654, "9.8765"),
+        (1234.56, "1,234.6"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_small_values_are_not_shown_as_zero(value: float, text: str) -> None:
+    page = epoch_table._Page([{"epoch": 1, "learning_rate": value}])
+    assert repr(page).splitlines()[-1].split() == ["1", text]
+
+
 def test_the_current_step_is_shown_below_the_finished_epochs(outputs: list[Output], tmp_path: Path) -> None:
     train(tmp_path, verbose=1)
     pages = [page for page in outputs[0].pages if repr(page).endswith("epoch 2 of 3, step 5 of 7")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,8 @@ def test_variant_with_its_own_trackers_is_logged(tmp_path: Path, flags: tuple[st
     variant = Variant(name="a", trainer="scratch", flags=flags)
     job = Job(tfrecords="out", out=tmp_path, variant=variant, seed=0, trackers=["mlflow"])
     job.run.mkdir()
+    (job.run / "tensorboard").mkdir()
+    (job.run / "tensorboard/events.out.tfevents.1").touch()
     (job.run / logbook.FILE).write_text('{"id": "1a", "complete": {"tensorboard": "tensorboard"}}')
     assert job.is_logged() == logged
 
@@ -180,6 +183,11 @@ def test_a_finished_run_is_logged_later_and_once(workspace: Path, tmp_path: Path
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("run/tensorboard/**/events*")}
     train(workspace, tmp_path / "run", ["tensorboard"])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("run/tensorboard/**/events*")} == before
+    assert logbook.is_complete(tmp_path / "run", ["tensorboard"])
+    shutil.rmtree(tmp_path / "run/tensorboard")
+    assert not logbook.is_complete(tmp_path / "run", ["tensorboard"])
+    train(workspace, tmp_path / "run", ["tensorboard"])
+    check_events(tmp_path / "run")
 
 
 def test_a_tracker_that_fails_does_not_end_the_training(
