@@ -360,7 +360,7 @@ def test_a_disk_that_is_full_at_the_start(url: str, tmp_path: Path, monkeypatch:
     remote = opened(url, tmp_path / "cache")
     monkeypatch.setattr(files, "allocate", allocate)
     message = (
-        rf"^--cache_dir={tmp_path}/cache: .*No space left on device .*\. Free some space, or pass another directory on"
+        rf"^--cache_dir={tmp_path}/cache: .*No space left on device.*\. Free some space, or pass another directory on"
     )
     with pytest.raises(UserError, match=message):
         remote[0]
