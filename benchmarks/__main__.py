@@ -18,6 +18,7 @@ COMMANDS = {
     "open": "time to the first batch and memory for growing numbers of index rows",
     "pixels": "decoded pixels compared with Pillow's",
     "remote": "waiting time, bytes and requests of a reader whose dataset is in a bucket and larger than its cache",
+    "remote_peers": "reading from a bucket with a small cache, this package and other projects side by side",
     "spread": "training in two and three processes compared with one process and the same global batch",
     "table": "this package, other projects and limits of the machine side by side (`make .venv-peers/installed`)",
     "train": "training with full augmentation compared with a constant batch; cost of a checkpoint",

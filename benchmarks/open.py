@@ -4,12 +4,16 @@ The dataset is opened in one and in several processes. The index has the columns
 labels as in real datasets. The shards are sparse files of the right length. The order of the first batch is computed.
 Reading that batch is not measured, because its time does not depend on the number of records. The files are in the page
 cache.
+
+The dataset is also opened as one in a bucket, by a file:// URL, with a cache of 10 GB. The records that a training
+needs first are fetched.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -95,6 +99,30 @@ def measure(directory: Path) -> Opened:
     return Opened(opened - start, time.perf_counter() - opened, memory().private - before)
 
 
+def measure_bucket(directory: Path) -> tuple[float, int]:
+    """Open the dataset by its URL, and fetch ahead for a second.
+
+    Returns:
+        Seconds to open, and growth of the memory in bytes. Pages of files that the process maps do not count, because
+        the system can take them back.
+    """
+    before, start = anonymous(), time.perf_counter()
+    cache = directory.parent / f"{directory.name}-cache"
+    records = open_dataset(directory.as_uri(), cache_dir=cache, cache_bytes=10_000_000_000).records("train")
+    assert records.remote is not None
+    with records.plan(order.Shuffled(len(records), 0))(0):
+        opened = time.perf_counter()
+        time.sleep(1)
+    records.remote._run().fetchers[0].present()  # As when records must leave a full cache.
+    return opened - start, anonymous() - before
+
+
+def anonymous() -> int:
+    """Return the memory of this process without files, in bytes."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+
+
 def use_all(directory: Path) -> Memory:
     """Open the dataset, use all positions and labels, and return how much memory grew while all do this."""
     assert _barrier is not None
@@ -152,6 +180,12 @@ def show(directory: Path, rows: int, processes: int) -> None:
             f"  opened for the {name} time in {opened.seconds:.3f} s; first batch {opened.first_batch * 1e3:.2f} ms;"
             f" memory of the process alone {opened.private / 1e6:,.1f} MB"
         )
+    for name in ("first", "second"):
+        seconds, private = in_new_processes(1, measure_bucket, directory)[0]
+        print(
+            f"  as in a bucket, for the {name} time in {seconds:.3f} s; memory of the process {private / 1e6:,.1f} MB"
+        )
+    shutil.rmtree(directory.parent / f"{directory.name}-cache")
     maps = sum(path.stat().st_size for path in directory.glob(".records-*.map"))
     print(f"  map: {maps / 1e6:,.1f} MB, {maps / rows:.2f} bytes per row")
     used: list[Memory] = in_new_processes(processes, use_all, directory)

@@ -3,7 +3,8 @@
     python -m benchmarks.slow_store DIRECTORY --latency_ms=20 --mb_per_s=50
 
 It serves the files below DIRECTORY as objects: GET and HEAD, with ranges, ETags and If-Match. The first subdirectory is
-the bucket. The address is printed. All connections share the bandwidth.
+the bucket. The address is printed. All connections share the bandwidth. GET /counts, without a delay, gives the
+requests and bytes so far as JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import email.utils
+import json
 import os
 import re
 import socket
@@ -93,6 +95,8 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def _answer(self, head: str) -> None:
         method, target = head.split(" ", 2)[:2]
+        if target == "/counts":
+            return self._send("200 OK", {}, json.dumps(dataclasses.asdict(self.server.counts)).encode())
         self.server.line.request()
         self.server.counts.requests += 1
         path = self.server.root / urllib.parse.unquote(target.partition("?")[0]).lstrip("/")

@@ -129,7 +129,7 @@ class Dataset:
     def _shards(self, splits: Sequence[str], maps: Sequence[RecordMap]) -> ShardFiles | RemoteShards:
         names = {split: self._shard_names(split) for split in splits}
         if self.bucket is not None:
-            return self.bucket.shards(names, {split: one.all_frames() for split, one in zip(splits, maps)})
+            return self.bucket.shards(names, dict(zip(splits, maps)))
         return ShardFiles([str(self.directory / name) for split in splits for name in names[split]])
 
     def _shard_names(self, split: str) -> list[str]:
@@ -521,7 +521,8 @@ class Records:
             return lambda position: contextlib.nullcontext()
         from tfrecord_tools.remote import plans  # Imported here, because local datasets do not need it.
 
-        plan: Plan = plans.Plan(sequence or plans.Once(len(self)), self.rows)
+        rows = self._map if self._chosen is None else plans.Chosen(self.rows)
+        plan: Plan = plans.Plan(sequence or plans.Once(len(self)), rows)
         return lambda position: remote.following(plan, position)
 
     def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,56 @@ def batches(directory: Path, raw: bool, job: Job) -> Iterator[Any]:
     return peer.endless(lambda: loader)
 
 
+_SHARD = 4 << 20  # Bytes of a shard in a bucket. The cache must hold at least four shards. 4 MiB were fastest.
+_BLOCK = 640  # Samples that are shuffled with each other, as many as this package's `order.Blocks` mixes.
+
+_ATTEMPTS = 2000
+
+
+def write_bucket(folder: Path, out: Path) -> None:
+    columns = {"image": "bytes", "label": "int"}
+    with streaming.MDSWriter(out=str(out), columns=columns, hashes=["sha1"], size_limit=_SHARD) as writer:
+        for _, data, label in peer.items(folder, raw=False):
+            writer.write({"image": data, "label": label})
+
+
+class _Streamed(streaming.StreamingDataset):
+    """A stream from a bucket, decoded if there is a function that decodes."""
+
+    decode: Callable[[bytes], Any] | None = None
+
+    def __getitem__(self, number: Any) -> tuple[Any, int]:
+        sample = self._read(number)
+        return (self.decode(sample["image"]) if self.decode else sample["image"]), sample["label"]
+
+    def _read(self, number: Any) -> dict[str, Any]:
+        """Read a sample. With a small cache, the library sometimes raises an IndexError, so try again."""
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(IndexError):
+                sample: dict[str, Any] = super().__getitem__(number)
+                return sample
+            time.sleep(0.001)
+        raise IndexError(f"sample {number} cannot be read")
+
+
+def bucket(url: str, cache: Path, job: Job) -> Callable[[], Iterable[Any]]:
+    """Return epochs in the default order, py1e.
+
+    The default block is larger than the data. With a small cache, each shard would be fetched for each of its samples.
+    """
+    os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
+    streaming.base.util.clean_stale_shared_memory()
+    data = _Streamed(
+        remote=url, local=str(cache / "data"), shuffle=True, batch_size=job.batch, cache_limit=job.cache,
+        shuffle_block_size=_BLOCK, num_canonical_nodes=1,
+    )  # fmt: skip
+    data.decode = torch_images.decoder(False, job) if job.decode else None
+    loader = streaming.StreamingDataLoader(
+        data, batch_size=job.batch, num_workers=peer.WORKERS, drop_last=True, persistent_workers=True
+    )
+    return lambda: loader
+
+
 def by_number(directory: Path) -> tuple[int, Callable[[Sequence[int]], Any]]:
     streaming.base.util.clean_stale_shared_memory()
     data = streaming.StreamingDataset(local=str(directory), shuffle=False, batch_size=1)
@@ -57,6 +110,6 @@ def resumed(directory: Path, raw: bool, job: Job) -> Iterator[Any]:
 
 if __name__ == "__main__":
     peer.main(
-        Store(write, batches, by_number, resumed=resumed).rows(),
+        Store(write, batches, by_number, resumed=resumed, write_bucket=write_bucket, bucket=bucket).rows(),
         {"augmented": "has no augmentation of its own", "": "does not train or predict"},
     )

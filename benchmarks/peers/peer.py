@@ -16,7 +16,9 @@ import os
 import random
 import resource
 import shutil
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Job:
         step: Number of the batch at which the row "resume" starts.
         weights: Weights file of MobileNetV2 without top. "": random weights.
         model: Path of a Keras model, for the rows about prediction.
+        cache: Bytes of the cache for data in a bucket.
+        decode: Whether the rows about a bucket decode the images. Otherwise, they give bytes.
         started: When the process was started, as `time.time()`.
     """
 
@@ -54,6 +58,8 @@ class Job:
     step: int
     weights: str
     model: str
+    cache: int
+    decode: bool
     started: float
 
     @property
@@ -116,6 +122,37 @@ def steady(batches: Iterable[Any], job: Job) -> Figures:
     return {"images_per_second": job.images // job.batch * job.batch / (time.perf_counter() - start)}
 
 
+def bucket_epoch(epoch: Callable[[], Iterable[Any]], job: Job) -> Figures:
+    """Read an epoch from a bucket that fills the cache, and measure the next one.
+
+    `benchmarks.slow_store` counts the bytes and the requests, so they are counted alike for all libraries.
+
+    Args:
+        epoch: Returns the batches of the next epoch.
+        job: The measurement.
+    """
+    for _ in epoch():
+        pass
+    before, start = _counts(), time.perf_counter()
+    images = job.batch * sum(1 for _ in epoch())
+    seconds = time.perf_counter() - start
+    after = _counts()
+    return {"images_per_second": images / seconds, "images": images} | {
+        f"fetched_{name}": after[name] - before[name] for name in after
+    }
+
+
+def bucket_url(job: Job) -> str:
+    """Return the URL of the data of this library. `job.work` is STORE/BUCKET/NAME."""
+    return f"s3://{job.work.parent.name}/{job.work.name}/data"
+
+
+def _counts() -> Figures:
+    with urllib.request.urlopen(f"{os.environ['AWS_ENDPOINT_URL']}/counts") as answer:
+        counts: Figures = json.load(answer)
+    return counts
+
+
 def endless(epoch: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     """Yield the batches of one epoch after the other."""
     while True:
@@ -163,6 +200,9 @@ class Store:
             library cannot read an item by its number.
         in_sequence: Returns one pass over the bytes of a directory. None: by number.
         resumed: Like `batches`, from batch `job.step` on. None: the library has no such position.
+        write_bucket: Writes the images of a folder for a cache that is smaller than the data: (folder, directory).
+        bucket: Returns a function that gives the batches of the next epoch, from (URL, directory of the cache, job).
+            None: the library cannot read from a bucket with a limit for the cache.
     """
 
     write: Callable[[Path, bool, Path], object]
@@ -170,6 +210,8 @@ class Store:
     by_number: Callable[[Path], tuple[int, Callable[[Sequence[int]], Any]]] | None = None
     in_sequence: Callable[[Path], Iterable[Any]] | None = None
     resumed: Callable[[Path, bool, Job], Iterable[Any]] | None = None
+    write_bucket: Callable[[Path, Path], object] | None = None
+    bucket: Callable[[str, Path, Job], Callable[[], Iterable[Any]]] | None = None
 
     def rows(self) -> dict[str, Measure]:
         """Return what can be measured, by the name of the row."""
@@ -185,7 +227,21 @@ class Store:
             rows["sequence"] = self._sequence
         if resumed := self.resumed:
             rows["resume"] = lambda job: first(resumed(self._stored(job), False, job), job)
+        if self.bucket:
+            rows |= {"bucket_write": self._written_to_bucket, "bucket": self._bucket}
         return rows
+
+    def _written_to_bucket(self, job: Job) -> Figures:
+        """Write the images to the directory of the bucket, `job.work`."""
+        assert self.write_bucket
+        write = self.write_bucket
+        out = job.written("data", lambda out: write(job.train, out))
+        return {"bytes": sum(path.stat().st_size for path in out.rglob("*"))}
+
+    def _bucket(self, job: Job) -> Figures:
+        assert self.bucket
+        with tempfile.TemporaryDirectory(dir=job.work.parent.parent.parent, ignore_cleanup_errors=True) as cache:
+            return bucket_epoch(self.bucket(bucket_url(job), Path(cache), job), job)
 
     def _random(self, job: Job) -> Figures:
         assert self.by_number
@@ -228,6 +284,8 @@ def main(rows: Mapping[str, Measure], cannot: Mapping[str, str]) -> None:
     parser.add_argument("--step", type=int, default=500)
     parser.add_argument("--weights", default="")
     parser.add_argument("--model", default="")
+    parser.add_argument("--cache", type=int, default=0)
+    parser.add_argument("--decode", type=int, choices=(0, 1), default=0)
     parser.add_argument("--started", type=float, default=time.time())
     job = Job(**vars(parser.parse_args()))
     answer: Mapping[str, Any] = (

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks import common
 from benchmarks.peers import peer
@@ -17,8 +20,10 @@ from benchmarks.peers.peer import Figures, Job
 from tfrecord_tools.errors import UserError
 
 if TYPE_CHECKING:
+    from tfrecord_tools.order import Order
     from tfrecord_tools.records import Records
 
+_BLOCK = 40  # 16 blocks fit into a third of the cache, as docs/howto/bucket.md recommends.
 _RATE = r"([\d.,]+) images/s\n"
 
 
@@ -62,6 +67,44 @@ def in_sequence(job: Job) -> Figures:
     records = records_of(job)
     numbers = peer.numbers_in_sequence(len(records), job)
     return peer.steady((records.serialized_batch(batch) for batch in numbers), job)
+
+
+def bucket_write(job: Job) -> Figures:
+    """Write the training photographs to the directory of the bucket, `job.work`."""
+    out = job.written("data", lambda out: common.convert(f"--src={job.photos}", f"--out={out}"))
+    return {"bytes": sum(path.stat().st_size for path in out.glob("*.tfrecord-*"))}
+
+
+def bucket(job: Job, blocks: bool) -> Figures:
+    from tfrecord_tools.order import Blocks, Shuffled
+    from tfrecord_tools.records import open_dataset
+
+    with tempfile.TemporaryDirectory(dir=job.work.parent.parent.parent, ignore_cleanup_errors=True) as cache:
+        data = open_dataset(peer.bucket_url(job), cache_dir=cache, cache_bytes=job.cache)
+        records = data.records(*data.splits)
+        order = Blocks(len(records), 0, _BLOCK) if blocks else Shuffled(len(records), 0)
+        epochs = _decoded_epochs(records, order, job) if job.decode else _byte_epochs(records, order, job)
+        return peer.bucket_epoch(lambda: next(epochs), job)
+
+
+def _byte_epochs(records: Records, order: Order, job: Job) -> Iterator[Iterable[Any]]:
+    reading, steps = records.plan(order), len(records) // job.batch
+
+    def batch(step: int) -> list[Any]:
+        position = step * job.batch
+        with reading(position):
+            return records.__getitems__(order[np.arange(position, position + job.batch)])
+
+    return (map(batch, range(epoch * steps, (epoch + 1) * steps)) for epoch in itertools.count())
+
+
+def _decoded_epochs(records: Records, order: Order, job: Job) -> Iterator[Iterable[Any]]:
+    from tfrecord_tools import dataset
+
+    batches = dataset.train_batches(
+        records, batch_size=job.batch, image_size=job.size, seed=0, order=order, endless=True
+    ).as_numpy_iterator()
+    return (itertools.islice(batches, len(records) // job.batch) for _ in itertools.count())
 
 
 def features(job: Job) -> Figures:
@@ -117,6 +160,9 @@ ROWS: dict[str, Callable[[Job], Figures]] = {
     "sequence": in_sequence,
     "first": lambda job: peer.first(batches(job), job),
     "resume": lambda job: peer.first(batches(job, start_step=job.step), job),
+    "bucket_write": bucket_write,
+    "bucket_blocks": lambda job: bucket(job, blocks=True),
+    "bucket_shuffled": lambda job: bucket(job, blocks=False),
     "features": features,
     "predict": predict,
     "predict_one": predict_one,

@@ -20,7 +20,7 @@ class BadNetwork(http.server.ThreadingHTTPServer):
     Attributes:
         fault: Function from the number of a request for a range, from 0, to the name of its fault, or "".
             busy: 503, try again. closed: no answer. cut: half of the answer. wrong: changed bytes. stalled: half of the
-            answer, and then nothing for 3 seconds. down: as closed, for each request.
+            answer, and then nothing for 3 seconds. down: as closed. silent: nothing for 10 seconds, and then as closed.
         rule: Function from the method and the path of each request to the name of its fault, or "". Further faults are
             lost: the server does what it is asked, and there is no answer. denied: 403, access denied. replaced: the
             server does not see the condition that the object must not exist.
@@ -81,7 +81,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.server.ranges += 1
             if fault or "Range" in self.headers:
                 self.server.faults[fault] += 1
-        if fault in ("closed", "down"):
+        if fault in ("closed", "down", "silent"):
+            time.sleep(10 if fault == "silent" else 0)
             self.close_connection = True
             return
         if fault == "busy":

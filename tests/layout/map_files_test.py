@@ -98,6 +98,9 @@ def test_a_map_equals_the_index(
         shards, sizes, offsets = records._frames(np.arange(len(records)))
         assert [*zip(shards, sizes, offsets)] == [records._frame(number) for number in range(len(records))]
         assert (shards.tolist(), offsets.tolist()) == (columns["shard"], columns["offset"])
+        numbers = np.full(records._map.rows, -1)
+        numbers[columns["row"]] = np.arange(len(records))
+        assert records._map.numbers_of(np.arange(len(numbers))).tolist() == numbers.tolist()
         assert sizes.tolist() == [length + 16 for length in columns["length"]]
         assert [records[number]["path"] for number in range(len(records))] == list(records.paths) == columns["path"]
         chosen = np.array([len(records) // 2, 0, len(records) - 1, 0])
@@ -124,6 +127,10 @@ def test_small_and_large_splits_are_equal(out: Path, splits: tuple[str, ...], mo
     large = open_dataset(out).records(*splits)
     assert len(list(out.glob(".records*"))) == len(splits)
     assert facts(small) == facts(large) == facts(pickle.loads(pickle.dumps(large)))
+    for records in (small, large):
+        numbers = records._map.numbers_of(np.arange(records._map.rows))
+        assert numbers[records.rows].tolist() == list(range(len(records)))
+        assert np.count_nonzero(numbers < 0) == records._map.rows - len(records) > 0
     chosen = np.array([3, 0, len(small) - 1])
     assert facts(small.select(chosen)) == facts(large.select(chosen))
     assert facts(small.hold_out(0.3)[1]) == facts(large.hold_out(0.3)[1])

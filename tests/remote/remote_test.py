@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import logging
 import os
 import pickle
@@ -16,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_network import BadNetwork, at_random
+from bad_network import FAULTS, BadNetwork, at_random
 from image_sources import REPOSITORY
 from s3_bucket import Bucket
 
 from tfrecord_tools import dataset
+from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import schema
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Records, open_dataset
 from tfrecord_tools.remote import fetching, opening, part
@@ -43,12 +47,17 @@ def in_bucket(records: Records) -> RemoteShards:
 
 
 def read_all(records: Records, order: Order, epochs: int = 2, batch: int = 16) -> list[list[bytes]]:
+    read: list[list[bytes]] = []
+    read_into(read, records, order, epochs, batch)
+    return read
+
+
+def read_into(read: list[list[bytes]], records: Records, order: Order, epochs: int = 2, batch: int = 16) -> None:
+    """Append the batches to a list, so that a test has them after an error, too."""
     reading = records.plan(order)
-    read = []
     for position in range(0, epochs * len(records), batch):
         with reading(position):
             read.append(records.serialized_batch(order[np.arange(position, position + batch)]))
-    return read
 
 
 ORDERS = {
@@ -146,19 +155,40 @@ def test_faults_change_nothing(url: str, pets: Path, tmp_path: Path, network: Ba
     assert network.faults[""] < network.faults.total()
 
 
-def test_a_store_that_dies_and_comes_back(url: str, pets: Path, tmp_path: Path, network: BadNetwork) -> None:
+@pytest.mark.parametrize("fault", [*FAULTS[:-1], pytest.param(FAULTS[-1], marks=pytest.mark.slow)])
+def test_every_tenth_request_fails(url: str, pets: Path, tmp_path: Path, network: BadNetwork, fault: str) -> None:
+    """The first requests are for convert.json and the index, which have no checksums of their own."""
+    network.fault = lambda number: fault if number % 10 in (0, 1) else ""
+    remote, local = opened(url, tmp_path / "cache"), open_dataset(pets).records("train")
+    order = Shuffled(len(local), 0)
+    assert read_all(remote, order, epochs=1) == read_all(local, order, epochs=1)
+    assert (remote.labels == local.labels).all()
+    assert network.faults[fault] > 10
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        ("down", 2),  # The server dies and comes back.
+        ("silent", 2),
+        pytest.param("silent", 10, marks=pytest.mark.slow),  # All requests hang for ten seconds.
+    ],
+)
+def test_a_store_that_comes_back(
+    url: str, pets: Path, tmp_path: Path, network: BadNetwork, fault: str, seconds: int
+) -> None:
     remote, local = opened(url, tmp_path / "cache"), open_dataset(pets).records("train")
     down = threading.Event()
-    network.fault = lambda number: "down" if down.is_set() else ""
+    network.fault = lambda number: fault if down.is_set() else ""
     order = Shuffled(len(local), 0)
     first = read_all(remote, order, epochs=1)
     down.set()
-    threading.Timer(2, down.clear).start()
+    threading.Timer(seconds, down.clear).start()
     assert [*first, *read_all(remote, Shuffled(len(local), 5), epochs=1)] == [
         *read_all(local, order, epochs=1),
         *read_all(local, Shuffled(len(local), 5), epochs=1),
     ]
-    assert network.faults["down"] > 0
+    assert network.faults[fault] > 0
 
 
 def test_a_store_that_stays_away_is_an_error(
@@ -184,6 +214,33 @@ def test_a_changed_object_is_an_error(url: str, bucket: Bucket, pets: Path, tmp_
         UserError, match=r"tfrecord-\d+-of-\d+: was changed since it was opened\. .* run the same command"
     ):
         read_all(remote, Shuffled(len(remote), 0))
+
+
+def test_an_object_that_changes_under_a_reader_gives_no_batch(
+    url: str, bucket: Bucket, pets: Path, tmp_path: Path
+) -> None:
+    """The new shards are valid, and their records have the same sizes and other images."""
+    remote, local = opened(url, tmp_path / "cache", 0.1), open_dataset(pets).records("train")
+    order = Shuffled(len(local), 0)
+    first = read_all(remote, order, epochs=1)
+    for path in pets.glob("*-train.tfrecord-*"):
+        bucket.put(f"pets/{path.name}", with_other_images(path))
+    second: list[list[bytes]] = []
+    with pytest.raises(UserError, match=r"was changed since it was opened\. .* run the same command again\.$"):
+        read_into(second, remote, Shuffled(len(local), 1))
+    assert first == read_all(local, order, epochs=1)
+    assert second == read_all(local, Shuffled(len(local), 1))[: len(second)]
+
+
+def with_other_images(path: Path) -> bytes:
+    """Return a shard in which a byte of each image is another one, with valid checksums."""
+    old, new = path.read_bytes(), b""
+    while len(new) < len(old):
+        size = 16 + int.from_bytes(old[len(new) : len(new) + 8], "little")
+        data = bytearray(schema.unframe(old[len(new) : len(new) + size]) or b"")
+        data[len(data) // 2] ^= 1
+        new += schema.frame(bytes(data))
+    return new
 
 
 def test_a_damaged_object_is_a_corrupt_record(url: str, bucket: Bucket, pets: Path, tmp_path: Path) -> None:
@@ -296,23 +353,41 @@ def test_a_full_disk_ends_nothing(
     assert line.startswith(f"--cache_dir={tmp_path / 'cache'}: No space left on device. Records that do not fit are")
 
 
+def test_a_disk_that_is_full_at_the_start(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(file: object, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    remote = opened(url, tmp_path / "cache")
+    monkeypatch.setattr(files, "allocate", allocate)
+    message = (
+        rf"^--cache_dir={tmp_path}/cache: .*No space left on device.*\. Free some space, or pass another directory on"
+    )
+    with pytest.raises(UserError, match=message):
+        remote[0]
+
+
 READER = """
-import sys, numpy as np
-from tfrecord_tools.order import Shuffled
+import hashlib, sys, numpy as np
+from tfrecord_tools.order import Blocks, Shuffled
 from tfrecord_tools.records import open_dataset
 records = open_dataset(sys.argv[1], cache_dir=sys.argv[2], cache_bytes=int(sys.argv[3])).records("train")
-order, read = Shuffled(len(records), int(sys.argv[4])), 0
-reading = records.plan(order)
+seed, epochs, batch, block = map(int, sys.argv[4:])
+order = Blocks(len(records), seed, block, 3) if block else Shuffled(len(records), seed)
+reading, read = records.plan(order), hashlib.sha256()
 print("ready", flush=True)
-for position in range(0, int(sys.argv[5]) * len(records), 16):
+for position in range(0, epochs * len(records), batch):
     with reading(position):
-        records.serialized_batch(order[np.arange(position, position + 16)])
-print(records.remote.traffic.bytes, flush=True)
+        for record in records.serialized_batch(order[np.arange(position, position + batch)]):
+            read.update(record)
+print(records.remote.traffic.bytes, read.hexdigest(), flush=True)
 """
 
 
-def reader(url: str, cache: Path, budget: int, seed: int, epochs: int) -> subprocess.Popen[str]:
-    arguments = [url, str(cache), str(budget), str(seed), str(epochs)]
+def reader(
+    url: str, cache: Path, budget: int, seed: int, epochs: int, batch: int = 16, block: int = 0
+) -> subprocess.Popen[str]:
+    """Read in another process: in shuffled order, or in blocks. See `outcome` for what it prints."""
+    arguments = [url, str(cache), *map(str, (budget, seed, epochs, batch, block))]
     return subprocess.Popen(
         [sys.executable, "-c", READER, *arguments],
         stdout=subprocess.PIPE,
@@ -321,11 +396,78 @@ def reader(url: str, cache: Path, budget: int, seed: int, epochs: int) -> subpro
     )
 
 
-def test_processes_share_the_work(url: str, pets: Path, tmp_path: Path) -> None:
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the bytes that a reader has fetched, and the hash of its records."""
+    _, fetched, read = process.communicate(timeout=90)[0].split()
+    assert process.returncode == 0  # Threads that fetch ahead do not disturb the end of the process.
+    return int(fetched), read
+
+
+def hash_of(pets: Path, order: Order, epochs: int) -> str:
+    """Return the hash of the records, read from files."""
+    batches = read_all(open_dataset(pets).records("train"), order, epochs)
+    return hashlib.sha256(b"".join(itertools.chain.from_iterable(batches))).hexdigest()
+
+
+@pytest.mark.parametrize("share", [10, 0.3])
+def test_trainings_with_different_orders_share_a_cache(url: str, pets: Path, tmp_path: Path, share: float) -> None:
+    """Two trainings and an evaluation run at once. If the cache is large, each record is fetched once."""
+    local = open_dataset(pets).records("train")
+    size, epochs = int(local._frames(np.arange(240)).sizes.sum()), 4
+    remote = opened(url, tmp_path / "cache", share)
+    readers = [
+        reader(url, tmp_path / "cache", in_bucket(remote).budget, seed, epochs, batch, block)
+        for seed, batch, block in ((0, 16, 0), (1, 10, 8))
+    ]
+    numbers = np.arange(240)
+    for _ in range(epochs):
+        reading = remote.plan()
+        for start in range(0, 240, 60):
+            with reading(start):
+                assert remote.serialized_batch(numbers[start : start + 60]) == local.serialized_batch(
+                    numbers[start : start + 60]
+                )
+    (shuffled, shuffled_hash), (blocks, blocks_hash) = map(outcome, readers)
+    assert shuffled_hash == hash_of(pets, Shuffled(240, 0), epochs)
+    assert blocks_hash == hash_of(pets, Blocks(240, 1, 8, 3), epochs)
+    evaluated = in_bucket(remote).traffic.bytes
+    if share > 1:
+        assert shuffled + blocks + evaluated == size
+    else:
+        assert max(shuffled, blocks, evaluated) < 1.5 * epochs * size
+
+
+def test_what_another_process_has_not_read_stays(url: str, pets: Path, tmp_path: Path) -> None:
+    """A process makes no room by removing what another one has fetched ahead."""
+    remote = opened(url, tmp_path / "cache", 0.3)
+    own = in_bucket(remote)._run().fetchers[0].part
+    ahead = np.arange(200, 220)
+    with in_bucket(remote)._run().space.locked():
+        own.claim(ahead)
+    for row in ahead.tolist():
+        frame = own.frames(np.array([row]))
+        path = pets / os.path.basename(own.files.paths[int(frame.shards[0])])
+        start = int(frame.offsets[0])
+        own.write(np.array([row]), memoryview(path.read_bytes())[start : start + int(frame.sizes[0])])
+    read_all(remote.select(np.arange(200)), Shuffled(200, 0), 2)
+    assert (own.flags[ahead] == part.PRESENT).all()
+    own.touch(ahead)
+    own._used[ahead] -= 1000  # They were read long ago.
+    read_all(remote.select(np.arange(200)), Shuffled(200, 1), 2)
+    assert (own.flags[ahead] == part.ABSENT).any()
+
+
+def test_one_of_two_processes_is_killed(url: str, pets: Path, tmp_path: Path) -> None:
     size = int(open_dataset(pets).records("train")._frames(np.arange(240)).sizes.sum())
-    readers = [reader(url, tmp_path / "cache", 10 * size, 0, 1) for _ in range(2)]
-    fetched = [int(process.communicate(timeout=60)[0].split()[1]) for process in readers]
-    assert sum(fetched) == size
+    victim, survivor = (reader(url, tmp_path / "cache", size // 3, seed, 3) for seed in (1, 0))
+    for process in (victim, survivor):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    victim.kill()
+    victim.communicate()
+    read = survivor.communicate(timeout=90)[0].split()[1]
+    assert read == hash_of(pets, Shuffled(240, 0), 3)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
@@ -345,14 +487,14 @@ def test_a_killed_process_leaves_a_usable_cache(url: str, pets: Path, tmp_path: 
     own = running.fetchers[0].part
     own.rescue(np.arange(len(own.flags)))
     assert set(own.flags.tolist()) <= {part.ABSENT, part.PRESENT}
-    assert running.space.filled() == own.cost[own.flags == part.PRESENT].sum()
+    assert running.space.filled() == own.cost(np.flatnonzero(own.flags == part.PRESENT)).sum()
 
 
 def test_a_claim_of_a_dead_process_is_taken_over(url: str, pets: Path, tmp_path: Path) -> None:
     remote, local = opened(url, tmp_path / "cache", 3), open_dataset(pets).records("train")
     own = in_bucket(remote)._run().fetchers[0].part
     own.flags[:50] = 99  # No process with this number runs.
-    own._filled[0] += own.cost[:50].sum()
+    own._filled[0] += own.cost(np.arange(50)).sum()
     assert remote.__getitems__(list(range(60))) == local.__getitems__(list(range(60)))
 
 
@@ -400,8 +542,9 @@ def test_hits_are_those_of_the_best_cache(
     share = 0.3
     remote = opened(f"file://{pets}", tmp_path / "cache", share)
     own = in_bucket(remote)._run().fetchers[0].part
-    own.cost[:] = int(own.cost.mean())  # The optimum is easy to compute for equal sizes only.
-    capacity = in_bucket(remote).budget // int(own.cost[0])
+    cost = own.whole_cost // len(own.flags)  # The optimum is easy to compute for equal sizes only.
+    monkeypatch.setattr(own, "cost", lambda rows: np.full(len(rows), cost))
+    capacity = in_bucket(remote).budget // cost
     order = ORDERS[name](local)
     epochs = 6
     reading = remote.plan(order)

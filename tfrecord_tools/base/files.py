@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import io
 import os
 import re
@@ -301,7 +302,7 @@ def punch(descriptor: int, start: int, end: int) -> bool:
         start: First byte, a multiple of `PAGE`.
         end: Byte after the last one, a multiple of `PAGE`.
     """
-    fallocate = _libc("fallocate64") or _libc("fallocate")
+    fallocate = _fallocate()
     if fallocate is None:
         return False
     result = fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(end - start))
@@ -311,6 +312,12 @@ def punch(descriptor: int, start: int, end: int) -> bool:
     if code in _REFUSED:
         return False
     raise OSError(code, f"{os.strerror(code)} (fallocate)")
+
+
+@functools.cache
+def _fallocate() -> Any:
+    """Return the function of the C library. A cache removes thousands of records, so it is looked up once."""
+    return _libc("fallocate64") or _libc("fallocate")
 
 
 def exchange(first: Path, second: Path) -> bool:

@@ -16,6 +16,7 @@ The array has these parts:
 from __future__ import annotations
 
 import bisect
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ class RecordMap:
     Attributes:
         labels: i64[n], the label of each record. It cannot be written.
         rows: Number of rows of the split in the index.
+        bytes: Bytes of all shards.
         shard_sizes: i64[shards], the size of each shard in bytes.
     """
 
@@ -107,6 +109,7 @@ class RecordMap:
         self.labels.setflags(write=False)
         self._gaps = words[parts.labels + header.records : parts.labels + header.rows]
         self.rows = header.rows
+        self.bytes = int(self._base[-1])
         self.shard_sizes = np.diff(self._base)
         # For single numbers, these are three times as fast as arrays.
         self._for_one = self._first.tolist(), self._base.tolist(), self._starts.data
@@ -129,6 +132,19 @@ class RecordMap:
         """Return the rows of record numbers: i64[k], or one number."""
         return numbers + self._gaps.searchsorted(numbers, "right") if len(self._gaps) else numbers
 
+    def numbers_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the record numbers of rows, i64[k]. -1: the row is left out."""
+        if not len(self._gaps):
+            return rows
+        before = self._left_out.searchsorted(rows, "right")
+        left_out = self._left_out[np.maximum(before - 1, 0)] == rows
+        return np.where(left_out, -1, rows - before)
+
+    @functools.cached_property
+    def _left_out(self) -> np.ndarray:
+        """i64[rows - n], the rows that are left out."""
+        return self._gaps + np.arange(len(self._gaps))
+
     def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the index of the split of each record, which is 0, and its row in that split."""
         return np.zeros(len(numbers), np.int64), self.rows_of(numbers)
@@ -139,29 +155,27 @@ class RecordMap:
 
     def frame(self, number: int) -> tuple[int, int, int]:
         """Return the shard of one record, and the size and the offset of its frame."""
+        return self.frame_of_row(int(self.rows_of(number)) if len(self._gaps) else number)
+
+    def frame_of_row(self, row: int) -> tuple[int, int, int]:
+        """Return the shard of one row, and the size and the offset of its frame."""
         first, base, starts = self._for_one
-        row = int(self.rows_of(number)) if len(self._gaps) else number
         start = starts[row]
         shard = bisect.bisect_right(first, row) - 1
         return shard, starts[row + 1] - start, start - base[shard]
 
-    def all_frames(self) -> Frames:
-        """Return where the frames of all rows are, also of those that are left out.
-
-        Returns:
-            i32[rows], i32[rows], i64[rows].
-        """
-        counts = np.diff(self._first)
-        shards = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        offsets = self._starts[:-1] - np.repeat(self._base[:-1], counts)
-        return Frames(shards, np.diff(self._starts).astype(np.int32), offsets)
-
     def frames(self, numbers: np.ndarray) -> Frames:
         """Return where the frames of records i64[k] are."""
-        rows = self.rows_of(numbers)
-        starts = self._starts[rows]
-        shards = self._first.searchsorted(rows, "right") - 1
+        return self.frames_of_rows(self.rows_of(numbers))
+
+    def frames_of_rows(self, rows: np.ndarray) -> Frames:
+        """Return where the frames of rows i64[k] are, also of those that are left out."""
+        starts, shards = self._starts[rows], self.shards_of_rows(rows)
         return Frames(shards, self._starts[rows + 1] - starts, starts - self._base[shards])
+
+    def shards_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the shards of rows, i64[...]."""
+        return self._first.searchsorted(rows, "right") - 1
 
 
 class JoinedMaps:
@@ -202,6 +216,15 @@ class JoinedMaps:
     def rows_of(self, numbers: np.ndarray) -> np.ndarray:
         splits, rows = self.places(numbers)
         return rows + self._first_rows[splits]
+
+    def numbers_of(self, rows: np.ndarray) -> np.ndarray:
+        splits = self._first_rows[1:].searchsorted(rows, "right")
+        numbers = np.empty(len(rows), np.int64)
+        for split, (one, end) in enumerate(zip(self._maps, self._ends.tolist())):
+            own = np.flatnonzero(splits == split)
+            found = one.numbers_of(rows[own] - self._first_rows[split])
+            numbers[own] = np.where(found < 0, -1, found + end - len(one))
+        return numbers
 
     def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         splits, (rows,) = self._gather(numbers, lambda one, own: (one.rows_of(own),))

@@ -7,7 +7,9 @@ nothing is removed for a record that is needed later (Belady 1966).
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -23,21 +25,26 @@ from tfrecord_tools.remote.interface import Object, Store
 from tfrecord_tools.remote.part import ABSENT, PRESENT, Part
 from tfrecord_tools.remote.plans import NEVER, Plan
 from tfrecord_tools.remote.space import Space
-from tfrecord_tools.remote.threads import THREADS, pool
+from tfrecord_tools.remote.threads import THREADS, ending, pool, start_planner
 from tfrecord_tools.remote.traffic import Meter
 
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 8 << 20  # Largest request, unless a record is larger.
+_LEAST_UNDER_WAY = 4 << 20  # Bytes of planned requests that may always be under way.
+_UNDER_WAY = 2.0  # The same in multiples of what arrives during the latency of a request.
 _QUEUED = 2 * THREADS  # Planned requests that are waiting or under way.
+_FEW = THREADS  # If there are fewer of them, the planner runs. A plan for many records costs little more than for one.
 _LEAST_AHEAD = 32 << 20  # Bytes ahead of the readers, if the budget allows.
 _AHEAD_SECONDS = 2.0  # The bytes that arrive in this time are fetched ahead.
-_AHEAD_SHARE = 0.25  # Largest share of the budget for records that are fetched ahead.
+_AHEAD_SHARE = 0.5  # Largest share of the budget for records that are fetched ahead.
 _SOON_SHARE = 1.0  # Neighbors are fetched together if the order needs them before this share of the budget.
-_MOST_POSITIONS = 1 << 16  # Positions that are looked ahead.
+_STEP = 64  # At most this number of neighbors of a record are looked at together.
+_AT_ONCE = 0.25  # Records in this share of the positions that are looked ahead are needed at once.
 _SPARE = 256  # At least this part of the budget is made free at once.
 _RECENT = 60  # Seconds. Records that other processes used in this time are removed last.
 _SILENT = 60.0  # Seconds after which a plan does not count, if another one is in use.
+_RECOUNT = 2.0  # Seconds until the processes that use the same records are counted again.
 _TICK = 0.5  # Seconds until the planner looks again, if nobody wakes it up.
 _AGAIN = 3  # Attempts to fetch a record that arrived damaged.
 _PAUSE = 5.0  # Seconds without planned requests after a failed one.
@@ -58,10 +65,13 @@ class Fetcher:
         self._store, self._objects, self._space, self._meter = store, objects, space, meter
         self.part = part
         self._planned = 0
+        self._queue: collections.deque[_Request] = collections.deque()
+        self._under_way = 0  # Bytes of planned requests.
         self._bad: set[int] = set()
         self._plans: weakref.WeakKeyDictionary[Plan, _Reader] = weakref.WeakKeyDictionary()
         self._current: weakref.ref[Plan] | None = None
         self._failed = 0.0
+        self._others, self._counted = 1, 0.0
         self._error: UserError | None = None
         self._full = False
         self._known_plan: weakref.ref[Plan] | None = None
@@ -72,7 +82,7 @@ class Fetcher:
         self._planner: threading.Thread | None = None
         with space.locked():
             space.members.add(self)
-        self._mean = float(np.mean(part.cost)) if len(part.cost) else 1.0
+        self._mean = part.whole_cost / max(1, len(part.flags))
 
     # --- Readers ----------------------------------------------------------------------------------------
 
@@ -109,7 +119,7 @@ class Fetcher:
 
     def probe(self) -> None:
         """Read the first records, to measure latency and bandwidth: one, and then up to four requests at once."""
-        rows = np.arange(int(np.searchsorted(np.cumsum(self.part.size), 4 * _MOST_BYTES)) + 1)[: len(self.part.size)]
+        rows = np.arange(min(int(4 * _MOST_BYTES / self._mean) + 1, len(self.part.flags)))
         for part in (rows[:1], rows[1:]):
             if len(part):
                 self.need(part)
@@ -155,10 +165,8 @@ class Fetcher:
             reader = self._plans.setdefault(plan, _Reader())
             self._current = weakref.ref(plan)
             if self._planner is None:
-                self._planner = threading.Thread(
-                    target=_plan_ahead, args=(weakref.ref(self), self._wake), daemon=True, name="plan"
-                )
-                self._planner.start()
+                of, wake = weakref.ref(self), self._wake
+                self._planner = start_planner(lambda: _plan_ahead(of, wake), wake)
         reader.enter(position)
         self._wake.set()
         try:
@@ -178,6 +186,10 @@ class Fetcher:
         distance = np.full(len(rows), NEVER)
         for plan, position in self._positions():
             np.minimum(distance, plan.next_use(rows, position) - position, out=distance)
+        return self._known_or_idle(rows, distance)
+
+    def _known_or_idle(self, rows: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """Return distances i64[k] in which the time of the last use replaces `NEVER`."""
         unknown = distance >= NEVER // 2
         if unknown.any():
             idle = self.part.idle(rows[unknown])
@@ -203,7 +215,13 @@ class Fetcher:
 
     def _ahead_positions(self) -> int:
         ahead = max(_LEAST_AHEAD, self._meter.bandwidth * _AHEAD_SECONDS)
-        return int(min(ahead, _AHEAD_SHARE * self._space.budget) / self._mean) + 1
+        return int(min(ahead, _AHEAD_SHARE / self._users() * self._space.budget) / self._mean) + 1
+
+    def _users(self) -> int:
+        """Return the number of processes that use the same records. Each of them fetches ahead."""
+        if time.monotonic() > self._counted + _RECOUNT:
+            self._others, self._counted = self.part.users, time.monotonic()
+        return max(1, self._others)
 
     # --- What is fetched --------------------------------------------------------------------------------
 
@@ -216,23 +234,23 @@ class Fetcher:
         sequential = not plans and self._is_sequential(rows)
         if not plans and not sequential:
             return rows
-        wanted = [rows]
-        for side in (-1, 1) if plans else (1,):
-            edges, step = rows, 1
-            reach = 0
-            while len(edges) and reach < most:
-                steps = np.arange(reach + 1, reach + step + 1)
-                near = edges[:, None] + side * steps
-                inside = (near >= 0) & (near < len(part.flags))
-                near = np.where(inside, near, edges[:, None])
-                fits = inside & (part.flags[near] == ABSENT) & (part.shard[near] == part.shard[edges][:, None])
-                if plans and fits.any():  # Edges have common neighbors: the distance of each is computed once.
-                    unique, places = np.unique(near[fits], return_inverse=True)
-                    fits[fits] = (self._distance(unique) <= soon)[places]
-                fits = np.logical_and.accumulate(fits, axis=1)
-                wanted.append(near[fits])
-                edges = edges[fits[:, -1]]
-                reach, step = reach + step, min(2 * step, 64)
+        wanted, rows = [rows], np.unique(rows)
+        last, first = np.append(np.diff(rows) != 1, True), np.append(True, np.diff(rows) != 1)
+        edges = np.concatenate([rows[last], rows[first & plans]])
+        sides = np.repeat([1, -1], [np.count_nonzero(last), np.count_nonzero(first & plans)])
+        reach, step = 0, 1
+        while len(edges) and reach < most:  # Most edges of a shuffled order end at the first step.
+            near = edges[:, None] + sides[:, None] * np.arange(reach + 1, reach + step + 1)
+            inside = (near >= 0) & (near < len(part.flags))
+            near = np.where(inside, near, edges[:, None])
+            fits = inside & (part.flags[near] == ABSENT) & (part.shards(near) == part.shards(edges)[:, None])
+            if plans and fits.any():  # Edges have common neighbors: the distance of each is computed once.
+                unique, places = np.unique(near[fits], return_inverse=True)
+                fits[fits] = (self._distance(unique) <= soon)[places]
+            fits = np.logical_and.accumulate(fits, axis=1)
+            wanted.append(near[fits])
+            edges, sides = edges[fits[:, -1]], sides[fits[:, -1]]
+            reach, step = reach + step, min(8 * step, _STEP)
         return np.unique(np.concatenate(wanted))
 
     def _is_sequential(self, rows: np.ndarray) -> bool:
@@ -243,14 +261,17 @@ class Fetcher:
         return last - first < 2 * len(rows) and follows
 
     def _runs(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Group rows i64[k] into runs of neighbors, each small enough for one request."""
+        """Group rows i64[k] into runs of neighbors, each small enough for one request.
+
+        The run with the first of the given rows comes first, and so on.
+        """
         if not len(rows):
             return []
-        part, rows = self.part, np.sort(rows)
-        ends = part.offset[rows] + part.size[rows]
-        gaps = (part.shard[rows[1:]] != part.shard[rows[:-1]]) | (part.offset[rows[1:]] != ends[:-1])
-        filled = np.cumsum(part.size[rows]) // _MOST_BYTES
-        return np.split(rows, np.flatnonzero(gaps | (filled[1:] != filled[:-1])) + 1)
+        by_row = np.argsort(rows)
+        filled = np.cumsum(self.part.frames(rows[by_row]).sizes) // _MOST_BYTES
+        full = np.flatnonzero(filled[1:] != filled[:-1]) + 1
+        runs = np.split(by_row, np.union1d(self.part.breaks(rows[by_row]), full))
+        return [rows[run] for run in sorted(runs, key=np.min)]
 
     def _claim(self, rows: np.ndarray, needed: np.ndarray, urgent: bool) -> np.ndarray:
         """Claim absent rows for which there is room, and make room. Return the claimed rows.
@@ -269,10 +290,25 @@ class Fetcher:
         with self._space.locked():
             absent = self.part.flags[order] == ABSENT
             order, distance = order[absent], distance[absent]
-            costs = np.cumsum(self.part.cost[order])
+            costs = np.cumsum(self.part.cost(order))
             if len(costs) and costs[-1] > self._space.free():
                 self._make_room(int(costs[-1]), distance, costs)
-            return self.part.claim(order[costs <= self._space.free()])
+            fits = costs <= self._space.free()
+            if not urgent and not fits.all():
+                fits &= self._worth_a_request(order, fits, distance)
+            return self.part.claim(order[fits])
+
+    def _worth_a_request(self, rows: np.ndarray, fits: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """Return which rows are needed at once, or are in a run that fits at least by half, bool[k].
+
+        A run is a group of neighbors. If there is little room, the others wait. Otherwise, each record of a block would
+        be a request of its own.
+        """
+        by_row = np.argsort(rows)
+        runs = np.empty(len(rows), np.int64)
+        runs[by_row] = np.searchsorted(self.part.breaks(rows[by_row]), np.arange(len(rows)), "right")
+        fitting = np.bincount(runs, fits) >= 0.5 * np.bincount(runs)
+        return fitting[runs] | (distance < _AT_ONCE * self._ahead_positions())
 
     def _make_room(self, need: int, distance: np.ndarray, costs: np.ndarray) -> None:
         """Remove records that are needed later than those to fetch. The lock is held.
@@ -292,17 +328,27 @@ class Fetcher:
         rows, victims = (np.concatenate(arrays) for arrays in list(zip(*present))[1:])
         if not len(rows):
             return
-        sizes = np.concatenate([member.part.cost[rows] for member, (_, rows, _) in zip(members, present)])
+        sizes = np.concatenate([member.part.cost(rows) for member, (_, rows, _) in zip(members, present)])
         removed = eviction.choose(distance, costs - free, victims, sizes, self._space.budget // _SPARE)
         for number, member in enumerate(members):
             member.part.evict(rows[removed[of[removed] == number]])
 
     def present(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all rows in the cache, and how many records are read before each of them."""
-        rows = np.flatnonzero(self.part.flags == PRESENT)
+        """Return all rows in the cache, and how many records are read before each of them.
+
+        The plans of other processes are not known. A record that was fetched and that nobody has read stays: 0.
+        """
+        rows = self.part.rows_with(PRESENT)
+        distance = self._distance_of_present(rows)
+        unread = np.flatnonzero(self.part.unread(rows))
+        distance[unread[self.part.idle(rows[unread]) <= _RECENT]] = 0
+        return rows, distance
+
+    def _distance_of_present(self, rows: np.ndarray) -> np.ndarray:
+        """Return `_distance`. For a single plan, positions from the last call are used again."""
         positions = self._positions()
         if len(positions) != 1:
-            return rows, self._distance(rows)
+            return self._distance(rows)
         plan, position = positions[0]
         known_rows, known = self._known
         if self._known_plan is None or self._known_plan() is not plan:
@@ -315,19 +361,32 @@ class Fetcher:
         passed = (next_use < position) | (next_use >= NEVER // 2)
         next_use[passed] = plan.next_use(rows[passed], position)
         self._known_plan, self._known = weakref.ref(plan), (rows, next_use)
-        distance = next_use - position
-        unknown = next_use >= NEVER // 2
-        if unknown.any():
-            distance[unknown] = self._distance(rows[unknown])
-        return rows, distance
+        return self._known_or_idle(rows, next_use - position)
 
     # --- Requests ---------------------------------------------------------------------------------------
 
     def _submit(self, request: _Request, urgent: bool) -> None:
         request.planned = not urgent
+        if urgent:
+            pool().put(True, lambda: self._run(request))
+            return
+        request.size = int(self.part.frames(request.rows).sizes.sum())
         with self._lock:
-            self._planned += request.planned
-        pool().put(urgent, lambda: self._run(request))
+            self._planned += 1
+            self._queue.append(request)
+        self._start()
+
+    def _start(self) -> None:
+        """Start planned requests in their order, as many as the connection needs to be busy.
+
+        More requests would not be faster, and the records that are needed first would arrive with all others.
+        """
+        limit = max(_LEAST_UNDER_WAY, _UNDER_WAY * self._meter.fastest * self._meter.latency)
+        with self._lock:
+            while self._queue and (not self._under_way or self._under_way + self._queue[0].size <= limit):
+                request = self._queue.popleft()
+                self._under_way += request.size
+                pool().put(False, functools.partial(self._run, request))
 
     def _run(self, request: _Request) -> None:
         try:
@@ -342,22 +401,23 @@ class Fetcher:
                 self.part.release(request.rows)
         with self._lock:
             self._planned -= request.planned
+            self._under_way -= request.size
+            planned = self._planned
         request.done.set()
-        self._wake.set()
+        self._start()
+        if planned < _FEW:
+            self._wake.set()
 
     def _perform(self, request: _Request) -> None:
         rows, part = request.rows, self.part
-        shard = int(part.shard[rows[0]])
-        start, end = int(part.offset[rows[0]]), int(part.offset[rows[-1]] + part.size[rows[-1]])
-        data = self._get(shard, start, end)
-        offsets = (part.offset[rows] - start).tolist()
-        frames = {
-            row: data[offset : offset + size]
-            for row, offset, size in zip(rows.tolist(), offsets, part.size[rows].tolist())
-        }
+        places = part.frames(rows)
+        shard, start = int(places.shards[0]), int(places.offsets[0])
+        ends = np.cumsum(places.sizes).tolist()
+        data = self._get(shard, start, start + ends[-1])
+        frames = {row: data[begin:end] for row, begin, end in zip(rows.tolist(), [0, *ends], ends)}
         damaged = [row for row, frame in frames.items() if not _is_valid(frame)]
         for row in damaged:
-            frames[row] = self._fetched_again(shard, row)
+            frames[row] = self._fetched_again(row)
         if damaged:
             data = memoryview(b"".join(frames.values()))
         if not request.planned:
@@ -369,12 +429,13 @@ class Fetcher:
                 self._disk_failed(error)
                 part.release(rows)
 
-    def _fetched_again(self, shard: int, row: int) -> memoryview:
+    def _fetched_again(self, row: int) -> memoryview:
         """Fetch a record that arrived damaged. If it is damaged each time, the object in the store is."""
-        begin = int(self.part.offset[row])
+        places = self.part.frames(np.array([row]))
+        shard, size, begin = (int(values[0]) for values in places)
         for attempt in range(_AGAIN):
             self._meter.add(retried=1)
-            frame = self._get(shard, begin, begin + int(self.part.size[row]))
+            frame = self._get(shard, begin, begin + size)
             if _is_valid(frame):
                 return frame
             time.sleep(0.05 * attempt)
@@ -437,13 +498,14 @@ class _Request:
 
     Attributes:
         rows: Neighboring rows.
+        size: Bytes, if the request was planned, else 0.
         store: Whether this process has claimed the rows, so that they are written to the cache.
         frames: The result, unless the request was planned: row -> frame.
         error: Why the request failed.
     """
 
     def __init__(self, rows: np.ndarray, store: bool):
-        self.rows, self.store, self.planned = rows, store, False
+        self.rows, self.store, self.planned, self.size = rows, store, False, 0
         self.frames: dict[int, memoryview] = {}
         self.error: UserError | None = None
         self.done = threading.Event()
@@ -455,7 +517,7 @@ def _plan_ahead(of: weakref.ref[Fetcher], wake: threading.Event) -> None:
         wake.wait(_TICK)
         wake.clear()
         fetcher = of()
-        if fetcher is None:
+        if fetcher is None or ending.is_set():
             return
         try:
             fetcher.plan_once()

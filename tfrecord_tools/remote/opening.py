@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from pathlib import Path
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files, index
-from tfrecord_tools.layout.record_map import Frames
+from tfrecord_tools.layout.record_map import RecordMap
 from tfrecord_tools.remote import space as spaces
+from tfrecord_tools.remote import whole
 from tfrecord_tools.remote.interface import SHORT, Missing, Object, Patience, Store
 from tfrecord_tools.remote.shards import RemoteShards, Split
 from tfrecord_tools.remote.store import open_store
@@ -26,7 +28,6 @@ PATIENCE = Patience()  # While records are read.
 _UNLISTED = ("http://", "https://", "file://")  # Most web servers cannot list, and a file is not a directory.
 _ONCE = Patience(retry=0.5)
 _PART = 8 << 20
-_RANGE = 16 << 20  # Bytes of a large file that are in memory at once.
 _SHARD = re.compile(r"\.tfrecord-\d+-of-\d+$")
 _HEADS = 16  # Requests at once, for stores that cannot list objects.
 
@@ -51,18 +52,18 @@ class Bucket:
     cache_dir: Path
     cache_bytes: int | None
 
-    def shards(self, splits: Mapping[str, Sequence[str]], frames: Mapping[str, Frames]) -> RemoteShards:
+    def shards(self, splits: Mapping[str, Sequence[str]], maps: Mapping[str, RecordMap]) -> RemoteShards:
         """Return the shards of splits.
 
         Args:
             splits: Name of a split -> file names of its shards.
-            frames: Name of a split -> where the frames of all its rows are.
+            maps: Name of a split -> the map of its records.
 
         Raises:
             UserError: A shard does not exist.
         """
         parts = [
-            Split(self.directory / name, [self._object(shard) for shard in shards], frames[name])
+            Split(self.directory / name, [self._object(shard) for shard in shards], maps[name])
             for name, shards in splits.items()
         ]
         return RemoteShards(self.store, self.cache_dir, self.cache_bytes, parts)
@@ -77,13 +78,15 @@ class Bucket:
         found = self._object(name)
         if path.exists() and path.stat().st_size == found.size:
             return path
-        while (held := files.hold(self.directory / "opening")) is None:  # Another process fetches it.
-            time.sleep(0.05)
-        with held:
-            if not path.exists() or path.stat().st_size != found.size:
-                with files.atomic(path) as file:
-                    for start in range(0, found.size, _RANGE):
-                        file.write(self.store.get(name, start, min(found.size, start + _RANGE), found.tag))
+        try:
+            while (held := files.hold(self.directory / "opening")) is None:  # Another process fetches it.
+                time.sleep(0.05)
+            with held:
+                if not path.exists() or path.stat().st_size != found.size:
+                    with files.atomic(path) as file:
+                        whole.fetch(self.store, found, file)
+        except OSError as error:
+            raise spaces.unusable(self.cache_dir, error) from error
         return path
 
     def in_parts(self, name: str) -> tuple[int, Callable[[int, int], bytes]]:
@@ -135,7 +138,7 @@ def open_bucket(url: str, cache_dir: str | os.PathLike[str] | None, cache_bytes:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "url").write_text(f"{url}\n")
     except OSError as error:
-        raise UserError(f"--cache_dir={root}: {error.strerror}. Pass a directory that you may write.") from error
+        raise spaces.unusable(root, error) from error
     bucket = Bucket(url, directory, open_store(url, PATIENCE), objects, root, cache_bytes)
     for name in (index.FILE_NAME, dataset_files.CONVERT_JSON):
         bucket.fetch(name)
@@ -182,7 +185,9 @@ def _found(store: Store) -> tuple[dict[str, Object], bytes]:
             " convert has written there. To copy a dataset there, run python -m tfrecord_tools.transfer OUT"
             f" {store.url}"
         ) from error
-    facts = bytes(store.get(found.path, tag=found.tag))
+    with io.BytesIO() as file:
+        whole.fetch(store, found, file)
+        facts = file.getvalue()
     return {found.path: found} | _objects(store, store.url, facts), facts
 
 

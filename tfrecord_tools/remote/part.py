@@ -16,22 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from tfrecord_tools.base import files
+from tfrecord_tools.layout.record_map import Frames, RecordMap
 from tfrecord_tools.layout.shard_files import ShardFiles
 from tfrecord_tools.remote import space as spaces
 from tfrecord_tools.remote.space import Space
 
 ABSENT, PRESENT = 0, 255
 _TICK = 4  # Seconds per unit of the time of the last use.
+_UNREAD = np.uint32(1 << 31)  # Bit of the time of the last use: the record was fetched, and no process has read it.
+_FLAGS = 1 << 22  # Flags that are compared at once.
 
 
 class Part:
     """The records of a split in the cache. It is used by one process.
 
     Attributes:
-        shard: [n], the shard of each record of the split.
-        offset: i64[n], first byte of the frame of each record in its shard.
-        size: i64[n], bytes of the frame of each record.
-        cost: i64[n], bytes that a record takes from the budget: it uses one more disk block than it fills, on average.
+        flags: u8[n], the state of each record: `ABSENT`, `PRESENT`, or the number of the process that fetches it.
+        whole_cost: Bytes that all records would take from the budget.
         files: The copies of the shards.
     """
 
@@ -40,9 +41,7 @@ class Part:
         space: Space,
         directory: Path,
         names: Sequence[str],
-        shard: np.ndarray,
-        offset: np.ndarray,
-        size: np.ndarray,
+        records: RecordMap,
     ):
         """Open or create the part in `directory`.
 
@@ -50,31 +49,51 @@ class Part:
             space: The cache directory.
             directory: Directory of the part.
             names: File names of the shards.
-            shard: As in the attributes.
-            offset: As in the attributes.
-            size: As in the attributes.
+            records: The map of the split.
         """
-        self.shard, self.offset, self.size = shard, offset, size
-        self.cost = size + files.PAGE
+        rows = records.rows
+        self.whole_cost = records.bytes + rows * files.PAGE
+        self._records = records
         self._space, self._directory = space, directory
         with space.locked():
             space.remove_idle(0)
-            state = spaces.create_state(directory / spaces.STATE, len(shard))
+            state = spaces.create_state(directory / spaces.STATE, rows)
+            space.note_change()
             self._user = spaces.User(directory / spaces.USERS)
             os.utime(directory / spaces.STATE)
         self._state = state
         self._filled = spaces.filled_field(state)
-        rows = len(shard)
         self._used = state[spaces.HEADER_BYTES : spaces.HEADER_BYTES + 4 * rows].view(np.uint32)
         self.flags = state[spaces.HEADER_BYTES + 4 * rows :]
         self.files = ShardFiles([str(directory / name) for name in names])
         self._recover(self._user.number)  # A killed process may have had the same number.
 
+    def frames(self, rows: np.ndarray) -> Frames:
+        """Return where the frames of records i64[k] are."""
+        return self._records.frames_of_rows(rows)
+
+    def shards(self, rows: np.ndarray) -> np.ndarray:
+        """Return the shards of records, i64[...]."""
+        return self._records.shards_of_rows(rows)
+
+    def cost(self, rows: np.ndarray) -> np.ndarray:
+        """Return the bytes that records take from the budget, i64[k].
+
+        A record uses one more disk block than it fills, on average.
+        """
+        return self.frames(rows).sizes + files.PAGE
+
+    def rows_with(self, flag: int) -> np.ndarray:
+        """Return the rows with a flag, i64[k]. Only few flags are in the memory of this process at a time."""
+        starts = range(0, len(self.flags), _FLAGS)
+        found = [start + np.flatnonzero(self.flags[start : start + _FLAGS] == flag) for start in starts]
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
     def claim(self, rows: np.ndarray) -> np.ndarray:
         """Mark absent records as being fetched by this process, and return them. Hold the lock."""
         absent = rows[self.flags[rows] == ABSENT]
         self.flags[absent] = self._user.number
-        self._filled[0] += self.cost[absent].sum()
+        self._filled[0] += self.cost(absent).sum()
         return absent
 
     def write(self, rows: np.ndarray, data: memoryview) -> None:
@@ -83,24 +102,35 @@ class Part:
         Raises:
             OSError: The disk is full, or fails. The records are still claimed.
         """
-        path = self.files.paths[self.shard[rows[0]]]
+        shard, _, start = self._records.frame_of_row(int(rows[0]))
+        path = self.files.paths[shard]
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            start, done = int(self.offset[rows[0]]), 0
+            done = 0
             while done < len(data):
                 done += os.pwrite(descriptor, data[done:], start + done)
         finally:
             os.close(descriptor)
-        self.touch(rows)
+        self._used[rows] = _now() | _UNREAD
         self.flags[rows] = PRESENT
 
     def touch(self, rows: np.ndarray) -> None:
-        """Note that records are used now."""
-        self._used[rows] = int(time.time()) // _TICK
+        """Note that records are read now."""
+        self._used[rows] = _now()
 
     def idle(self, rows: np.ndarray) -> np.ndarray:
-        """Return the seconds since records were used, i64[k]."""
-        return int(time.time()) - self._used[rows].astype(np.int64) * _TICK
+        """Return the seconds since records were fetched or read, i64[k]."""
+        return int(time.time()) - (self._used[rows] & ~_UNREAD).astype(np.int64) * _TICK
+
+    def unread(self, rows: np.ndarray) -> np.ndarray:
+        """Return whether records were fetched and not read since then, bool[k]."""
+        return (self._used[rows] & _UNREAD) != 0
+
+    @property
+    def users(self) -> int:
+        """Number of processes that use this split."""
+        with self._space.locked():
+            return sum(map(spaces.is_alive, (self._directory / spaces.USERS).iterdir()))
 
     def release(self, rows: np.ndarray) -> None:
         """Make claimed records absent again: they could not be fetched or written."""
@@ -128,31 +158,36 @@ class Part:
 
     def _recover(self, number: int) -> None:
         with self._space.locked():
-            self._drop(np.flatnonzero(self.flags == number))
+            self._drop(self.rows_with(number))
 
     def _drop(self, rows: np.ndarray) -> None:
         if not len(rows):
             return
         rows = np.sort(rows)
         self.flags[rows] = ABSENT
-        self._filled[0] -= self.cost[rows].sum()
-        ends = self.offset[rows] + self.size[rows]
-        breaks = np.flatnonzero((self.shard[rows][1:] != self.shard[rows][:-1]) | (self.offset[rows][1:] != ends[:-1]))
-        for group in np.split(rows, breaks + 1):
+        self._filled[0] -= self.cost(rows).sum()
+        for group in np.split(rows, self.breaks(rows)):
             self._punch(int(group[0]), int(group[-1]))
+
+    def breaks(self, rows: np.ndarray) -> np.ndarray:
+        """Return the indexes in ascending rows i64[k] of records that do not follow the one before, i64[m]."""
+        shards = self.shards(rows)
+        return np.flatnonzero((shards[1:] != shards[:-1]) | (rows[1:] != rows[:-1] + 1)) + 1
 
     def _punch(self, first: int, last: int) -> None:
         """Free the disk blocks that hold nothing but these neighboring records and absent ones."""
-        start, end = int(self.offset[first]), int(self.offset[last] + self.size[last])
-        low, high = start // files.PAGE * files.PAGE, -(-end // files.PAGE) * files.PAGE
-        shard, row = self.shard[first], first - 1
-        while row >= 0 and self.shard[row] == shard and self.offset[row] + self.size[row] > low:
+        frame_of = self._records.frame_of_row
+        shard, _, start = frame_of(first)
+        _, size, offset = frame_of(last)
+        low, high = start // files.PAGE * files.PAGE, -(-(offset + size) // files.PAGE) * files.PAGE
+        row = first - 1
+        while row >= 0 and (frame := frame_of(row))[0] == shard and frame[1] + frame[2] > low:
             if self.flags[row] != ABSENT:
                 low += files.PAGE
                 break
             row -= 1
         row = last + 1
-        while row < len(self.flags) and self.shard[row] == shard and self.offset[row] < high:
+        while row < len(self.flags) and (frame := frame_of(row))[0] == shard and frame[2] < high:
             if self.flags[row] != ABSENT:
                 high -= files.PAGE
                 break
@@ -167,3 +202,8 @@ class Part:
             files.punch(descriptor, low, high)
         finally:
             os.close(descriptor)
+
+
+def _now() -> np.uint32:
+    """Return the time in units of `_TICK`."""
+    return np.uint32(int(time.time()) // _TICK)

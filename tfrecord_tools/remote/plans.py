@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import weakref
 from typing import Protocol
 
@@ -42,15 +41,44 @@ class Once:
         return np.where(numbers >= position, numbers, NEVER)
 
 
+class Rows(Protocol):
+    """The rows of record numbers. `layout.record_map.RecordMap` has them, without memory for each record."""
+
+    def rows_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the rows of record numbers, i64[k]."""
+
+    def numbers_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the record numbers of rows, i64[k]. -1: the row has no number."""
+
+
+class Chosen:
+    """The rows of a selection of records. It takes 24 bytes per record of the selection.
+
+    Args:
+        rows: i64[n], the row of each record number.
+    """
+
+    def __init__(self, rows: np.ndarray):
+        self._rows, self._numbers = rows, np.argsort(rows)
+        self._sorted = rows[self._numbers]
+
+    def rows_of(self, numbers: np.ndarray) -> np.ndarray:
+        return self._rows[numbers]
+
+    def numbers_of(self, rows: np.ndarray) -> np.ndarray:
+        places = np.minimum(np.searchsorted(self._sorted, rows), len(self._sorted) - 1)
+        return np.where(self._sorted[places] == rows, self._numbers[places], -1)
+
+
 class Plan:
     """A sequence of the rows of an index.
 
     Args:
         sequence: Record numbers by position.
-        rows: i64[n], the row of each record number.
+        rows: The rows of the record numbers.
     """
 
-    def __init__(self, sequence: Sequence, rows: np.ndarray):
+    def __init__(self, sequence: Sequence, rows: Rows):
         self._sequence, self._rows = sequence, rows
         self._parts: dict[tuple[int, int], Plan] = {}
         self._first, self._ahead = 0, np.zeros(0, np.int64)  # The positions that were computed last.
@@ -61,7 +89,7 @@ class Plan:
         kept = self._ahead[behind:] if 0 <= behind <= len(self._ahead) else self._ahead[:0]
         if len(kept) < count:
             following = np.arange(position + len(kept), position + count + _SOME)
-            kept = np.concatenate([kept, self._rows[self._sequence[following]]])
+            kept = np.concatenate([kept, self._rows.rows_of(self._sequence[following])])
         self._first, self._ahead = position, kept
         return kept[:count]
 
@@ -74,22 +102,11 @@ class Plan:
 
     def next_use(self, rows: np.ndarray, position: int) -> np.ndarray:
         """Return the next position, i64[k], of rows i64[k]. `NEVER`: the plan does not read the row."""
-        places = np.searchsorted(self._sorted, rows)
-        places = np.minimum(places, len(self._sorted) - 1)
-        numbers = places if self._numbers is None else self._numbers[places]
-        planned = self._sorted[places] == rows
+        numbers = self._rows.numbers_of(rows)
+        planned = numbers >= 0
         found = np.full(len(rows), NEVER)
         found[planned] = self._sequence.next_use(numbers[planned], position)
         return found
-
-    @functools.cached_property
-    def _numbers(self) -> np.ndarray | None:
-        """i64[n], the record numbers in the order of their rows. None: they are in this order already."""
-        return None if (np.diff(self._rows) > 0).all() else np.argsort(self._rows)
-
-    @functools.cached_property
-    def _sorted(self) -> np.ndarray:
-        return self._rows if self._numbers is None else self._rows[self._numbers]
 
 
 class _Within(Plan):

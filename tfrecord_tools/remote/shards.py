@@ -15,7 +15,7 @@ import numpy as np
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
-from tfrecord_tools.layout.record_map import Frames
+from tfrecord_tools.layout.record_map import RecordMap
 from tfrecord_tools.remote import space as spaces
 from tfrecord_tools.remote.fetching import Fetcher
 from tfrecord_tools.remote.interface import Object, Store
@@ -34,12 +34,12 @@ class Split:
     Attributes:
         directory: Directory of the split in the cache.
         objects: The shards.
-        frames: Where the frames of all rows are; shards are counted from 0 within the split.
+        map: The map of the records.
     """
 
     directory: Path
     objects: Sequence[Object]
-    frames: Frames
+    map: RecordMap
 
 
 class RemoteShards:
@@ -55,7 +55,7 @@ class RemoteShards:
         self._store, self._cache_dir, self._cache_bytes = store, cache_dir, cache_bytes
         self._splits = list(splits)
         self.paths = [f"{store.url}/{found.path}" for split in splits for found in split.objects]
-        self._starts = np.cumsum([0, *(len(split.frames.offsets) for split in splits)])
+        self._starts = np.cumsum([0, *(split.map.rows for split in splits)])
         self._first_shards = np.cumsum([0, *(len(split.objects) for split in splits)]).tolist()
         self._running: dict[int, _Running] = {}
 
@@ -95,7 +95,7 @@ class RemoteShards:
     @property
     def size(self) -> int:
         """Bytes of all records of these splits."""
-        return sum(int(fetcher.part.size.sum()) for fetcher in self._run().fetchers)
+        return sum(split.map.bytes for split in self._splits)
 
     def estimate(self, block: int = 1) -> Estimate:
         """Estimate what an epoch fetches if the cache is smaller than the data.
@@ -105,7 +105,7 @@ class RemoteShards:
         """
         running = self._run()
         count = int(self._starts[-1])
-        missing = max(0.0, 1 - running.space.budget / sum(int(fetcher.part.cost.sum()) for fetcher in running.fetchers))
+        missing = max(0.0, 1 - running.space.budget / sum(fetcher.part.whole_cost for fetcher in running.fetchers))
         size, requests = int(missing * self.size), math.ceil(missing * count / block)
         if not running.meter.bandwidth:
             running.fetchers[0].probe()
@@ -120,9 +120,9 @@ class RemoteShards:
         frame = b""
         for _ in range(_ATTEMPTS):
             given = fetcher.need(np.array([own]))
+            fetcher.part.touch(np.array([own]))
             if own in given:
                 return bytes(given[own])
-            fetcher.part.touch(np.array([own]))
             try:
                 frame = fetcher.part.files.read(shard - self._first_shards[part], size, offset)
             except OSError:  # The copy was deleted.
@@ -145,7 +145,7 @@ class RemoteShards:
             for index in np.flatnonzero(is_given).tolist():
                 yield int(chosen[index]), given[int(own[index])]
             rest = chosen[~is_given]
-            fetcher.part.touch(own[~is_given])
+            fetcher.part.touch(own)
             local = shards[rest] - self._first_shards[number]
             for index, view in fetcher.part.files.read_many(local, sizes[rest], offsets[rest]):
                 yield int(rest[index]), view
@@ -174,9 +174,11 @@ class RemoteShards:
         process = os.getpid()
         running = self._running.get(process)
         if running is None:
-            running = self._running.setdefault(
-                process, _Running(self._store, self._cache_dir, self._cache_bytes, self._splits)
-            )
+            try:
+                made = _Running(self._store, self._cache_dir, self._cache_bytes, self._splits)
+            except OSError as error:
+                raise spaces.unusable(self._cache_dir, error) from error
+            running = self._running.setdefault(process, made)
         return running
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,9 +197,7 @@ class _Running:
                 self.space,
                 split.directory,
                 [os.path.basename(found.path) for found in split.objects],
-                split.frames.shards,
-                split.frames.offsets,
-                split.frames.sizes,
+                split.map,
             )
             self.fetchers.append(Fetcher(store, split.objects, part, self.space, self.meter))
 

@@ -8,6 +8,7 @@ killed, the system releases its locks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import numpy as np
@@ -49,12 +50,12 @@ class Space:
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            if os.fstat(self._lock_file).st_size < 8:
+                os.ftruncate(self._lock_file, 8)
             usage = shutil.disk_usage(root)
             frees = _frees_parts(root)
         except OSError as error:
-            raise UserError(
-                f"--cache_dir={root}: {refusal(error)}. Pass a directory on a local disk that you may write."
-            ) from error
+            raise unusable(root, error) from error
         if not frees:
             raise UserError(
                 f"--cache_dir={root}: the file system cannot free parts of files. Pass a directory on ext4, XFS, Btrfs"
@@ -63,6 +64,8 @@ class Space:
         self._thread_lock = threading.RLock()
         self._depth = 0
         self._next_removal = 0.0
+        self._version = _mapped(root / "lock", "r+")[:8].view(np.int64)  # It grows when a split is added or removed.
+        self._known, self._headers = -1, list[np.ndarray]()
         with self.locked():
             self.budget = int(_SHARE * (usage.free + self.filled())) if budget is None else budget
 
@@ -82,7 +85,15 @@ class Space:
 
     def filled(self) -> int:
         """Return the bytes of records of all splits."""
-        return sum(_header(path)[_FILLED] for path in self.root.glob(f"*/*/{STATE}"))
+        version = int(self._version[0])
+        if version != self._known:
+            self._headers = [_header(path) for path in self.root.glob(f"*/*/{STATE}")]
+            self._known = version
+        return sum(int(header[_FILLED]) for header in self._headers)
+
+    def note_change(self) -> None:
+        """Let all processes look for the splits again. The lock must be held."""
+        self._version += 1
 
     def free(self) -> int:
         """Return the bytes that may still be written."""
@@ -102,7 +113,15 @@ class Space:
                 return
             if not any(is_alive(user) for user in (path.parent / USERS).iterdir()):
                 shutil.rmtree(path.parent, ignore_errors=True)
+                self.note_change()
         self._next_removal = time.monotonic() + _RETRY
+
+
+def unusable(root: Path, error: OSError) -> UserError:
+    """Return the error for a cache directory that cannot be written, or that is full."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "Free some space, or pass another directory" if is_full else "Pass a directory"
+    return UserError(f"--cache_dir={root}: {refusal(error)}. {remedy} on a local disk that you may write.")
 
 
 def _frees_parts(root: Path) -> bool:
@@ -128,10 +147,10 @@ def of(root: Path, budget: int | None) -> Space:
 
 
 def _header(path: Path) -> np.ndarray:
+    """Map the header of a state into memory: i64[3]. It is 0 if the file is missing or damaged."""
     try:
-        with open(path, "rb") as file:
-            header = np.frombuffer(file.read(24), np.int64)
-    except FileNotFoundError:
+        header = _mapped(path, "r")[:24].view(np.int64)
+    except (OSError, ValueError):  # An empty file is a ValueError.
         header = np.zeros(0, np.int64)
     return header if len(header) == 3 and header[0] == _MAGIC else np.zeros(3, np.int64)
 
@@ -145,7 +164,12 @@ def create_state(path: Path, rows: int) -> np.ndarray:
             files.allocate(file, size)
             file.seek(0)
             file.write(np.array([_MAGIC, 0, rows], np.int64).tobytes())
-    return np.memmap(path, np.uint8, "r+")
+    return _mapped(path, "r+")
+
+
+def _mapped(path: Path, mode: Literal["r", "r+"]) -> np.ndarray:
+    """Map a file into memory, u8[size]. Operations on a plain array are faster than on a `np.memmap`."""
+    return np.memmap(path, np.uint8, mode).view(np.ndarray)
 
 
 def filled_field(state: np.ndarray) -> np.ndarray:
