@@ -83,6 +83,7 @@ def hot_paths(directory: Path) -> list[HotPath]:
     return [
         repeated("read a record by number", 400, lambda number: records[number * 7 % len(records)]),
         repeated("decode_example", 400, lambda _: schema.decode_example(example)),
+        repeated("image_of", 400, lambda _: schema.image_of(example)),
         repeated(
             "encode_example and frame", 400, lambda n: schema.frame(schema.encode_example(image, "cats/00.jpg", n))
         ),

@@ -41,7 +41,9 @@ _CHUNK = 64  # Largest number of images that one call of a Python function reads
 _DRAWS = 6
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
 _ALIGNMENT = 64  # Bytes; EIGEN_MAX_ALIGN_BYTES of TensorFlow.
-Fetch = Callable[[np.ndarray], list[Any]]  # From record numbers i64[k] to images. None: the record is corrupt.
+# Writes the images of record numbers i64[k] into an array [k ...]. Returns bool[k], whether each record is valid. The
+# images of corrupt records are undefined.
+Fetch = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Batch(NamedTuple):
@@ -191,7 +193,7 @@ def train_stream(
         fetch = fetch_decoded(records, geometry)
     else:
         _check_cache(cache, records, geometry)
-        fetch = cache.get
+        fetch = cache.fetch
     data = selection.batches(start_step, fetch, tf.uint8, geometry.shape, parallel, steps, reads=cache is None)
     change = changes.of(augment, (selection.share, *geometry.shape), jit)
 
@@ -217,11 +219,15 @@ def serialized_batches(
     """
     selection = _Selection(records, None, seed, batch_size, shard)
 
-    def checked(serialized: bytes) -> bytes:
-        python_calls.check()
-        return serialized
+    def fetch(numbers: np.ndarray, serialized: np.ndarray) -> np.ndarray:
+        def put(i: int, data: memoryview) -> bool:
+            python_calls.check()
+            serialized[i] = bytes(data)
+            return True
 
-    data = selection.batches(start_step, lambda numbers: records.batch_or_none(numbers, checked), tf.string, ())
+        return np.array(records.visit(numbers, put), bool)
+
+    data = selection.batches(start_step, fetch, tf.string, ())
     return data.map(graphs.plain(lambda batch: (batch.images, batch.numbers)))
 
 
@@ -241,9 +247,10 @@ class Cache:
     corrupt: frozenset[int]
     records: str = ""
 
-    def get(self, numbers: np.ndarray) -> list[np.ndarray | None]:
-        """Return the pixels of records i64[k], each u8[h w 3], or None if the record is corrupt."""
-        return [None if number in self.corrupt else self.pixels[number] for number in numbers.tolist()]
+    def fetch(self, numbers: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Copy the pixels of records i64[k] into u8[k h w 3]. Return bool[k], whether each record is valid."""
+        np.take(self.pixels, numbers, axis=0, out=images, mode="clip")  # Other modes copy everything twice.
+        return ~np.isin(numbers, list(self.corrupt))
 
 
 def cache_pixels(
@@ -314,7 +321,7 @@ class _Selection:
 
         Args:
             start_step: Number of the first batch.
-            fetch: Function that returns the images of record numbers.
+            fetch: Function that writes the images of record numbers into an array.
             dtype: Type of an image of `fetch`.
             shape: Shape of an image of `fetch`.
             parallel: As in `train_batches`.
@@ -330,14 +337,13 @@ class _Selection:
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
             epochs, numbers = self._order.at(positions)
             replaced = np.zeros_like(numbers)  # A record that replaces a corrupt one gets another key.
+            images = _empty((chunk, *shape), dtype)
             with reading(int(positions[0])):
-                images = fetch(numbers)
-                for i, image in enumerate(images):
-                    if image is None:
-                        images[i], numbers[i] = self._next_valid(int(positions[i]), fetch)
-                        replaced[i] = positions[i] + 1
+                for i in np.flatnonzero(~fetch(numbers, images)).tolist():
+                    numbers[i] = self._put_next_valid(int(positions[i]), fetch, images[i : i + 1])
+                    replaced[i] = positions[i] + 1
             keys = orders.hash64(self._seed, _DRAWS, epochs, numbers, replaced).view(np.int64)
-            return _stacked(images, dtype, shape), self._records.labels[numbers], numbers, keys
+            return images, self._records.labels[numbers], numbers, keys
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
         if steps is None:
@@ -355,13 +361,12 @@ class _Selection:
         )
         return data.map(sized)
 
-    def _next_valid(self, position: int, fetch: Fetch) -> tuple[Any, int]:
-        """Fetch the next valid record after a position, and return it with its number."""
+    def _put_next_valid(self, position: int, fetch: Fetch, image: np.ndarray) -> int:
+        """Fetch the next valid record after a position into [1 ...], and return its number."""
         for start in range(position + 1, position + 1 + 2 * len(self._records), _LOOKUP):
             for number in self._order[np.arange(start, start + _LOOKUP)]:
-                (image,) = fetch(number[None])
-                if image is not None:
-                    return image, int(number)
+                if fetch(number[None], image)[0]:
+                    return int(number)
         raise UserError("all records are corrupt. Copy or convert the dataset again.")
 
 
@@ -388,32 +393,32 @@ def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
 
 
 def fetch_decoded(records: Records, geometry: Geometry) -> Fetch:
-    """Return a function from record numbers i64[k] to pixels, u8[h w 3]. None: the record is corrupt."""
+    """Return a function that writes the pixels of record numbers i64[k] into u8[k h w 3]."""
 
-    def pixels(serialized: bytes) -> np.ndarray:
-        python_calls.check()
-        encoded = schema.decode_example(serialized, records.keys)["image"]
-        return decoder.decode(encoded, geometry, raw_size=records.raw_size)
+    def fetch(numbers: np.ndarray, images: np.ndarray) -> np.ndarray:
+        def put(i: int, serialized: memoryview) -> bool:
+            python_calls.check()
+            encoded = schema.image_of(serialized, records.keys)
+            decoder.decode_into(images[i], encoded, geometry, records.raw_size)
+            return True
 
-    return lambda numbers: records.batch_or_none(numbers, pixels)
+        return np.array(records.visit(numbers, put), bool)
 
-
-def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> np.ndarray:
-    if dtype == tf.string:
-        return np.array(images, object)
-    stacked = _aligned((len(images), *shape), dtype.as_numpy_dtype)
-    return np.stack(images, out=stacked) if images else stacked
+    return fetch
 
 
-def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+def _empty(shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
     """Return a new array with undefined values, aligned to 64 bytes.
 
     TensorFlow uses the memory of such an array. Others are copied, which takes 4 us per image of 150 x 150 pixels.
     """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if dtype == tf.string:
+        return np.empty(shape, object)
+    item = np.dtype(dtype.as_numpy_dtype)
+    size = int(np.prod(shape)) * item.itemsize
     buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[start : start + size].view(dtype).reshape(shape)
+    return buffer[start : start + size].view(item).reshape(shape)
 
 
 def eval_batches(
@@ -475,11 +480,12 @@ def eval_stream(
     reading = records.plan()
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
+        images = _empty((len(numbers), *shape), tf.uint8)
         with reading(int(numbers[0])):
-            images = fetch(numbers)
-        decoded = {number: image for number, image in zip(numbers.tolist(), images) if image is not None}
-        valid = np.array(list(decoded), np.int64)
-        return _stacked(list(decoded.values()), tf.uint8, shape), records.labels[valid], valid
+            valid = fetch(numbers, images)
+        if not valid.all():
+            images, numbers = images[valid], numbers[valid]
+        return images, records.labels[numbers], numbers
 
     chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
     data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)

@@ -40,7 +40,6 @@ _log = logging.getLogger(__name__)
 
 # `hold_out` and the automatic split of `convert` choose images by a hash. This number makes the choices independent.
 _HOLD_OUT = 2
-_READ_AHEAD = 1 << 18  # Records are read up to about this number of bytes before they are decoded.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _BLOCK = 1 << 18  # Where all records are visited, the numbers of this many records are in memory at once.
 
@@ -435,8 +434,9 @@ class Records:
             IndexError: A record does not exist.
         """
         numbers = self._numbers(numbers)
-        self._expect(numbers)
-        read = self._read_batch(numbers)
+        read: list[bytes | None] = [None] * len(numbers)
+        for i, data in self._sound(numbers):
+            read[i] = bytes(data)
         return [self.serialized(number) if data is None else data for number, data in zip(numbers.tolist(), read)]
 
     def get_or_none(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
@@ -452,30 +452,43 @@ class Records:
         Raises:
             UserError: More than 10 records and more than 1 % of all records are corrupt.
         """
-        return self._decoded(self._number(number), None, decode)
+        return self._decoded(self._number(number), None, lambda serialized: decode(bytes(serialized)))
 
     def batch_or_none(self, numbers: np.ndarray, decode: Callable[[bytes], Any] = bytes) -> list[Any]:
         """Return `get_or_none` of several records. Neighbors in a shard are read together, which is faster.
 
-        Only few records are read before they are decoded, so little memory is needed.
+        Each record is decoded before the next one is read, or the next few neighbors, so little memory is needed.
 
         Args:
             numbers: i64[k], record numbers, in any order.
             decode: As in `get_or_none`.
         """
-        results: list[Any] = []
+        return self.visit(numbers, lambda _, serialized: decode(bytes(serialized)))
+
+    def visit(self, numbers: np.ndarray, use: Callable[[int, memoryview], Any]) -> list[Any]:
+        """Return what `batch_or_none` returns, for a function of views. The records are not copied.
+
+        Args:
+            numbers: i64[k], record numbers, in any order.
+            use: Function of an index in `numbers` and a view of the serialized example. The view is only valid during
+                the call. The order of the calls is that of the files.
+        """
         numbers = self._numbers(numbers)
-        self._expect(numbers)
-        blocks = np.cumsum(self._frames(numbers).sizes) // _READ_AHEAD
-        for part in np.split(numbers, np.flatnonzero(np.diff(blocks)) + 1):
-            results += [
-                self._decoded(number, data, decode) for number, data in zip(part.tolist(), self._read_batch(part))
-            ]
+        results: list[Any] = [None] * len(numbers)
+        unread = set(range(len(numbers)))
+        for i, data in self._sound(numbers):
+            unread.discard(i)
+            results[i] = self._decoded(int(numbers[i]), data, functools.partial(use, i))
+        for i in sorted(unread):  # Corrupt, probably. Reading one of them alone tells why.
+            results[i] = self._decoded(int(numbers[i]), None, functools.partial(use, i))
         return results
 
-    def _read_batch(self, numbers: np.ndarray) -> list[bytes | None]:
-        """Return `serialized` of records i64[k]. None: the record could not be read, or its checksum is wrong."""
-        read: list[bytes | None] = [None] * len(numbers)
+    def _sound(self, numbers: np.ndarray) -> Iterator[tuple[int, memoryview]]:
+        """Yield index and `serialized` of records i64[k], in the order of the files.
+
+        A view is only valid until the next one. A record that cannot be read, or has a wrong checksum, is left out.
+        """
+        self._expect(numbers)
         frames = self._frames(numbers)
         try:
             if isinstance(self._shards, ShardFiles):
@@ -483,11 +496,12 @@ class Records:
             else:
                 found = self._shards.read_many(*frames, self._rows(numbers))
             for i, framed in found:
-                read[i] = schema.unframe(framed)
+                data = schema.content(framed)
+                if data is not None:
+                    yield i, data
         except UserError as error:  # The bucket cannot be read.
             self.failure = str(error)
             raise
-        return read
 
     def _expect(self, numbers: np.ndarray) -> None:
         """Tell a bucket which records are read next. Files on this machine need no hint."""
@@ -525,12 +539,12 @@ class Records:
         plan: Plan = plans.Plan(sequence or plans.Once(len(self)), rows)
         return lambda position: remote.following(plan, position)
 
-    def _decoded(self, number: int, serialized: bytes | None, decode: Callable[[bytes], Any]) -> Any:
+    def _decoded(self, number: int, serialized: memoryview | None, decode: Callable[[Any], Any]) -> Any:
         """Return the result of `get_or_none`. If `serialized` is None, the record is read."""
         if number in self.corrupt:
             return None
         try:
-            return decode(self.serialized(number) if serialized is None else serialized)
+            return decode(memoryview(self.serialized(number)) if serialized is None else serialized)
         except CorruptRecord as error:
             message = str(error)
         except (UndecodableImage, KeyError, ValueError) as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,22 @@ def one_core(job: Job) -> Figures:
 
 
 def decoding(job: Job) -> Figures:
-    """Decode JPEGs at the smallest scale that has enough pixels, in one thread per processor."""
+    """Decode JPEGs at the smallest scale that has enough pixels, in one thread per processor.
+
+    A task is a whole batch. With a task per image, small images would mostly wait for Python.
+    """
     files = itertools.cycle(contents(job))
+
+    def decoded(batch: Sequence[bytes]) -> list[np.ndarray]:
+        return [_pixels(data, job.size) for data in batch]
 
     def batches() -> Iterator[Any]:
         with ThreadPoolExecutor(peer.WORKERS) as pool:
+            tasks: deque[Future[list[np.ndarray]]] = deque()
             while True:
-                batch = [next(files) for _ in range(job.batch)]
-                yield list(pool.map(lambda data: _pixels(data, job.size), batch))
+                while len(tasks) < 2 * peer.WORKERS:
+                    tasks.append(pool.submit(decoded, [next(files) for _ in range(job.batch)]))
+                yield tasks.popleft().result()
 
     return peer.steady(batches(), job)
 

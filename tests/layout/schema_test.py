@@ -61,6 +61,63 @@ def test_decode_reads_back(image: bytes, path: str, label: int) -> None:
     assert decoded == {"image": image, "path": path, "label": label}
 
 
+@pytest.mark.parametrize(("image", "path", "label"), EXAMPLES.values(), ids=EXAMPLES)
+def test_the_image_alone(image: bytes, path: str, label: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_tensorflow = tensorflow_example(image, path, label).SerializeToString()
+    assert schema.image_of(memoryview(by_tensorflow)) == image
+    monkeypatch.delattr(schema, "decode_example")  # It is slower, and not needed for our own examples.
+    assert schema.image_of(schema.encode_example(image, path, label)) == image
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_view_of_the_image_is_no_copy(length: int) -> None:
+    example = memoryview(bytearray(schema.encode_example(bytes(length), "a.jpg", 0)))
+    image = schema.image_of(example)
+    assert isinstance(image, memoryview)
+    assert (image.obj is example.obj, len(image)) == (True, length)
+
+
+@pytest.mark.parametrize("key", ["image", "image/encoded", "k" * 127, "k" * 128, "a.c", "이미지"])
+@pytest.mark.parametrize("before", ["", "a feature"])
+def test_the_image_of_an_example_of_others(key: str, before: str) -> None:
+    features = {
+        **({before: tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x", b"y"]))} if before else {}),
+        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(range(256))])),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[1])),
+    }
+    entries = [tf.train.Features(feature={name: value}).SerializeToString() for name, value in features.items()]
+    content = b"".join(entries)
+    assert schema.image_of(schema._head(1, len(content)) + content, schema.Keys(image=key)) == bytes(range(256))
+
+
+@pytest.mark.parametrize(
+    ("feature", "error"),
+    [
+        (tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"one", b"two"])), ValueError),
+        (tf.train.Feature(bytes_list=tf.train.BytesList()), ValueError),
+        (tf.train.Feature(int64_list=tf.train.Int64List(value=[1])), ValueError),
+        (tf.train.Feature(), ValueError),
+        (None, KeyError),
+    ],
+    ids=["two values", "no value", "a number", "no type", "no image"],
+)
+def test_an_example_without_one_image(feature: tf.train.Feature | None, error: type[Exception]) -> None:
+    features = {"label": tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))}
+    if feature is not None:
+        features["image"] = feature
+    entries = [tf.train.Features(feature={key: features[key]}).SerializeToString() for key in sorted(features)]
+    content = b"".join(entries)
+    with pytest.raises(error):
+        schema.image_of(schema._head(1, len(content)) + content)
+
+
+def test_an_example_that_is_cut_has_no_image() -> None:
+    example = schema.encode_example(bytes(300), "a.jpg", 0)
+    for length in range(len(example)):
+        with pytest.raises((ValueError, KeyError)):
+            schema.image_of(memoryview(example)[:length])
+
+
 def test_example_bytes_is_the_length() -> None:
     table = [(image, 10, 1) for image in LENGTHS]
     table += [(10, path, 1) for path in [0, 1, 90, 100, 108, 110, 127, 128, 4096]]

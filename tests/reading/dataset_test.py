@@ -667,10 +667,12 @@ def test_repeated_record_has_other_draws(train: Records) -> None:
 
 
 def test_batches_start_where_tensorflow_needs_no_copy() -> None:
-    images = [np.full((3, 5, 3), number, np.uint8) for number in range(7)]
-    for count in range(1, len(images) + 1):
-        stacked = dataset._stacked(images[:count], tf.uint8, (3, 5, 3))
-        assert stacked.ctypes.data % 64 == 0
-        assert stacked.flags.c_contiguous
-        np.testing.assert_array_equal(stacked, np.array(images[:count]))
-    assert dataset._stacked([], tf.uint8, (3, 5, 3)).shape == (0, 3, 5, 3)
+    assert dataset._empty((0, 3, 5, 3), tf.uint8).shape == (0, 3, 5, 3)
+    for count in range(1, 8):
+        images = dataset._empty((count, 3, 5, 3), tf.uint8)
+        assert images.ctypes.data % 64 == 0
+        assert images.flags.c_contiguous
+        images[...] = 1  # It can be written.
+        assert images.shape == (count, 3, 5, 3)
+        assert images.dtype == np.uint8
+    assert dataset._empty((2,), tf.string).dtype == object

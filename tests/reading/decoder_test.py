@@ -103,6 +103,24 @@ def test_bits_equal_the_reference_in_every_geometry(
         np.testing.assert_array_equal(pixels, expected.numpy(), str(geometry))
 
 
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+@pytest.mark.parametrize("more", [0, -1, 1])
+def test_a_jpeg_that_needs_no_resizing_is_decoded_to_its_place(scale: int, more: int) -> None:
+    data = encoded("JPEG", (64 * scale, 48 * scale + more))
+    geometry = Geometry(48, 64)
+    pixels = np.full((3, *geometry.shape), 7, np.uint8)
+    decoder.decode_into(pixels[1], data, geometry)
+    np.testing.assert_array_equal(pixels[1], decode_pixels(tf.constant(data), geometry).numpy())
+    assert (pixels[[0, 2]] == 7).all()
+
+
+def test_padding_is_written_over_old_pixels() -> None:
+    data, geometry = encoded("PNG", (64, 48)), Geometry(64, 64, "pad")
+    pixels = np.full(geometry.shape, 7, np.uint8)
+    decoder.decode_into(pixels, memoryview(data), geometry)
+    np.testing.assert_array_equal(pixels, decoder.decode(data, geometry))
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_raw_pixels_in_every_geometry(geometry: Geometry) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8).tobytes()

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 from image_sources import contents, converted, draw, flip, frame, tree, with_splits
 
-from tfrecord_tools import records as records_module
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
 from tfrecord_tools.layout import shard_files
@@ -419,19 +418,51 @@ def test_a_large_record_leaves_no_large_buffer(out: Path, monkeypatch: pytest.Mo
 
 
 def test_few_records_are_read_before_they_are_decoded(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records_module, "_READ_AHEAD", 2000)
+    monkeypatch.setattr(shard_files, "_MAX_READ", 2000)
     records = open_dataset(out).records("train")
-    read, most = [0], []
-    read_batch = records._read_batch
+    read, decoded = [0], [0]
+    read_into = shard_files.files.read_into
 
-    def counted(numbers: np.ndarray) -> list[bytes | None]:
-        read[0] += len(numbers)
-        return read_batch(numbers)
+    def counted(file: int, buffer: memoryview, offset: int) -> int:
+        count = read_into(file, buffer, offset)
+        read[0] += count
+        return count
 
-    monkeypatch.setattr(records, "_read_batch", counted)
-    decoded = records.batch_or_none(np.arange(10), lambda data: most.append(read[0]) or len(data))
-    assert decoded == [len(data) for data in records.serialized_batch(range(10))]
-    assert max(ahead - done for done, ahead in enumerate(most)) <= 4 < 10
+    def decode(data: bytes) -> int:
+        decoded[0] += len(data)
+        assert read[0] - decoded[0] < 4000  # A read has at most `_MAX_READ` bytes and a record.
+        return len(data)
+
+    monkeypatch.setattr(shard_files.files, "read_into", counted)
+    assert records.batch_or_none(np.arange(10), decode) == [len(data) for data in records.serialized_batch(range(10))]
+    assert read[0] > 2 * 4000
+
+
+def test_a_visit_passes_indexes_and_views(out: Path) -> None:
+    records = open_dataset(out).records("train")
+    damage(out, "train", 4, 40)
+    numbers = np.array([7, 4, 2, 7])
+    seen: dict[int, bytes] = {}
+
+    def use(index: int, serialized: memoryview) -> int:
+        seen[index] = bytes(serialized)
+        return index
+
+    assert records.visit(numbers, use) == [0, None, 2, 3]
+    assert seen == {index: records.serialized(int(numbers[index])) for index in (0, 2, 3)}
+
+
+def test_a_batch_within_a_visit_does_no_harm(out: Path) -> None:
+    """Both use the buffer of the thread, so the records of the visit are read again."""
+    records = open_dataset(out).records("train")
+    expected = records.serialized_batch(range(10))
+
+    def decode(data: bytes) -> bytes:
+        assert records.serialized_batch([9, 1, 5]) == [expected[9], expected[1], expected[5]]
+        return data
+
+    assert records.batch_or_none(np.arange(10), decode) == expected
+    assert not records.corrupt
 
 
 def test_neighbors_are_read_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

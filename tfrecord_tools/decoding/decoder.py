@@ -31,6 +31,7 @@ except ImportError:  # No build for this machine: `reference.resize` is used, wh
 _COLORS = ("YCbCr", "Gray", "RGB")  # All decoders convert these to the same RGB.
 _LEAST_SIDE = 8  # If a side is shorter, two scales can give the same size, and simplejpeg may use the wrong one.
 _local = threading.local()
+Encoded = bytes | memoryview
 
 
 def decode(
@@ -58,51 +59,80 @@ def decode(
         UndecodableImage: The bytes are not an image of these formats.
     """
     geometry = Geometry.of(image_size, crop, fit)
+    pixels = np.empty(geometry.shape, np.uint8)
+    decode_into(pixels, encoded, geometry, raw_size)
+    pixels.setflags(write=False)
+    return pixels
+
+
+def decode_into(pixels: np.ndarray, encoded: Encoded, geometry: Geometry, raw_size: int | None = None) -> None:
+    """Write the result of `decode` into `pixels`.
+
+    Args:
+        pixels: u8[height width 3]. The rows must follow each other in memory.
+        encoded: As in `decode`.
+        geometry: The input of the network.
+        raw_size: As in `decode`.
+
+    Raises:
+        UndecodableImage: The bytes are not an image. The pixels are undefined.
+    """
     if raw_size is not None:
-        return _raw(encoded, geometry, raw_size)
-    if not encoded.startswith(jpeg.SIGNATURE):
-        return _other(encoded, geometry)
-    pixels = decode_plain_jpeg(encoded, geometry)
-    return _odd_jpeg(encoded, geometry) if pixels is None else pixels
+        _decode_raw(pixels, encoded, geometry, raw_size)
+    elif bytes(encoded[: len(jpeg.SIGNATURE)]) != jpeg.SIGNATURE:
+        _decode_other(pixels, bytes(encoded), geometry)
+    elif not decode_plain_jpeg_into(pixels, encoded, geometry):
+        _decode_odd_jpeg(pixels, bytes(encoded), geometry)
 
 
-def _raw(encoded: bytes, geometry: Geometry, raw_size: int) -> np.ndarray:
+def _decode_raw(pixels: np.ndarray, encoded: Encoded, geometry: Geometry, raw_size: int) -> None:
     if len(encoded) != raw_size * raw_size * 3:
         raise UndecodableImage(f"{len(encoded):,} bytes are not {raw_size} x {raw_size} raw RGB pixels")
-    image = np.frombuffer(encoded, np.uint8).reshape(raw_size, raw_size, 3)
-    return _fitted(image, geometry, (raw_size, raw_size))
+    _fit(pixels, np.frombuffer(encoded, np.uint8).reshape(raw_size, raw_size, 3), geometry, (raw_size, raw_size))
 
 
-def decode_plain_jpeg(encoded: bytes, geometry: Geometry) -> np.ndarray | None:
-    """Decode a JPEG like `decode`; return None if libjpeg warns, or if TensorFlow may give other pixels."""
+def decode_plain_jpeg_into(pixels: np.ndarray, encoded: Encoded, geometry: Geometry) -> bool:
+    """Decode a JPEG like `decode_into`.
+
+    Returns:
+        False: libjpeg warns, or TensorFlow may give other pixels. The pixels are then undefined.
+    """
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
         if colors not in _COLORS or min(height, width) < _LEAST_SIDE:
-            return None
+            return False
         scale = geometry.decoding_scale(height, width)
-        least_height, least_width = -(-height // scale), -(-width // scale)
-        image = simplejpeg.decode_jpeg(encoded, min_height=least_height, min_width=least_width, min_factor=scale)
+        # Such an image needs no resizing, so it is decoded to its place.
+        is_fitted = geometry.part(height, width) == (0, 0, scale * geometry.height, scale * geometry.width)
+        image = simplejpeg.decode_jpeg(
+            encoded,
+            min_height=-(-height // scale),
+            min_width=-(-width // scale),
+            min_factor=scale,
+            buffer=pixels if is_fitted else None,
+        )
     except (ValueError, KeyError):  # KeyError: unknown subsampling.
-        return None
-    return _fitted(image, geometry, (height, width), scale)
+        return False
+    if not is_fitted:
+        _fit(pixels, image, geometry, (height, width), scale)
+    return True
 
 
-def _odd_jpeg(encoded: bytes, geometry: Geometry) -> np.ndarray:
+def _decode_odd_jpeg(pixels: np.ndarray, encoded: bytes, geometry: Geometry) -> None:
     import tensorflow as tf  # Imported here: most images do not need it.
 
     from tfrecord_tools.decoding.reference import decode_pixels
 
     with _tensorflow(), tf.device("CPU:0"):
-        decoded: np.ndarray = decode_pixels(tf.constant(encoded), geometry).numpy()
-    return decoded
+        pixels[:] = decode_pixels(tf.constant(encoded), geometry).numpy()
 
 
-def _other(encoded: bytes, geometry: Geometry) -> np.ndarray:
+def _decode_other(pixels: np.ndarray, encoded: bytes, geometry: Geometry) -> None:
     import tensorflow as tf
 
     with _tensorflow(), tf.device("CPU:0"):
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
-    return _fitted(image, geometry, image.shape[:2])
+    _fit(pixels, image, geometry, image.shape[:2])
 
 
 @contextlib.contextmanager
@@ -116,23 +146,20 @@ def _tensorflow() -> Iterator[None]:
         raise UndecodableImage(error.message.rpartition("}} ")[2].partition(" [Op:")[0].rstrip(". ")) from error
 
 
-def _fitted(image: np.ndarray, geometry: Geometry, size: tuple[int, int], scale: int = 1) -> np.ndarray:
-    """Resize the used part of u8[h w 3], and put it in its place.
+def _fit(pixels: np.ndarray, image: np.ndarray, geometry: Geometry, size: tuple[int, int], scale: int = 1) -> None:
+    """Resize the used part of u8[h w 3], and write it to its place in `pixels`.
 
     Args:
+        pixels: Input of the network, u8[height width 3].
         image: Image, decoded at 1 / scale.
         geometry: The input of the network.
         size: Height and width of the image at full scale.
         scale: Divisor at which the image was decoded.
     """
-    place = geometry.place(*size)
-    pixels = resized(image, (place.height, place.width), geometry.part(*size), scale)
-    if pixels.shape == geometry.shape:
-        return pixels
-    padded = np.full(geometry.shape, FILL, np.uint8)
-    padded[place.top : place.top + place.height, place.left : place.left + place.width] = pixels
-    padded.setflags(write=False)  # Pixels without padding are read-only, too, because they belong to a buffer.
-    return padded
+    top, left, height, width = geometry.place(*size)
+    if (height, width) != pixels.shape[:2]:
+        pixels[:] = FILL
+    pixels[top : top + height, left : left + width] = resized(image, (height, width), geometry.part(*size), scale)
 
 
 def resized(image: np.ndarray, sides: tuple[int, int], box: Box, scale: int = 1) -> np.ndarray:
@@ -145,9 +172,9 @@ def resized(image: np.ndarray, sides: tuple[int, int], box: Box, scale: int = 1)
         scale: Divisor at which the image was decoded.
     """
     height, width, _ = image.shape
-    if (height, width, *box) == (*sides, 0, 0, *sides):
-        return image
     top, left, box_height, box_width = (pixels / scale for pixels in box)
+    if (height, width) == sides and box_height == height and box_width == width:
+        return image
     if resizer is None:
         pixels: np.ndarray = _reference_resize()(image, sides, (top, left), (box_height, box_width)).numpy()
         return pixels

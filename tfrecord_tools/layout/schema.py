@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import struct
 from collections.abc import Sequence
 from typing import TypedDict
@@ -75,7 +76,7 @@ def example_parts(image: bytes, filename: str, label: int) -> tuple[bytes, bytes
     return _head(1, len(before) + len(image) + len(after)) + before, image, after
 
 
-def decode_example(serialized: bytes, keys: Keys = OURS) -> Example:
+def decode_example(serialized: bytes | memoryview, keys: Keys = OURS) -> Example:
     """Return image, path and label of a serialized example.
 
     Raises:
@@ -99,6 +100,36 @@ def decode_example(serialized: bytes, keys: Keys = OURS) -> Example:
     }
 
 
+def image_of(serialized: bytes | memoryview, keys: Keys = OURS) -> bytes | memoryview:
+    """Return only the image of a serialized example; for a view, a view.
+
+    An image that is the first feature is found at once. Otherwise, the whole example is decoded.
+
+    Raises:
+        KeyError, ValueError: As for `decode_example`.
+    """
+    match = _image_first(keys.image).match(serialized)
+    if match:
+        features, feature, values, value = (wire.read_varint(length, 0)[0] for length in match.groups())
+        start = match.end()
+        is_whole = match.end(1) + features == len(serialized) and serialized[-1] < 0x80  # A cut number ends above.
+        is_single = feature - len(match[3]) - 1 == values == value + len(match[4]) + 1
+        if is_whole and is_single and start + value <= len(serialized):
+            return serialized[start : start + value]
+    return decode_example(serialized, keys)["image"]
+
+
+@functools.cache
+def _image_first(key: str) -> re.Pattern[bytes]:
+    """Return a pattern of everything before the image, if the image is the first feature of an example.
+
+    The groups are the encoded lengths of all features, of this feature, of the list of values, and of the image.
+    """
+    length, name = rb"[\x80-\xff]{0,9}[\x00-\x7f]", key.encode()
+    before = b"\n(%b)\n%b\n%b" % (length, length, re.escape(_varint(len(name)) + name))
+    return re.compile(before + b"\x12(%b)\n(%b)\n(%b)" % (length, length, length), re.DOTALL)
+
+
 def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return i64[n], the lengths of the results of `encode_example`, from the lengths of the parts."""
     return _field_bytes(
@@ -120,26 +151,36 @@ def frame_parts(parts: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def unframe(framed: bytes | memoryview) -> bytes | None:
-    """Return the data of one complete frame, or None if a checksum or the length is wrong."""
-    if len(framed) < FRAME_BYTES:
+    """Return a copy of the data of one complete frame, or None if a checksum or the length is wrong."""
+    data = content(memoryview(framed))
+    return None if data is None else bytes(data)
+
+
+def content(framed: memoryview) -> memoryview | None:
+    """Return a view of the data of one complete frame, or None if a checksum or the length is wrong."""
+    count = len(framed) - FRAME_BYTES
+    if count < 0 or data_bytes(framed[:HEADER_BYTES]) != count:
         return None
-    data = bytes(framed[HEADER_BYTES:-4])
-    (crc,) = _CRC.unpack_from(framed, len(framed) - 4)
-    valid = data_bytes(bytes(framed[:HEADER_BYTES])) == len(data) and crc == _masked_crc(data)
-    return data if valid else None
+    (crc,) = _CRC.unpack_from(framed, count + HEADER_BYTES)
+    # google_crc32c takes no memoryview, but an array with the same memory.
+    valid = crc == _masked(google_crc32c.value(np.frombuffer(framed, np.uint8, count, HEADER_BYTES)))
+    return framed[HEADER_BYTES:-4] if valid else None
 
 
-def data_bytes(header: bytes) -> int | None:
+def data_bytes(header: bytes | memoryview) -> int | None:
     """Return the length of the data from a frame's first `HEADER_BYTES`; None if their checksum is wrong."""
     if len(header) != HEADER_BYTES:
         return None
     length, crc = _HEADER.unpack(header)
-    return int(length) if crc == _masked_crc(header[:8]) else None
+    return int(length) if crc == _masked(google_crc32c.value(bytes(header[:8]))) else None
 
 
 def _masked_crc(*parts: bytes) -> int:
-    """Return the CRC-32C of joined parts, masked as in TensorFlow's crc32c.h: rotated, plus a constant."""
-    crc = functools.reduce(google_crc32c.extend, parts, 0)
+    return _masked(functools.reduce(google_crc32c.extend, parts, 0))
+
+
+def _masked(crc: int) -> int:
+    """Mask a CRC-32C as in TensorFlow's crc32c.h: rotated, plus a constant."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

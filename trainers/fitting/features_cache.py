@@ -219,9 +219,9 @@ def _open(records: Records, width: int, folder: Path, geometry: Geometry, log: C
         raise UserError(f"{folder}: is damaged ({error}). Delete it, and the features are computed again.") from error
     rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
     log(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {folder}")
-    fetch = dataset.fetch_decoded(records, geometry)
+    fetch, image = dataset.fetch_decoded(records, geometry), np.empty((1, *geometry.shape), np.uint8)
     # Reading a record that is still corrupt reports it again.
-    repaired = next((number for number in known if fetch(np.array([number]))[0] is not None), None)
+    repaired = next((number for number in known if fetch(np.array([number]), image)[0]), None)
     if repaired is not None:
         raise UserError(
             f"{folder}: these features were computed when {records.describe(repaired)} was corrupt. Now this"

@@ -123,8 +123,8 @@ def _decode(data: bytes, info: ModelInfo) -> Pixels:
     plain = jpeg.plain_size(data) is not None and config.on_bad_image != "repair"
     prepared = preparation.prepare(data, dataclasses.replace(config, verify="header") if plain else config).data
     if plain and prepared == data:
-        pixels = decoder.decode_plain_jpeg(data, info.geometry)
-        if pixels is not None:
+        pixels = np.empty(info.geometry.shape, np.uint8)
+        if decoder.decode_plain_jpeg_into(pixels, data, info.geometry):
             return pixels
         prepared = preparation.prepare(data, config).data
     return decoder.decode(prepared if info.images else data, info.geometry, raw_size=info.raw_size)

@@ -29,7 +29,9 @@ def of_records(info: ModelInfo, records: Records, predicted: Predictions) -> Pic
         position_of = {place: position for position, place in enumerate(zip(splits, own.tolist()))}
         names = [records.split if predicted.splits is None else predicted.splits[number] for number in numbers]
         places = zip(names, rows[list(numbers)].tolist())
-        return fetch(np.array([position_of[place] for place in places], np.int64))
+        images = np.empty((len(numbers), *info.geometry.shape), np.uint8)
+        valid = fetch(np.array([position_of[place] for place in places], np.int64), images)
+        return [image if is_valid else None for image, is_valid in zip(images, valid.tolist())]
 
     return pictures
 
