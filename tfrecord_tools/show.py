@@ -220,7 +220,7 @@ def _decisions(shown: Place, damage: Callable[[str], object]) -> Iterator[str]:
     if not shown.is_directory or name not in shown.names:
         return
     try:
-        stored = decisions.of_text(shown.read(name), f"{shown.title}/{name}")
+        stored = decisions.of_text(shown.read(name), shown.title)
         counts = Counter(one.decision for one in stored.values())
     except UserError as error:
         damage(str(error))
