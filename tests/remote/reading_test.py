@@ -9,6 +9,7 @@ import io
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -293,9 +294,75 @@ def test_show_of_a_web_server(pets: Path) -> None:
 
 
 def test_show_without_the_right_to_list(url: str, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(store: object) -> list[Object]:
+    def denied(store: object, below: bool = True) -> list[Object]:
         raise Denied("access is denied")
 
     monkeypatch.setattr(opening, "list_objects", denied)
     name = next(pets.glob("*-validation.tfrecord-*")).name
     assert shown(f"{url}/{name}")[0][0].startswith(f"{url}/{name}: 40 records in 1 file, ")
+
+
+def _may_not_list(method: str, path: str) -> str:
+    return "denied" if "list-type" in path else ""
+
+
+def _denied(method: str, path: str) -> str:
+    return "denied"
+
+
+@pytest.mark.parametrize(
+    ("path", "rule", "message"),
+    [
+        ("", None, r": no file was found\. Pass the URL of a TFRecord file, or of a directory with such files\.$"),
+        ("", _may_not_list, r": access is denied \(AccessDenied: Access Denied\)\. Set AWS_ACCESS_KEY_ID and"),
+        (
+            "/none",
+            _may_not_list,
+            r"/none: access is denied \(AccessDenied: Access Denied\)\. Set AWS_ACCESS_KEY_ID and",
+        ),
+        ("/none", _denied, r"/none: access is denied \("),
+    ],
+)
+def test_a_refusal_of_the_store_is_shown(
+    bucket: Bucket, network: BadNetwork, path: str, rule: Callable[[str, str], str] | None, message: str
+) -> None:
+    network.rule = rule or network.rule
+    lines, error = shown(f"{bucket.url}{path}")
+    assert lines == []
+    assert re.match(f"{bucket.url}{message}", error), error
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"convert.claim.json": b"{}"}, r": the conversion is unfinished\. Run the same convert command again\.$"),
+        ({"convert.json": b"[]"}, r"/convert\.json: is damaged \(.*\)\. Copy the dataset to the bucket again\.$"),
+    ],
+)
+def test_a_dataset_that_cannot_be_shown_without_a_listing(
+    bucket: Bucket, network: BadNetwork, files: dict[str, bytes], message: str
+) -> None:
+    network.rule = _may_not_list
+    for name, content in files.items():
+        bucket.put(f"pets/{name}", content)
+    lines, error = shown(f"{bucket.url}/pets")
+    assert lines == []
+    assert re.match(f"{bucket.url}/pets{message}", error), error
+
+
+def test_one_file_lists_its_directory_only(bucket: Bucket, tmp_path: Path, network: BadNetwork) -> None:
+    write(tmp_path / "a.tfrecord", [example({"k": 1})])
+    for name in ("a.tfrecord", "b.tfrecord", "deep/c.tfrecord"):
+        bucket.put(f"d/{name}", (tmp_path / "a.tfrecord").read_bytes())
+    network.requests.clear()
+    files, is_directory = bucket_files.listed(f"{bucket.url}/d/a.tfrecord")
+    assert ([file.name for file in files], is_directory) == (["a.tfrecord", "b.tfrecord"], False)
+    listings = [path for _, path, _ in network.requests if "list-type" in path]
+    assert [("delimiter" in path, "a.tfrecord" in path) for path in listings] == [(False, True), (True, False)]
+
+
+def test_a_dataset_is_read_without_the_right_to_list(url: str, pets: Path, tmp_path: Path, network: BadNetwork) -> None:
+    network.rule = _may_not_list
+    data = open_dataset(url, cache_dir=tmp_path / "cache")
+    assert data.records("validation").labels.tolist() == open_dataset(pets).records("validation").labels.tolist()
+    assert shown(url)[0][0].startswith(f"{url}: 280 records in ")
