@@ -103,6 +103,7 @@ class AdoptConfig:
             )
         if self.records and self.split:
             raise UserError("both --records and --split were given. Use one of them.")
+        files.check_local("out", self.out, dataset=True)
         if self.verify not in VERIFY:
             raise UserError(f"--verify={self.verify}: must be one of {', '.join(VERIFY)}.")
         if self.label_offset is not None and self.label_offset < 0 and not self.rewrite:

@@ -70,6 +70,7 @@ class ExportConfig:
         for name in ("tfrecords", "out"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing. Pass two directories, as in --tfrecords=out --out=images.")
+        files.check_local("out", self.out)
         if self.to not in TO:
             raise UserError(f"--to={self.to}: must be one of {', '.join(TO)}.")
         for name, formats in USED_BY.items():

@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from tfrecord_tools.base import command, tabular, usage, words
-from tfrecord_tools.base.files import atomic
+from tfrecord_tools.base.files import atomic, check_local
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.foreign import example_parser, place, tfrecord_files
 from tfrecord_tools.foreign.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
@@ -62,6 +62,7 @@ class ShowConfig:
     def __post_init__(self) -> None:
         if self.records < 1:
             raise UserError(f"--records={self.records}: must be at least 1.")
+        check_local("grid", self.grid)
         if self.grid is not None and not self.grid.lower().endswith(".png"):
             raise UserError(f"--grid={self.grid}: must be the name of a PNG file, for example grid.png.")
 

@@ -370,12 +370,14 @@ OPTIONS = (
         "path",
         "Directory to write. Default: audits/NAME-DIGEST. NAME is the name of the dataset, and DIGEST is a"
         " checksum of the dataset.",
+        written=True,
     ),
     Option(
         "features",
         "path",
         "Directory for saved features. With the same directory, trainers.features reads the saved features.",
         default=AuditConfig.features,
+        written=True,
     ),
     engines.OPTION,
     Option(

@@ -59,6 +59,7 @@ OPTIONS = (
         "path",
         "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory. NAME is the name of the"
         " dataset, and DIGEST is a checksum of the dataset. With --images, DIGEST is a checksum of the folder's path.",
+        written=True,
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option(
