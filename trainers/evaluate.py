@@ -220,6 +220,8 @@ def evaluate_model(config: EvaluateConfig, log: Callable[[str], object] = print)
     """
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
+    if config.out:  # Before a dataset in a bucket is fetched.
+        _check_out(Path(config.out))
     images = _eval_set(config, info)
     for line in (*images.notes, *images.match.lines(), *views.notes(config.tta, info.classes)):
         log(line)
