@@ -117,11 +117,12 @@ def test_a_place_that_is_not_free_is_noticed_before_the_dataset_is_fetched(
     network.requests.clear()
     with pytest.raises(UserError, match=rf"^--out={out}: exists and is not an empty directory\. Choose a new or"):
         export(ExportConfig(tfrecords=url, out=str(out)))
-    for command, given in (
+    commands: list[tuple[Callable[..., object], dict[str, Any]]] = [
         (trainers.export, {"run": run}),
         (trainers.evaluate, {"run": run}),
         (trainers.audit, {}),
-    ):
+    ]
+    for command, given in commands:
         with pytest.raises(UserError, match=rf"^--out={out}: "):
             command(tfrecords=url, out=out, **given)
     assert network.requests == []
