@@ -455,7 +455,7 @@ def test_a_visit_passes_indexes_and_views(out: Path) -> None:
 def test_a_batch_within_a_visit_does_no_harm(tmp_path: Path) -> None:
     """Records of equal length have the same places in a buffer. A shared one would give wrong records."""
     for number in range(8):
-        draw(tmp_path / "images" / ("cats", "dogs")[number % 2] / f"{number}.png", number)
+        draw(tmp_path / "images" / ("cats", "dogs")[number % 2] / f"{number}.png")
     src, out = str(tmp_path / "images"), str(tmp_path / "out")
     convert(ConvertConfig(src=src, out=out, store="raw", resize=8, resize_mode="exact", validation_fraction=0.0))
     records = open_dataset(out).records("train")
