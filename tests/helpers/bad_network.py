@@ -27,7 +27,7 @@ class BadNetwork(http.server.ThreadingHTTPServer):
             server does not see the condition that the object must not exist. slow: the body is read at 4 MB/s. late:
             400, the request took too long. altered: a byte of the body is changed. refused: as altered, and the server
             compares the body with the sum in the signature, as Amazon's server does and moto does not. encrypted:
-            the ETag is no MD5 sum, as in a bucket with keys of its own.
+            the ETag is not the MD5 sum, as in a bucket with keys of its own.
         requests: Method, path and bytes of the body of each request so far.
         ranges: Number of requests for ranges so far.
         faults: Number of faults of each kind so far.

@@ -34,11 +34,21 @@ from tfrecord_tools.remote.store import (
 IMPATIENT = Patience(connect=1, stall=1, retry=0.5)
 
 
+def opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if kind == "s3":
+        return open_store(f"{request.getfixturevalue('bucket').url}/pets/", SHORT)
+    return open_store(f"file://{tmp_path}/new" if kind == "file" else f"memory://{tmp_path.name}")
+
+
 @pytest.fixture(params=["s3", "file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "s3":
-        return open_store(f"{request.getfixturevalue('bucket').url}/pets/", SHORT)
-    return open_store(f"file://{tmp_path}/new" if request.param == "file" else f"memory://{tmp_path.name}")
+    return opened(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["s3", "file"])
+def creating(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store that creates objects under the condition that they do not exist."""
+    return opened(request.param, request, tmp_path)
 
 
 def test_write_read_list_copy_delete(store: Store, tmp_path: Path) -> None:
@@ -76,13 +86,13 @@ def test_a_changed_object_is_not_read(store: Store) -> None:
     assert bytes(store.get("a", 0, 3, second.tag)) == b"new"
 
 
-def test_of_several_writers_one_creates(store: Store) -> None:
+def test_of_several_writers_one_creates(creating: Store) -> None:
     outcomes: list[str] = []
     refused: list[str] = []
 
     def write(number: int) -> None:
         try:
-            store.put("marker", str(number).encode(), create=True)
+            creating.put("marker", str(number).encode(), create=True)
             outcomes.append(str(number))
         except Exists as error:
             refused.append(str(error))
@@ -92,26 +102,28 @@ def test_of_several_writers_one_creates(store: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(refused) == {f"{store.url}/marker: exists already. Choose another name, or delete the object."}
-    if not store.url.startswith("memory:"):  # fsspec's memory looks first, and then writes.
-        assert outcomes == [bytes(store.get("marker")).decode()]
+    assert set(refused) == {f"{creating.url}/marker: exists already. Choose another name, or delete the object."}
+    assert outcomes == [bytes(creating.get("marker")).decode()]
 
 
-def test_of_several_copies_one_is_created(store: Store) -> None:
-    store.put("a", b"1234")
-    if store.url.startswith("memory:"):
-        with pytest.raises(
-            UserError, match=r"/a: fsspec cannot do this with a store of this kind \(copies would replace"
-        ):
-            store.copy("a", "b", create=True)
-        return
-    store.copy("a", "b", create=True)
+def test_of_several_copies_one_is_created(creating: Store) -> None:
+    creating.put("a", b"1234")
+    creating.copy("a", "b", create=True)
     for source in ("a", "b"):
         with pytest.raises(Exists, match=r"/b: exists already\. Choose another name, or delete the object\.$"):
-            store.copy(source, "b", create=True)
-    store.put("a", b"5678")
-    store.copy("a", "b")
-    assert bytes(store.get("b")) == b"5678"
+            creating.copy(source, "b", create=True)
+    creating.put("a", b"5678")
+    creating.copy("a", "b")
+    assert bytes(creating.get("b")) == b"5678"
+
+
+def test_fsspec_has_no_conditions(tmp_path: Path) -> None:
+    store = open_store(f"memory://{tmp_path.name}")
+    store.put("a", b"1234")
+    for call in (lambda: store.put("b", b"1234", create=True), lambda: store.copy("a", "b", create=True)):
+        with pytest.raises(UserError, match=r": a store memory:// cannot create objects under .* or a local directory"):
+            call()
+    assert [found.path for found in store.list()] == ["a"]
 
 
 def test_a_common_store_of_two_urls(bucket: Bucket, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ _FINAL = ("status code: 301", "status code: 400", "status code: 416")
 # Answers with code 400 after a request that arrived damaged, incompletely or too slowly.
 _PASSING = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "Md5Mismatch")
 Result = TypeVar("Result")
-_without_sums: set[str] = set()  # URLs of stores whose tags look like MD5 sums, but are not.
+_without_sums: set[str] = set()  # URLs of stores with tags that look like MD5 sums and are something else.
 
 
 class ObjectStore:

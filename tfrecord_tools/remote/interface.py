@@ -129,7 +129,7 @@ class Store(Protocol):
 
         Raises:
             Exists: `create` is True, and the object exists.
-            UserError: The object in the store has other bytes.
+            UserError: The object in the store has other bytes, or the store knows no condition for `create`.
         """
 
     def copy(self, source: str, destination: str, create: bool = False) -> None:
