@@ -49,7 +49,7 @@ def fetch(store: Store, found: Object, file: IO[bytes]) -> None:
 
 
 def is_sum_of(found: Object, data: memoryview) -> bool | None:
-    """Return whether the tag of an object is the MD5 sum of bytes, as S3 makes it. None: it is something else."""
+    """Return whether a tag is the MD5 sum of bytes, as S3 makes it. None: the tag is not a sum."""
     sums = _Sums(found)
     if not sums.are_known:
         return None
