@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import http.client
 import http.server
 import random
@@ -23,7 +24,10 @@ class BadNetwork(http.server.ThreadingHTTPServer):
             answer, and then nothing for 3 seconds. down: as closed. silent: nothing for 10 seconds, and then as closed.
         rule: Function from the method and the path of each request to the name of its fault, or "". Further faults are
             lost: the server does what it is asked, and there is no answer. denied: 403, access denied. replaced: the
-            server does not see the condition that the object must not exist.
+            server does not see the condition that the object must not exist. slow: the body is read at 4 MB/s. late:
+            400, the request took too long. altered: a byte of the body is changed. refused: as altered, and the server
+            compares the body with the sum in the signature, as Amazon's server does and moto does not. encrypted:
+            the ETag is not the MD5 sum, as in a bucket with keys of its own.
         requests: Method, path and bytes of the body of each request so far.
         ranges: Number of requests for ranges so far.
         faults: Number of faults of each kind so far.
@@ -72,29 +76,41 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def _forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        size = int(self.headers.get("Content-Length", 0))
         with self.server.counting:
-            self.server.requests.append((self.command, self.path, len(body)))
+            self.server.requests.append((self.command, self.path, size))
             fault = self.server.rule(self.command, self.path)
             if "Range" in self.headers:
                 fault = fault or self.server.fault(self.server.ranges)
                 self.server.ranges += 1
             if fault or "Range" in self.headers:
                 self.server.faults[fault] += 1
+        body = bytearray(b"".join(self._received(size, fault == "slow")))
         if fault in ("closed", "down", "silent"):
             time.sleep(10 if fault == "silent" else 0)
             self.close_connection = True
             return
         if fault == "busy":
-            self._send(503, {}, b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>")
+            self._refuse(503, "SlowDown", "Reduce your request rate.")
             return
         if fault == "denied":
-            self._send(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+            self._refuse(403, "AccessDenied", "Access Denied")
+            return
+        if fault == "late":
+            self._refuse(400, "RequestTimeout", "Your socket connection to the server was not read from in time.")
+            return
+        if fault in ("altered", "refused") and body:
+            body[len(body) // 2] ^= 0x55
+        if fault == "refused" and hashlib.sha256(body).hexdigest() != self.headers["x-amz-content-sha256"]:
+            self._refuse(400, "XAmzContentSHA256Mismatch", "The provided header does not match what was computed.")
             return
         if fault == "replaced":
             del self.headers["If-None-Match"]
+        if fault == "encrypted" and "If-Match" in self.headers:
+            condition = self.headers["If-Match"]
+            self.headers.replace_header("If-Match", condition[::-1])
         connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
-        connection.request(self.command, self.path, body, dict(self.headers))
+        connection.request(self.command, self.path, bytes(body), dict(self.headers))
         answer = connection.getresponse()
         data = bytearray(answer.read())
         connection.close()
@@ -104,9 +120,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "wrong" and data:
             for place in range(len(data) // 2, min(len(data), len(data) // 2 + 40)):
                 data[place] ^= 0x55
-        self._send(answer.status, dict(_kept(answer)), bytes(data), fault)
+        headers = dict(_kept(answer))
+        if fault == "encrypted" and "Etag" in headers:
+            headers["Etag"] = headers["Etag"][::-1]
+        self._send(answer.status, headers, bytes(data), fault)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward
+
+    def _received(self, size: int, slow: bool) -> Iterator[bytes]:
+        while size:
+            part = self.rfile.read(min(size, 1 << 20))
+            yield part
+            size -= len(part)
+            time.sleep(0.25 if slow else 0)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._send(status, {}, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode())
 
     def _send(self, status: int, headers: dict[str, str], data: bytes, fault: str = "") -> None:
         self.send_response(status)

@@ -27,3 +27,25 @@ def test_a_part_of_a_plan() -> None:
     part = whole.within(4, 12)
     assert part.upcoming(0, 6).tolist() == [row - 4 for row in ROWS[order[np.arange(6)]].tolist() if row >= 4]
     assert part.next_use(np.array([0, 1, 3]), 0).tolist() == whole.next_use(np.array([4, 5, 7]), 0).tolist()
+
+
+class Interrupted(int):
+    """A position. While it is compared with the positions of a plan, another thread uses the plan."""
+
+    plan: Plan
+
+    def __sub__(self, other: int) -> int:
+        self.plan.upcoming(2, 8)
+        return int(self) - other
+
+
+def test_threads_share_a_plan() -> None:
+    """The threads of several splits ask one plan for rows."""
+    order = Shuffled(6, 3)
+    plan = Plan(order, Chosen(ROWS))
+    expected = ROWS[order[np.arange(20)]].tolist()
+    plan.upcoming(0, 8)
+    position = Interrupted(4)
+    position.plan = plan
+    assert plan.upcoming(position, 8).tolist() == expected[4:12]
+    assert plan.upcoming(5, 8).tolist() == expected[5:13]

@@ -28,7 +28,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Records, open_dataset
-from tfrecord_tools.remote import fetching, opening, part
+from tfrecord_tools.remote import fetching, opening, part, shards, threads
 from tfrecord_tools.remote.interface import Patience
 from tfrecord_tools.remote.shards import RemoteShards
 
@@ -230,6 +230,48 @@ def test_an_object_that_changes_under_a_reader_gives_no_batch(
         read_into(second, remote, Shuffled(len(local), 1))
     assert first == read_all(local, order, epochs=1)
     assert second == read_all(local, Shuffled(len(local), 1))[: len(second)]
+
+
+def test_many_records_are_waited_for_in_blocks(
+    url: str, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of the records of one call do not fit the cache. Only those of a block are in memory."""
+    remote, local = opened(url, tmp_path / "cache", 0.02), open_dataset(pets).records("train")
+    held: list[int] = []
+    need = fetching.Fetcher.need
+
+    def counting(self: fetching.Fetcher, rows: np.ndarray) -> dict[int, memoryview]:
+        given = need(self, rows)
+        held.append(sum(map(len, given.values())))
+        return given
+
+    monkeypatch.setattr(fetching.Fetcher, "need", counting)
+    monkeypatch.setattr(shards, "_BLOCK_BYTES", 64 << 10)
+    numbers = np.random.default_rng(0).permutation(240)
+    assert remote.serialized_batch(numbers) == local.serialized_batch(numbers)
+    assert 0 < max(held) <= 96 << 10
+    assert sum(held) > 400 << 10
+
+
+def test_a_read_while_the_process_ends_is_an_error(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions that atexit runs may read records. They must not wait for ever."""
+    remote = opened(url, tmp_path / "cache")
+    ending = threading.Event()
+    ending.set()
+    for module in (threads, fetching):
+        monkeypatch.setattr(module, "ending", ending)
+    errors: list[str] = []
+
+    def read() -> None:
+        try:
+            remote[7]
+        except UserError as error:
+            errors.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert errors == [f"{url}: no record can be read while the process ends. Read it earlier."]
 
 
 def with_other_images(path: Path) -> bytes:

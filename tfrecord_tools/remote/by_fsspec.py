@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tfrecord_tools.errors import UserError, one_line
-from tfrecord_tools.remote.interface import Attempts, Changed, Denied, Exists, Missing, Object, Patience, Unreachable
+from tfrecord_tools.remote.interface import Attempts, Changed, Denied, Missing, Object, Patience, Unreachable
 
 Result = TypeVar("Result")
 
@@ -55,21 +55,24 @@ class FsspecStore:
         return iter(sorted(self._call(prefix, read), key=lambda found: found.path))
 
     def put(self, path: str, data: bytes | Path, create: bool = False) -> Object:
+        if create:
+            raise self._unconditional()
+
         def write(system: Any, root: str) -> Object:
             system.makedirs(f"{root}/{path}".rpartition("/")[0], exist_ok=True)
-            if isinstance(data, Path) and not create:
+            if isinstance(data, Path):
                 system.put_file(str(data), f"{root}/{path}")
             else:
-                content = data.read_bytes() if isinstance(data, Path) else data
-                system.pipe_file(f"{root}/{path}", content, mode="create" if create else "overwrite")
+                system.pipe_file(f"{root}/{path}", data)
             return self._object(system, f"{root}/{path}", path)
 
         return self._call(path, write)
 
     def copy(self, source: str, destination: str, create: bool = False) -> None:
+        if create:
+            raise self._unconditional()
+
         def write(system: Any, root: str) -> None:
-            if create:
-                raise NotImplementedError("copies would replace an object")
             system.cp_file(f"{root}/{source}", f"{root}/{destination}")
 
         self._call(source, write)
@@ -77,6 +80,13 @@ class FsspecStore:
     def delete(self, path: str) -> None:
         with contextlib.suppress(Missing):
             self._call(path, lambda system, root: system.rm_file(f"{root}/{path}"))
+
+    def _unconditional(self) -> UserError:
+        """Return the error for `create=True`. fsspec looks whether an object exists, and then writes."""
+        return UserError(
+            f"{self.url}: a store {self.url.partition('://')[0]}:// cannot create objects under the condition that they"
+            " do not exist. Allowed are s3://, gs://, az:// and file://. Use one of them, or a local directory."
+        )
 
     def _object(self, system: Any, name: str, path: str) -> Object:
         info = system.info(name)
@@ -96,8 +106,6 @@ class FsspecStore:
                 raise
             except FileNotFoundError as error:
                 raise Missing(f"{url}: does not exist. Check the URL.") from error
-            except FileExistsError as error:
-                raise Exists(f"{url}: exists already. Choose another name, or delete the object.") from error
             except PermissionError as error:
                 raise Denied(f"{url}: access is denied ({one_line(error)}). Set credentials for this URL.") from error
             except NotImplementedError as error:

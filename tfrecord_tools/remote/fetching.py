@@ -390,6 +390,8 @@ class Fetcher:
 
     def _run(self, request: _Request) -> None:
         try:
+            if ending.is_set():
+                raise UserError(f"{self._store.url}: no record can be read while the process ends. Read it earlier.")
             self._perform(request)
         except UserError as error:
             request.error = error
@@ -466,7 +468,7 @@ class Fetcher:
 
 
 def _is_valid(frame: memoryview) -> bool:
-    return schema.unframe(frame) is not None
+    return schema.content(frame) is not None
 
 
 class _Reader:

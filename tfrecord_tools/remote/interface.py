@@ -11,6 +11,7 @@ from typing import Protocol
 
 from tfrecord_tools.errors import UserError
 
+RANGE_BYTES = 16 << 20  # Bytes of a large object that are in memory at once.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # Seconds between attempts.
 
 
@@ -56,7 +57,8 @@ class Patience:
 
     Attributes:
         connect: For a connection.
-        stall: For the next bytes of an answer. A slow answer does not fail as long as bytes arrive.
+        stall: For the next bytes of an answer. A slow answer does not fail as long as bytes arrive, for at most ten
+            minutes. The time of an upload follows from its size: 50 kB/s are fast enough.
         retry: For repeated attempts, with growing, random pauses between them. If the store asks for a pause or
             answers with an error that can pass, the operation is tried again.
     """
@@ -132,6 +134,7 @@ class Store(Protocol):
 
         Raises:
             Exists: `create` is True, and the object exists.
+            UserError: The object in the store has other bytes, or the store knows no condition for `create`.
         """
 
     def copy(self, source: str, destination: str, create: bool = False) -> None:

@@ -81,16 +81,18 @@ class Plan:
     def __init__(self, sequence: Sequence, rows: Rows):
         self._sequence, self._rows = sequence, rows
         self._parts: dict[tuple[int, int], Plan] = {}
-        self._first, self._ahead = 0, np.zeros(0, np.int64)  # The positions that were computed last.
+        # The first of the positions that were computed last, and their rows. Several threads plan: it is read once.
+        self._ahead = (0, np.zeros(0, np.int64))
 
     def upcoming(self, position: int, count: int) -> np.ndarray:
         """Return the rows, i64[<=count], of the next `count` positions, in their order."""
-        behind = position - self._first
-        kept = self._ahead[behind:] if 0 <= behind <= len(self._ahead) else self._ahead[:0]
+        first, ahead = self._ahead
+        behind = position - first
+        kept = ahead[behind:] if 0 <= behind <= len(ahead) else ahead[:0]
         if len(kept) < count:
             following = np.arange(position + len(kept), position + count + _SOME)
             kept = np.concatenate([kept, self._rows.rows_of(self._sequence[following])])
-        self._first, self._ahead = position, kept
+        self._ahead = (position, kept)
         return kept[:count]
 
     def within(self, first: int, end: int) -> Plan:

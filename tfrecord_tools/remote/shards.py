@@ -24,6 +24,7 @@ from tfrecord_tools.remote.plans import Plan
 from tfrecord_tools.remote.threads import THREADS
 from tfrecord_tools.remote.traffic import Estimate, Meter, Traffic
 
+_BLOCK_BYTES = 64 << 20  # Records of a call that are waited for at once. Those without room in the cache are in memory.
 _ATTEMPTS = 5  # A record can be removed between the moment it is there and the moment it is read.
 
 
@@ -127,7 +128,7 @@ class RemoteShards:
                 frame = fetcher.part.files.read(shard - self._first_shards[part], size, offset)
             except OSError:  # The copy was deleted.
                 frame = b""
-            if schema.unframe(frame) is not None or not fetcher.drop_damaged(own):
+            if schema.content(memoryview(frame)) is not None or not fetcher.drop_damaged(own):
                 break
         return frame
 
@@ -137,18 +138,33 @@ class RemoteShards:
         """Read the frames of records, as `ShardFiles.read_many`. `rows`: i64[k], the rows of the records."""
         parts = np.searchsorted(self._starts, rows, "right") - 1
         for number in np.unique(parts).tolist():
-            chosen = np.flatnonzero(parts == number)
-            fetcher = self._run().fetchers[number]
-            own = rows[chosen] - self._starts[number]
-            given = fetcher.need(own)
-            is_given = np.array([row in given for row in own.tolist()], bool)
-            for index in np.flatnonzero(is_given).tolist():
-                yield int(chosen[index]), given[int(own[index])]
-            rest = chosen[~is_given]
-            fetcher.part.touch(own)
-            local = shards[rest] - self._first_shards[number]
-            for index, view in fetcher.part.files.read_many(local, sizes[rest], offsets[rest]):
-                yield int(rest[index]), view
+            of_part = np.flatnonzero(parts == number)
+            of_part = of_part[np.argsort(rows[of_part], kind="stable")]  # Neighbors are in one request.
+            blocks = np.cumsum(sizes[of_part]) // _BLOCK_BYTES
+            for chosen in np.split(of_part, np.flatnonzero(np.diff(blocks)) + 1):
+                yield from self._read_block(number, chosen, shards, sizes, offsets, rows)
+
+    def _read_block(
+        self,
+        number: int,
+        chosen: np.ndarray,
+        shards: np.ndarray,
+        sizes: np.ndarray,
+        offsets: np.ndarray,
+        rows: np.ndarray,
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Read some of the records of `read_many`: those at the indices `chosen`, all of one part."""
+        fetcher = self._run().fetchers[number]
+        own = rows[chosen] - self._starts[number]
+        given = fetcher.need(own)
+        is_given = np.array([row in given for row in own.tolist()], bool)
+        for index in np.flatnonzero(is_given).tolist():
+            yield int(chosen[index]), given[int(own[index])]
+        rest = chosen[~is_given]
+        fetcher.part.touch(own)
+        local = shards[rest] - self._first_shards[number]
+        for index, view in fetcher.part.files.read_many(local, sizes[rest], offsets[rest]):
+            yield int(rest[index]), view
 
     def expect(self, rows: np.ndarray) -> None:
         """Begin to fetch records that will be read at once."""

@@ -1,7 +1,7 @@
 """The threads of a process that plan, and that wait for the answers of stores.
 
-They are daemon threads, so that they never keep a process from ending. But a daemon thread that runs native code while
-Python ends can make the whole process abort. So the end of a process waits a moment for the threads that are at work.
+They are daemon threads, so that they never keep a process from ending. Some processes aborted at their end ("terminate
+called") while such threads were at work. The cause is not known. So the end of a process waits a moment for them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ ending = threading.Event()  # The process ends: nothing new begins.
 
 class Pool:
     """The threads of this process that wait for answers. They are started when they are needed.
+
+    Each task runs, also when the process ends: somebody may wait for it. A task must return at once if `ending` is set.
 
     Attributes:
         busy: Number of tasks that wait or run.
@@ -46,8 +48,7 @@ class Pool:
     def _work(self) -> None:
         while True:
             task = self._tasks.get()[2]
-            if not ending.is_set():
-                task()
+            task()
             del task
             with self._lock:
                 self.busy -= 1

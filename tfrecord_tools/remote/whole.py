@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from typing import IO
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.remote.interface import Object, Store
+from tfrecord_tools.remote.interface import RANGE_BYTES, Object, Store
 
-_RANGE = 16 << 20  # Bytes of a large object that are in memory at once.
 _ATTEMPTS = 5
 _MD5 = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
 _PARTS = tuple(count << 20 for count in (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128))  # Sizes in use for uploads.
@@ -36,8 +35,8 @@ def fetch(store: Store, found: Object, file: IO[bytes]) -> None:
     for _ in range(_ATTEMPTS):
         file.seek(0)
         sums = _Sums(found)
-        for start in range(0, found.size, _RANGE):
-            data = store.get(found.path, start, min(found.size, start + _RANGE), found.tag)
+        for start in range(0, found.size, RANGE_BYTES):
+            data = store.get(found.path, start, min(found.size, start + RANGE_BYTES), found.tag)
             sums.add(data)
             file.write(data)
         if sums.fit or sums.whole in earlier:
@@ -47,6 +46,15 @@ def fetch(store: Store, found: Object, file: IO[bytes]) -> None:
         f"{store.url}/{found.path}: arrived with different bytes in each of {_ATTEMPTS} attempts. Something between"
         " this machine and the store changes bytes. Check the network and its proxies, and run the same command again."
     )
+
+
+def is_sum_of(found: Object, data: memoryview) -> bool | None:
+    """Return whether a tag is the MD5 sum of bytes, as S3 makes it. None: the tag is not a sum."""
+    sums = _Sums(found)
+    if not sums.are_known:
+        return None
+    sums.add(data)
+    return sums.fit
 
 
 class _Sums:
@@ -64,6 +72,11 @@ class _Sums:
         self._whole.update(data)
         for parts in self._parts:
             parts.add(data)
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the tag of the object can be one of the sums."""
+        return bool(self._wanted)
 
     @property
     def whole(self) -> bytes:
