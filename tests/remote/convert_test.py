@@ -210,11 +210,11 @@ class Crash(BaseException):
 class Operations:
     """Counts the operations on stores and removals of files, and ends the conversion after one of them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, removals: bool):
         self.done, self.last = 0, -1
         for name in ("head", "get", "list", "put", "copy", "delete"):
             monkeypatch.setattr(ObjectStore, name, self._counted(getattr(ObjectStore, name)))
-        for owner, name in ((shutil, "rmtree"), (Path, "unlink")):
+        for owner, name in ((shutil, "rmtree"), (Path, "unlink")) if removals else ():
             monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
 
     def crash_after(self, last: int) -> None:
@@ -251,7 +251,7 @@ def test_a_conversion_continues_after_an_end_at_any_operation(
         draw(place / "pets/cats/new.jpg")
         lines_of(out="local", update=True, shards=None)
     expected = contents(place / "local")
-    operations = Operations(monkeypatch)
+    operations = Operations(monkeypatch, removals=machine == "same")  # Another machine does not see them.
     ended = 0
     for last in range(1, 300):
         out = place / f"bucket/{last}"
@@ -846,13 +846,13 @@ def test_damaged_answers_are_asked_for_again(
     def rule(method: str, path: str) -> str:
         nonlocal gets
         gets += method == "GET"
-        return "wrong" if method == "GET" and gets % 2 == 0 else ""
+        return "wrong" if method == "GET" and gets % 6 == 0 else ""
 
     network.rule = rule
     lines_of(out=url, work_dir="second", shards=12)
     lines_of(out="updated", update_from=url, shards=None)
     network.rule = lambda method, path: ""
-    assert network.faults["wrong"] > 10
+    assert network.faults["wrong"] > 5
     assert bucket.contents("pets") == contents(place / "local") == contents(place / "updated")
 
 

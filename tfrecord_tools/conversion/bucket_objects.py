@@ -21,7 +21,7 @@ from tfrecord_tools.remote.interface import Attempts, Changed, Exists, Missing, 
 PATIENCE = Patience()
 LARGEST = 5 * 10**9  # Bytes of an upload. obstore sends an object with a condition in one request, and S3 limits that.
 _RANGE = 16 << 20  # Bytes of an object that are in memory at once.
-_READS = 3  # A part that differs is read again, because its bytes may have been damaged on their way.
+_READS = 5  # A part that differs is read again, because its bytes may have been damaged on their way.
 Read = Callable[[int, int], memoryview]  # (start, end) -> the bytes of an object.
 
 
