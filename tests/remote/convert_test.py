@@ -653,6 +653,10 @@ def test_contradicting_settings_are_refused(settings: dict[str, Any], message: s
         ({"src": "s3://b/p", "out": "s3://b/p/x"}, r"^--out=s3://b/p/x: is inside --src=s3://b/p, so the files of"),
         ({"src": "s3://b/p", "out": "s3://b/p"}, r"^--out=s3://b/p: is inside --src=s3://b/p, so the files of"),
         ({"out": "file://{place}/pets/x"}, r"^--out=.*/pets/x: is inside --src=pets, so the files of the dataset"),
+        (
+            {"out": "s3://b/p", "work_dir": "."},
+            r"^--work_dir=\.: contains --src=pets, so the images would be among unfinished files\. ",
+        ),
         ({"out": "s3://b/p", "work_dir": "pets/w"}, r"^--work_dir=pets/w: is inside --src=pets, so the files of the"),
     ],
 )

@@ -335,7 +335,8 @@ class BucketWorkspace(Workspace):
                     f" two conversions could mix their objects. {_BY_TRANSFER} {self.url}"
                 )
         if problem and is_new:
-            self._delete_claim()
+            with contextlib.suppress(Denied):  # The problem itself is more important.
+                store.delete(CLAIM)
         if problem:
             raise UserError(problem)
 
