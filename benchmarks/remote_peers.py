@@ -9,7 +9,8 @@ all tools take turns. The table has medians, and the ratio of this package to ea
 
 Each tool has the settings with which it was fastest here: the size of its files, and the order that its documentation
 recommends. `order.Blocks` and the blocks of MosaicML Streaming mix 640 images, litdata mixes the images of a file of
-4 MB (about 180), and `order.Shuffled` mixes all images.
+4 MB (about 180), and `order.Shuffled` mixes all images. The time of MosaicML Streaming includes waiting for a fault of
+its cache (`benchmarks.peers.mosaic_mds`), so the ratio to it is an upper limit.
 """
 
 from __future__ import annotations
@@ -37,6 +38,27 @@ _TIMES = 10  # Copies of each photograph.
 _ATTEMPTS = 3  # MosaicML Streaming often ends with an IndexError if the cache is small.
 _HEAD = "| MB/s | what | tool | images/s | ratio (lowest to highest) | bytes / data | requests | date, load |"
 Figures = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A line in the file of results.
+
+    Attributes:
+        what: "bytes" or "decoded".
+        tool: Name of the tool.
+        settings: Bandwidth, delay and size of the cache.
+        round: Number of the round in which the tools took turns. All rounds of a directory have different numbers.
+        when: Date and load of the machine.
+        figures: The results.
+    """
+
+    what: str
+    tool: str
+    settings: Mapping[str, float]
+    round: int
+    when: str
+    figures: Figures
 
 
 def sides() -> list[Contender]:
@@ -79,8 +101,8 @@ class Bench:
                     raise UserError(f"{tool.title}: {outcome.failed}")
                 self._sizes[tool.script] = int(outcome.figures["bytes"])
 
-    def measure(self, tool: Contender, what: str, mb_per_s: str) -> None:
-        """Read two epochs, and note the figures of the second one."""
+    def measure(self, tool: Contender, what: str, mb_per_s: str, number: int) -> None:
+        """Read two epochs, and note the figures of the second one as those of round `number`."""
         for _ in range(_ATTEMPTS):
             outcome = contenders.run(tool, tool.rows["bucket"], self._arguments(tool, what == "decoded"))
             if not outcome.failed:
@@ -89,13 +111,41 @@ class Bench:
         else:
             return
         share = outcome.figures["fetched_sent"] / self._sizes[tool.script]
+        line = Measurement(
+            what=what,
+            tool=tool.name,
+            settings=self._settings(mb_per_s),
+            round=number,
+            when=f"{datetime.date.today()}, {machine.load()}",
+            figures={**outcome.figures, "share": share},
+        )
         with self._results.open("a") as file:
-            file.write(json.dumps([mb_per_s, what, tool.name, {**outcome.figures, "share": share}]) + "\n")
+            file.write(json.dumps(dataclasses.asdict(line)) + "\n")
 
-    def results(self, tool: Contender, what: str, mb_per_s: str) -> list[Figures]:
-        """Return the figures of all measurements so far, also of earlier runs in the same directory."""
-        lines = map(json.loads, self._results.read_text().splitlines())
-        return [figures for *key, figures in lines if key == [mb_per_s, what, tool.name]]
+    def results(self, tool: Contender, what: str, mb_per_s: str) -> dict[int, Measurement]:
+        """Return round -> measurement, also of earlier runs in the same directory with the same settings."""
+        settings = self._settings(mb_per_s)
+        return {
+            line.round: line
+            for line in self._lines()
+            if (line.what, line.tool, line.settings) == (what, tool.name, settings)
+        }
+
+    def next_round(self) -> int:
+        """Return a number that no round has so far."""
+        return max((line.round for line in self._lines()), default=-1) + 1
+
+    def _lines(self) -> list[Measurement]:
+        texts = self._results.read_text().splitlines() if self._results.exists() else []
+        try:
+            return [Measurement(**json.loads(text)) for text in texts]
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._results}: has lines without settings and rounds, or damaged lines. Delete the file."
+            ) from error
+
+    def _settings(self, mb_per_s: str) -> dict[str, float]:
+        return {"mb_per_s": float(mb_per_s), "latency_ms": self._given.latency_ms, "cache": self._given.cache}
 
     def _arguments(self, tool: Contender, decode: bool) -> Mapping[str, object]:
         size = self._sizes.get(tool.script, 0)
@@ -107,20 +157,27 @@ class Bench:
 
 def lines(bench: Bench, tools: Sequence[Contender], what: str, mb_per_s: str) -> Iterator[str]:
     """Yield a line of the table for each tool with figures."""
-    ours = [figures["images_per_second"] for figures in bench.results(tools[0], what, mb_per_s)]
-    when = f"{datetime.date.today()}, {machine.load()}"
+    ours = bench.results(tools[0], what, mb_per_s)
     for tool in tools:
         if found := bench.results(tool, what, mb_per_s):
-            rates, shares, requests = (
-                [figures[name] for figures in found] for name in ("images_per_second", "share", "fetched_requests")
+            rate, share, requests = (
+                statistics.median(line.figures[name] for line in found.values())
+                for name in ("images_per_second", "share", "fetched_requests")
             )
-            ratios = [mine / other for mine, other in zip(ours, rates)]
-            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+            ratio = "" if tool is tools[0] else _ratio(ours, found)
             yield (
-                f"| {mb_per_s} | {what} | {tool.title} | {statistics.median(rates):,.0f} |"
-                f" {'' if tool is tools[0] else ratio} | {statistics.median(shares):.3f} |"
-                f" {statistics.median(requests):,.0f} | {when} |"
+                f"| {mb_per_s} | {what} | {tool.title} | {rate:,.0f} | {ratio} | {share:.3f} | {requests:,.0f} |"
+                f" {found[max(found)].when} |"
             )
+
+
+def _ratio(ours: Mapping[int, Measurement], others: Mapping[int, Measurement]) -> str:
+    """Return the ratios of the speeds in the rounds that both have. "": there is no such round."""
+    speed = "images_per_second"
+    ratios = [line.figures[speed] / others[number].figures[speed] for number, line in ours.items() if number in others]
+    if len(ratios) < 2:
+        return "".join(f"{ratio:.2f}, one round" for ratio in ratios)
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -135,9 +192,10 @@ def main(argv: Sequence[str]) -> None:
         for what in given.what:
             for mb_per_s in given.mb_per_s:
                 with remote.store(bench.store, given.latency_ms, float(mb_per_s)):
-                    for number in range(given.rounds):
+                    first = bench.next_round()
+                    for number in range(first, first + given.rounds):
                         for tool in tools if number % 2 == 0 else tools[::-1]:
-                            bench.measure(tool, what, mb_per_s)
+                            bench.measure(tool, what, mb_per_s, number)
                 for line in lines(bench, sides(), what, mb_per_s):
                     command.say(line)
 

@@ -30,7 +30,8 @@ from tfrecord_tools.conversion.workspace import Workspace, check_out, fresh
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.foreign import classes, forms, guess_keys, indexing, samples, tfrecord_files
 from tfrecord_tools.foreign.forms import Form
-from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard, refuse
+from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard
+from tfrecord_tools.foreign.tfrecord_files import Damage
 from tfrecord_tools.images.preparation import VERIFY, ImageConfig
 from tfrecord_tools.layout import dataset_files, decisions, digest, index, metadata
 from tfrecord_tools.layout.dataset_files import ConvertJson, Rejected, shard_name
@@ -102,6 +103,7 @@ class AdoptConfig:
             )
         if self.records and self.split:
             raise UserError("both --records and --split were given. Use one of them.")
+        files.check_local("out", self.out, dataset=True)
         if self.verify not in VERIFY:
             raise UserError(f"--verify={self.verify}: must be one of {', '.join(VERIFY)}.")
         if self.label_offset is not None and self.label_offset < 0 and not self.rewrite:
@@ -161,6 +163,17 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJ
     Raises:
         UserError: Anything that the user can fix. `out` is then unchanged.
     """
+    try:
+        lines = _adopt(config, log)
+    except Damage as damage:
+        raise damage.advised("Nothing was written. ") from damage
+    for line in lines:
+        log(line)
+    return dataset_files.read(Path(config.out))
+
+
+def _adopt(config: AdoptConfig, log: Callable[[str], object]) -> list[str]:
+    """Write the dataset, and return the lines of the report."""
     out = Path(config.out)
     check_out(out, config.overwrite, lambda: _files(config, []))  # First, because reading takes long.
     adoption = _plan(config, out)
@@ -169,14 +182,11 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJ
     log(f"{content} in {keys.image!r}, label in {keys.label!r}, {path_key}")
     try:
         with fresh(out, lambda: check_out(out, config.overwrite)) as workspace:
-            lines = (_rewrite if config.rewrite else _link)(workspace, adoption)
+            return (_rewrite if config.rewrite else _link)(workspace, adoption)
     except OSError as error:
         raise UserError(
             f"{refusal(error)}. Nothing was written. Fix the cause and run the same command again."
         ) from error
-    for line in lines:
-        log(line)
-    return dataset_files.read(out)
 
 
 def _plan(config: AdoptConfig, out: Path) -> _Adoption:
@@ -334,7 +344,7 @@ def _kept_pairs(made: Decisions, index_path: Path) -> list[Decision]:
 def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
     """Return split -> its files, without empty files, in the order of `SPLITS`."""
     if config.records:
-        paths = tfrecord_files.matching("records", config.records, notes, refuse)
+        paths = tfrecord_files.matching("records", config.records, notes, tfrecord_files.refuse)
         by_split = guess_keys.splits(paths)
         if list(by_split) == ["train"] and guess_keys.split_of(paths[0]) is None:
             which = f"all {len(paths):,} files become" if len(paths) > 1 else "the file becomes"
@@ -349,7 +359,9 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
             split = split_named(name)
             if split is None or not pattern:
                 raise UserError(f"--split={option}: must be NAME=PATTERN, with NAME one of {', '.join(SPLITS)}.")
-            by_split.setdefault(split, []).extend(tfrecord_files.matching("split", pattern, notes, refuse))
+            by_split.setdefault(split, []).extend(
+                tfrecord_files.matching("split", pattern, notes, tfrecord_files.refuse)
+            )
     resolved = Counter(path.resolve() for paths in by_split.values() for path in paths)
     repeated = next((path for path, count in resolved.items() if count > 1), None)
     if repeated is not None:
@@ -357,7 +369,7 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
             f"{repeated}: two patterns match this file. Each file must be in one split and match only one pattern."
         )
     for paths in by_split.values():
-        for group in tfrecord_files.grouped(paths, refuse):
+        for group in tfrecord_files.grouped(paths, tfrecord_files.refuse):
             if group.missing > 0:
                 missing = words.number(group.missing, "file is", "files are")
                 notes.append(

@@ -220,12 +220,10 @@ def serialized_batches(
     selection = _Selection(records, None, seed, batch_size, shard)
 
     def fetch(numbers: np.ndarray, serialized: np.ndarray) -> np.ndarray:
-        def put(i: int, data: memoryview) -> bool:
-            python_calls.check()
+        def put(i: int, data: memoryview) -> None:
             serialized[i] = bytes(data)
-            return True
 
-        return np.array(records.visit(numbers, put), bool)
+        return _visited(records, numbers, put)
 
     data = selection.batches(start_step, fetch, tf.string, ())
     return data.map(graphs.plain(lambda batch: (batch.images, batch.numbers)))
@@ -249,7 +247,11 @@ class Cache:
 
     def fetch(self, numbers: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Copy the pixels of records i64[k] into u8[k h w 3]. Return bool[k], whether each record is valid."""
-        np.take(self.pixels, numbers, axis=0, out=images, mode="clip")  # Other modes copy everything twice.
+        count = len(self.pixels)
+        outside = numbers[(numbers < -count) | (numbers >= count)]
+        if len(outside):
+            raise IndexError(f"record {outside[0]:,} does not exist: there are {count:,} records")
+        np.take(self.pixels, numbers, axis=0, out=images, mode="wrap")  # The mode "raise" copies everything twice.
         return ~np.isin(numbers, list(self.corrupt))
 
 
@@ -396,15 +398,24 @@ def fetch_decoded(records: Records, geometry: Geometry) -> Fetch:
     """Return a function that writes the pixels of record numbers i64[k] into u8[k h w 3]."""
 
     def fetch(numbers: np.ndarray, images: np.ndarray) -> np.ndarray:
-        def put(i: int, serialized: memoryview) -> bool:
-            python_calls.check()
+        def put(i: int, serialized: memoryview) -> None:
             encoded = schema.image_of(serialized, records.keys)
             decoder.decode_into(images[i], encoded, geometry, records.raw_size)
-            return True
 
-        return np.array(records.visit(numbers, put), bool)
+        return _visited(records, numbers, put)
 
     return fetch
+
+
+def _visited(records: Records, numbers: np.ndarray, put: Callable[[int, memoryview], None]) -> np.ndarray:
+    """Call a function of index and serialized example for records i64[k]. Return which are valid, bool[k]."""
+
+    def checked(i: int, serialized: memoryview) -> bool:
+        python_calls.check()
+        put(i, serialized)
+        return True
+
+    return np.array(records.visit(numbers, checked), bool)
 
 
 def _empty(shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:

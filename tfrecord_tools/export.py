@@ -70,6 +70,7 @@ class ExportConfig:
         for name in ("tfrecords", "out"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing. Pass two directories, as in --tfrecords=out --out=images.")
+        files.check_local("out", self.out)
         if self.to not in TO:
             raise UserError(f"--to={self.to}: must be one of {', '.join(TO)}.")
         for name, formats in USED_BY.items():
@@ -103,8 +104,9 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
     Example:
         export(ExportConfig(tfrecords="out", out="images"))
     """
-    data = open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
     out = Path(config.out)
+    _check_free(out)  # Before a dataset in a bucket is fetched.
+    data = open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
     sink = TO[config.to](data, config.shard_bytes)
     try:
         with (
@@ -123,7 +125,7 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
     except OSError as error:
         raise UserError(
             f"{refusal(error)}. Nothing was written. Fix the cause and run the same command again."
-            f"{_advice(error, data)}"
+            f"{_advice(error, data, out)}"
         ) from error
     for split, count in data.splits.items():
         log(f"{out}/: {words.number(count, 'image')} of {split}, read again and counted")
@@ -132,14 +134,19 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
     return dict(data.splits)
 
 
-def _advice(error: OSError, data: Dataset) -> str:
+def _advice(error: OSError, data: Dataset, out: Path) -> str:
     """Return what else may help: a cache for records of a bucket may take the space of the output."""
-    if data.bucket is None or error.errno != errno.ENOSPC:
+    if data.bucket is None or error.errno != errno.ENOSPC or _disk(data.bucket.cache_dir) != _disk(out):
         return ""
     return (
-        f" The cache in {data.bucket.cache_dir} needs space, too: pass a smaller --cache_bytes, such as"
-        " --cache_bytes=1000000000."
+        f" The cache in {data.bucket.cache_dir} is on the same disk: pass a smaller --cache_bytes, or a --cache_dir on"
+        " another disk."
     )
+
+
+def _disk(path: Path) -> int:
+    """Return the number of the disk that holds a path, or will hold it."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists()).stat().st_dev
 
 
 def _check_free(out: Path) -> None:

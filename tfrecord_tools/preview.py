@@ -68,6 +68,7 @@ class PreviewConfig:
     def __post_init__(self) -> None:
         if bool(self.tfrecords) == bool(self.image):
             raise UserError("use either --tfrecords=DIRECTORY for a record, or --image=FILE for an image file.")
+        files.check_local("out", self.out)
         sides = sizes.pair(self.image_size)
         if not 1 <= min(sides) <= max(sides) <= _MAX_SIZE:
             raise UserError(f"--image_size={sizes.text(self.image_size)}: must be 1 to {_MAX_SIZE:,} pixels.")

@@ -435,7 +435,7 @@ class Records:
         """
         numbers = self._numbers(numbers)
         read: list[bytes | None] = [None] * len(numbers)
-        for i, data in self._sound(numbers):
+        for i, data in self._valid(numbers):
             read[i] = bytes(data)
         return [self.serialized(number) if data is None else data for number, data in zip(numbers.tolist(), read)]
 
@@ -457,7 +457,7 @@ class Records:
     def batch_or_none(self, numbers: np.ndarray, decode: Callable[[bytes], Any] = bytes) -> list[Any]:
         """Return `get_or_none` of several records. Neighbors in a shard are read together, which is faster.
 
-        Each record is decoded before the next one is read, or the next few neighbors, so little memory is needed.
+        Neighbors of up to 256 kB are read at once, and decoded before the next ones are read.
 
         Args:
             numbers: i64[k], record numbers, in any order.
@@ -476,14 +476,14 @@ class Records:
         numbers = self._numbers(numbers)
         results: list[Any] = [None] * len(numbers)
         unread = set(range(len(numbers)))
-        for i, data in self._sound(numbers):
+        for i, data in self._valid(numbers):
             unread.discard(i)
             results[i] = self._decoded(int(numbers[i]), data, functools.partial(use, i))
         for i in sorted(unread):  # Corrupt, probably. Reading one of them alone tells why.
             results[i] = self._decoded(int(numbers[i]), None, functools.partial(use, i))
         return results
 
-    def _sound(self, numbers: np.ndarray) -> Iterator[tuple[int, memoryview]]:
+    def _valid(self, numbers: np.ndarray) -> Iterator[tuple[int, memoryview]]:
         """Yield index and `serialized` of records i64[k], in the order of the files.
 
         A view is only valid until the next one. A record that cannot be read, or has a wrong checksum, is left out.

@@ -31,7 +31,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from tfrecord_tools.base import command, usage
+from tfrecord_tools.base import command, files, usage
 from tfrecord_tools.errors import UserError
 
 Color = tuple[int, int, int]
@@ -380,6 +380,7 @@ def draw_sample(out: str | os.PathLike[str], *, images: int = 600, seed: int = 0
         raise UserError(f"--images={images}: must be at least {MIN_IMAGES}, one per class and split.")
     if seed < 0:
         raise UserError(f"--seed={seed}: must be a whole number, at least 0.")
+    files.check_local("out", out)
     out = Path(out)
     if os.path.lexists(out):
         raise UserError(f"--out={out}: exists. Choose another directory, or remove this one: rm -r {out}")

@@ -17,6 +17,7 @@ import glob
 import itertools
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from tfrecord_tools.base import command, tabular, usage, words
-from tfrecord_tools.base.files import atomic
+from tfrecord_tools.base.files import atomic, check_local
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.foreign import example_parser, place, tfrecord_files
 from tfrecord_tools.foreign.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
@@ -62,6 +63,7 @@ class ShowConfig:
     def __post_init__(self) -> None:
         if self.records < 1:
             raise UserError(f"--records={self.records}: must be at least 1.")
+        check_local("grid", self.grid)
         if self.grid is not None and not self.grid.lower().endswith(".png"):
             raise UserError(f"--grid={self.grid}: must be the name of a PNG file, for example grid.png.")
 
@@ -220,7 +222,7 @@ def _decisions(shown: Place, damage: Callable[[str], object]) -> Iterator[str]:
     if not shown.is_directory or name not in shown.names:
         return
     try:
-        stored = decisions.of_text(shown.read(name), f"{shown.title}/{name}")
+        stored = decisions.of_text(shown.read(name), shown.title)
         counts = Counter(one.decision for one in stored.values())
     except UserError as error:
         damage(str(error))
@@ -237,7 +239,7 @@ def _code(shown: Place, contents: Sequence[Contents]) -> Iterator[str]:
     parsed = bool(_specifications(main)) and not main.kinds[OTHER]
     yield from ("", "To read them:", "", "import tensorflow as tf", "")
     if shown.is_remote:
-        yield f"# TensorFlow reads files on this machine. Copy the files of {shown.title} to this directory first."
+        yield from _copying(shown)
     if parsed:
         yield from _parser(main)
     pattern, paths = _pattern(shown, group), _quoted([str(shown.directory / path.name) for path in group.paths])
@@ -254,6 +256,18 @@ def _code(shown: Place, contents: Sequence[Contents]) -> Iterator[str]:
     if parsed and not all(main.images().values()):
         yield f"# Skip images that do not decode. {main.looked:,} of {main.parsed:,} records were tried."
         yield "data = data.ignore_errors(log_warning=True)"
+
+
+def _copying(shown: Place) -> Iterator[str]:
+    """Yield comments on how to copy files in a bucket to the directory that the code reads."""
+    first = "# TensorFlow reads files on this machine."
+    if not shown.is_directory:
+        yield f"{first} Copy {shown.title} to the working directory first."
+    elif dataset_files.CONVERT_JSON in shown.names:
+        yield f"{first} Copy the dataset first:"
+        yield f"# python -m tfrecord_tools.transfer {shlex.join([shown.title, str(shown.directory)])}"
+    else:
+        yield f"{first} Copy the files of {shown.title} to the directory {shown.directory}/ first."
 
 
 def _specifications(content: Contents) -> dict[str, dict[str, str]]:

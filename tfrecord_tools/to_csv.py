@@ -72,6 +72,7 @@ class CsvConfig(ScanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        files.check_local("out", self.out)
         if self.color not in COLORS:
             raise UserError(f"--color={self.color}: must be one of {', '.join(COLORS)}.")
         if self.resize_mode not in _SQUARE_MODES:

@@ -175,6 +175,8 @@ def audit_dataset(config: AuditConfig, log: Callable[[str], object] = print) -> 
     Raises:
         UserError: The dataset or the network does not exist, or there are too few records.
     """
+    if config.out:  # Before a dataset in a bucket is fetched.
+        run_directory.check_replaceable(Path(config.out), audit_files.ABOUT, "an audit")
     data = open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
     _check(data)
     out = Path(config.out) if config.out else audit_files.default(data)
@@ -370,12 +372,14 @@ OPTIONS = (
         "path",
         "Directory to write. Default: audits/NAME-DIGEST. NAME is the name of the dataset, and DIGEST is a"
         " checksum of the dataset.",
+        written=True,
     ),
     Option(
         "features",
         "path",
         "Directory for saved features. With the same directory, trainers.features reads the saved features.",
         default=AuditConfig.features,
+        written=True,
     ),
     engines.OPTION,
     Option(

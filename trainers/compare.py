@@ -173,6 +173,7 @@ def compare(
 
 
 def _config(tfrecords: str, out: str, given: Mapping[str, Any]) -> CompareConfig:
+    files.check_local("out", out)
     default: dict[str, Any] = {"variant": list(recipes.RECIPES), "backbone": [], "seeds": [0]}
     values = default | options.checked(OPTIONS, given)
     if not values["variant"]:

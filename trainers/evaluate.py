@@ -59,6 +59,7 @@ OPTIONS = (
         "path",
         "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory. NAME is the name of the"
         " dataset, and DIGEST is a checksum of the dataset. With --images, DIGEST is a checksum of the folder's path.",
+        written=True,
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option(
@@ -219,6 +220,8 @@ def evaluate_model(config: EvaluateConfig, log: Callable[[str], object] = print)
     """
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
+    if config.out:  # Before a dataset in a bucket is fetched.
+        _check_out(Path(config.out))
     images = _eval_set(config, info)
     for line in (*images.notes, *images.match.lines(), *views.notes(config.tta, info.classes)):
         log(line)

@@ -65,6 +65,7 @@ OPTIONS = (
         "out",
         "path",
         "Directory to write. Default: export/FORMAT in the run directory, or export/FORMAT-QUANTIZE with --quantize.",
+        written=True,
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option("overwrite", "switch", "Replace an existing export.", default=ModelExportConfig.overwrite),

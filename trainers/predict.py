@@ -65,7 +65,12 @@ _SHOWN = 10  # Images in the text of `Answers`.
 _SHARED = (*_MODEL, *_OF_IMAGES, *_CODE)
 # Only the command has these options, because the function returns the answers.
 _PRINTED = (
-    Option("csv", "path", "CSV file to write. It has one row per image, and one column with probabilities per class."),
+    Option(
+        "csv",
+        "path",
+        "CSV file to write. It has one row per image, and one column with probabilities per class.",
+        written=True,
+    ),
     Option("json", "switch", "Print JSON instead of a table.", default=False),
 )
 OPTIONS = (*_SHARED, *_PRINTED)

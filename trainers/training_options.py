@@ -140,6 +140,7 @@ _TRAINING = (
         "path",
         "Run directory. Default: an unfinished run with the same settings in runs/ is continued. If there is no such"
         " run, a new run is started in runs/.",
+        written=True,
     ),
     Option(
         "init_from",
@@ -464,6 +465,7 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
             "Directory for saved features. Later trainings on the same images read the saved features from this"
             " directory.",
             default=TrainConfig.features,
+            written=True,
         ),
         engines.OPTION,
     ),

@@ -67,7 +67,10 @@ class _Streamed(streaming.StreamingDataset):
         return (self.decode(sample["image"]) if self.decode else sample["image"]), sample["label"]
 
     def _read(self, number: Any) -> dict[str, Any]:
-        """Read a sample. With a small cache, the library sometimes raises an IndexError, so try again."""
+        """Read a sample. With a small cache, the library sometimes raises an IndexError, so try again.
+
+        The pauses count in the measured time.
+        """
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(IndexError):
                 sample: dict[str, Any] = super().__getitem__(number)

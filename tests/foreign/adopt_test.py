@@ -336,6 +336,18 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["d"]
 
 
+def test_a_file_that_is_no_tfrecord_is_named(tmp_path: Path) -> None:
+    shards(tmp_path / "d", "train-{:05d}-of-{:05d}", [kaggle(n) for n in range(6)])
+    path = tmp_path / "d/train-00001-of-00002"
+    path.write_bytes(image(1))
+    with pytest.raises(UserError) as caught:
+        quietly(tmp_path / "d", tmp_path / "out")
+    assert str(caught.value).startswith(f"{path}: is not a TFRecord file: the file is a JPEG image. Expected")
+    assert str(caught.value).endswith(
+        "--src=DIRECTORY`. Nothing was written. Copy the file again from an intact copy, or leave this file out."
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [

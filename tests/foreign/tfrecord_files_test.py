@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import os
+import pickle
 import struct
 import tracemalloc
 import zlib
@@ -14,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from foreign_records import write
+from foreign_records import example, write
 from image_sources import flip, image
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.foreign import tfrecord_files
-from tfrecord_tools.foreign.tfrecord_files import compression, find, read
+from tfrecord_tools.foreign import encoded_images, tfrecord_files
+from tfrecord_tools.foreign.tfrecord_files import Damage, compression, find, read, read_intact
 from tfrecord_tools.layout import schema
 
 RECORDS = [b"", b"one", bytes(range(256)) * 1000, b"", np.random.default_rng(0).bytes(300_000), b"last"]
@@ -175,6 +176,24 @@ def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes, mess
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         find(tmp_path / name, pytest.fail)
+
+
+def test_damage_has_advice_only_from_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfrecord"
+    write(path, [example({"k": 1})])
+    flip(path, 14)
+    reason = f"{path}: record 0 (counted from 0) at byte 0: the checksum of its data is wrong"
+    with pytest.raises(Damage) as caught:
+        list(read_intact(path, ""))
+    sent = pickle.loads(pickle.dumps(caught.value))  # As from a worker process.
+    assert (str(sent), sent.effect) == (reason, "the record is left out")
+    advice = "Copy the file again from an intact copy, or leave this file out."
+    assert str(sent.advised("Nothing was written. ")) == f"{reason}. Nothing was written. {advice}"
+    (tmp_path / "b.tfrecord").write_bytes(image(1))
+    with pytest.raises(UserError) as refused:
+        encoded_images.find("tfrecords", str(tmp_path), None)
+    assert str(refused.value).startswith(f"{tmp_path}/b.tfrecord: is not a TFRecord file: ")
+    assert str(refused.value).endswith(f"--src=DIRECTORY`. {advice}")
 
 
 def test_directories_without_tfrecords_are_refused(tmp_path: Path) -> None:

@@ -199,6 +199,20 @@ def test_damaged_datasets_are_refused(tmp_path: Path, text: str) -> None:
         decisions.of_dataset(tmp_path)
 
 
+def test_the_damaged_dataset_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for directory in (".", "pets", str(tmp_path / "pets")):
+        Path(directory, "convert.json").write_text("[]")
+        with pytest.raises(UserError) as caught:
+            decisions.of_dataset(directory)
+        assert str(caught.value).startswith(f"{directory}/convert.json: is damaged (")
+        assert str(caught.value).endswith(
+            "so the decisions in it cannot be read. Copy the file again from an undamaged copy, or delete"
+            f" {directory} to start without decisions."
+        )
+
+
 def test_images_are_found_by_all_bytes_of_the_hash() -> None:
     known = np.frombuffer(bytes.fromhex(A + B), np.uint8).reshape(2, 32)
     similar = known[0].copy()

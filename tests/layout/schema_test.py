@@ -111,6 +111,13 @@ def test_an_example_without_one_image(feature: tf.train.Feature | None, error: t
         schema.image_of(schema._head(1, len(content)) + content)
 
 
+def test_of_an_image_that_occurs_twice_the_last_one_counts() -> None:
+    entries = [tensorflow_example(image, "a.jpg", 1).features.SerializeToString() for image in (b"first", b"last")]
+    content = b"".join(entries)
+    example = schema._head(1, len(content)) + content
+    assert schema.image_of(example) == schema.decode_example(example)["image"] == b"last"
+
+
 def test_an_example_that_is_cut_has_no_image() -> None:
     example = schema.encode_example(bytes(300), "a.jpg", 0)
     for length in range(len(example)):

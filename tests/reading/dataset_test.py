@@ -594,6 +594,17 @@ def test_cached_pixels_give_the_same_stream(train: Records, damaged: Records) ->
         assert stream(again, 60, cache=cache) == stream(records, 60)
 
 
+@pytest.mark.parametrize("number", [10, -11])
+def test_a_cache_has_no_images_of_other_records(train: Records, number: int) -> None:
+    cache = dataset.cache_pixels(train, image_size=SIZE)
+    assert cache is not None
+    images = np.empty((2, SIZE, SIZE, 3), np.uint8)
+    assert cache.fetch(np.array([-1, 9]), images).all()
+    np.testing.assert_array_equal(images[0], images[1])
+    with pytest.raises(IndexError, match=f"^record {number} does not exist: there are 10 records$"):
+        cache.fetch(np.array([0, number]), images)
+
+
 def test_cache_keeps_to_its_budget(train: Records) -> None:
     size = 10 * SIZE * SIZE * 3
     cached = dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size)

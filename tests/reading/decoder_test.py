@@ -105,13 +105,27 @@ def test_bits_equal_the_reference_in_every_geometry(
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 @pytest.mark.parametrize("more", [0, -1, 1])
-def test_a_jpeg_that_needs_no_resizing_is_decoded_to_its_place(scale: int, more: int) -> None:
+@pytest.mark.parametrize(
+    "geometry", [Geometry(48, 64), Geometry(48, 64, "crop", 1.0), Geometry(48, 64, "pad")], ids=str
+)
+def test_a_jpeg_that_needs_no_resizing_is_decoded_to_its_place(
+    scale: int, more: int, geometry: Geometry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = encoded("JPEG", (64 * scale, 48 * scale + more))
-    geometry = Geometry(48, 64)
+    expected = decode_pixels(tf.constant(data), geometry).numpy()
     pixels = np.full((3, *geometry.shape), 7, np.uint8)
+    decode_jpeg, buffers = decoder.simplejpeg.decode_jpeg, []
+
+    def decode(data: bytes, **options: Any) -> np.ndarray:
+        buffers.append(options["buffer"])
+        return decode_jpeg(data, **options)
+
+    monkeypatch.setattr(decoder.simplejpeg, "decode_jpeg", decode)
+    monkeypatch.delattr(decoder, "_decode_odd_jpeg")  # TensorFlow is not needed.
     decoder.decode_into(pixels[1], data, geometry)
-    np.testing.assert_array_equal(pixels[1], decode_pixels(tf.constant(data), geometry).numpy())
+    np.testing.assert_array_equal(pixels[1], expected)
     assert (pixels[[0, 2]] == 7).all()
+    assert [buffer is not None for buffer in buffers] == [more == 0]
 
 
 def test_padding_is_written_over_old_pixels() -> None:

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from judged_runs import SIZE, color_model
 from s3_bucket import Bucket
 
 import trainers
+from tfrecord_tools import export as export_command
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.export import ExportConfig, export
 from tfrecord_tools.exporting import folder, pictures
@@ -90,20 +92,50 @@ def test_a_full_disk_names_the_cache(url: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(folder, "relative", full)
     config = ExportConfig(tfrecords=url, out=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     message = (
-        r"^a\.jpg: No space left on device\. Nothing was written\. Fix the cause and run the same command again\. The"
-        rf" cache in {tmp_path}/cache needs space, too: pass a smaller --cache_bytes, such as"
-        r" --cache_bytes=1000000000\.$"
+        "a.jpg: No space left on device. Nothing was written. Fix the cause and run the same command again."
+        f" The cache in {tmp_path}/cache is on the same disk: pass a smaller --cache_bytes, or a --cache_dir on another"
+        " disk."
     )
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as caught:
         export(config, lambda line: None)
+    assert str(caught.value) == message
     assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(export_command, "_disk", lambda path: "cache" in path.name)  # Two disks.
+    with pytest.raises(UserError) as caught:
+        export(config, lambda line: None)
+    assert str(caught.value) == message.partition(" The cache")[0]
+
+
+def test_a_place_that_is_not_free_is_noticed_before_the_dataset_is_fetched(
+    url: str, pets: Path, tmp_path: Path, network: BadNetwork
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    for directory in (run, out):
+        directory.mkdir()
+        (directory / "notes.txt").touch()
+    model_file.save(color_model(("greens", "reds")), _info(pets), run / "model.keras")
+    network.requests.clear()
+    with pytest.raises(UserError, match=rf"^--out={out}: exists and is not an empty directory\. Choose a new or"):
+        export(ExportConfig(tfrecords=url, out=str(out)))
+    commands: list[tuple[Callable[..., object], dict[str, Any]]] = [
+        (trainers.export, {"run": run}),
+        (trainers.evaluate, {"run": run}),
+        (trainers.audit, {}),
+    ]
+    for command, given in commands:
+        with pytest.raises(UserError, match=rf"^--out={out}: "):
+            command(tfrecords=url, out=out, **given)
+    assert network.requests == []
+
+
+def _info(pets: Path) -> Any:
+    return model_file.describe(open_dataset(pets), image_size=SIZE, crop=1.0, trainer="finetune")
 
 
 def test_an_exported_model_is_checked_on_the_same_images(url: str, pets: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    info = model_file.describe(open_dataset(pets), image_size=SIZE, crop=1.0, trainer="finetune")
-    model_file.save(color_model(("greens", "reds")), info, run / "model.keras")
+    model_file.save(color_model(("greens", "reds")), _info(pets), run / "model.keras")
     sources: list[dict[str, Any]] = [{"tfrecords": pets}, {"tfrecords": url, "cache_dir": tmp_path / "cache"}]
     checks = [
         trainers.export(run=run, samples=20, out=tmp_path / str(number), **source).check
@@ -185,7 +217,8 @@ def test_show_reports_the_same(
 def test_the_code_for_a_bucket_reads_a_copy(url: str, pets: Path, tmp_path: Path, monkeypatch) -> None:
     lines, _ = shown(f"{url}/")
     code = lines[lines.index("To read them:") + 1 :]
-    assert f"# TensorFlow reads files on this machine. Copy the files of {url} to this directory first." in code
+    comment = code.index("# TensorFlow reads files on this machine. Copy the dataset first:")
+    assert code[comment + 1] == f"# python -m tfrecord_tools.transfer {url} pets"
     (tmp_path / "pets").symlink_to(pets)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -212,6 +245,8 @@ def test_show_of_one_file_in_a_bucket(
         line.replace(here, f"{bucket.url}/some where/some.tfrecord") for line in until_code(expected)
     ]
     assert "2 classes of label: 0 cats, 1 dogs" in lines
+    here = f"Copy {bucket.url}/some where/some.tfrecord to the working directory first."
+    assert f"# TensorFlow reads files on this machine. {here}" in lines
     assert 'files = ["some.tfrecord"]' in lines
 
 
@@ -221,6 +256,9 @@ def test_show_finds_damage_in_a_bucket(bucket: Bucket, tmp_path: Path, network: 
     bucket.put("d/a.tfrecord", (tmp_path / "a.tfrecord").read_bytes())
     lines, error = shown(f"{bucket.url}/d")
     assert lines[0].startswith(f"{bucket.url}/d: 8 records in 1 file")
+    comment = f"# TensorFlow reads files on this machine. Copy the files of {bucket.url}/d to the directory d/ first."
+    assert comment in lines
+    assert 'files = ["d/a.tfrecord"]' in lines
     assert error.startswith(f"{bucket.url}/d is damaged:\n  {bucket.url}/d/a.tfrecord: record 1 (counted from 0) at")
 
 
@@ -293,9 +331,75 @@ def test_show_of_a_web_server(pets: Path) -> None:
 
 
 def test_show_without_the_right_to_list(url: str, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(store: object) -> list[Object]:
+    def denied(store: object, below: bool = True) -> list[Object]:
         raise Denied("access is denied")
 
     monkeypatch.setattr(opening, "list_objects", denied)
     name = next(pets.glob("*-validation.tfrecord-*")).name
     assert shown(f"{url}/{name}")[0][0].startswith(f"{url}/{name}: 40 records in 1 file, ")
+
+
+def _may_not_list(method: str, path: str) -> str:
+    return "denied" if "list-type" in path else ""
+
+
+def _denied(method: str, path: str) -> str:
+    return "denied"
+
+
+@pytest.mark.parametrize(
+    ("path", "rule", "message"),
+    [
+        ("", None, r": no file was found\. Pass the URL of a TFRecord file, or of a directory with such files\.$"),
+        ("", _may_not_list, r": access is denied \(AccessDenied: Access Denied\)\. Set AWS_ACCESS_KEY_ID and"),
+        (
+            "/none",
+            _may_not_list,
+            r"/none: access is denied \(AccessDenied: Access Denied\)\. Set AWS_ACCESS_KEY_ID and",
+        ),
+        ("/none", _denied, r"/none: access is denied \("),
+    ],
+)
+def test_a_refusal_of_the_store_is_shown(
+    bucket: Bucket, network: BadNetwork, path: str, rule: Callable[[str, str], str] | None, message: str
+) -> None:
+    network.rule = rule or network.rule
+    lines, error = shown(f"{bucket.url}{path}")
+    assert lines == []
+    assert re.match(f"{bucket.url}{message}", error), error
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"convert.claim.json": b"{}"}, r": the conversion is unfinished\. Run the same convert command again\.$"),
+        ({"convert.json": b"[]"}, r"/convert\.json: is damaged \(.*\)\. Copy the dataset to the bucket again\.$"),
+    ],
+)
+def test_a_dataset_that_cannot_be_shown_without_a_listing(
+    bucket: Bucket, network: BadNetwork, files: dict[str, bytes], message: str
+) -> None:
+    network.rule = _may_not_list
+    for name, content in files.items():
+        bucket.put(f"pets/{name}", content)
+    lines, error = shown(f"{bucket.url}/pets")
+    assert lines == []
+    assert re.match(f"{bucket.url}/pets{message}", error), error
+
+
+def test_one_file_lists_its_directory_only(bucket: Bucket, tmp_path: Path, network: BadNetwork) -> None:
+    write(tmp_path / "a.tfrecord", [example({"k": 1})])
+    for name in ("a.tfrecord", "b.tfrecord", "deep/c.tfrecord"):
+        bucket.put(f"d/{name}", (tmp_path / "a.tfrecord").read_bytes())
+    network.requests.clear()
+    files, is_directory = bucket_files.listed(f"{bucket.url}/d/a.tfrecord")
+    assert ([file.name for file in files], is_directory) == (["a.tfrecord", "b.tfrecord"], False)
+    listings = [path for _, path, _ in network.requests if "list-type" in path]
+    assert [("delimiter" in path, "a.tfrecord" in path) for path in listings] == [(False, True), (True, False)]
+
+
+def test_a_dataset_is_read_without_the_right_to_list(url: str, pets: Path, tmp_path: Path, network: BadNetwork) -> None:
+    network.rule = _may_not_list
+    data = open_dataset(url, cache_dir=tmp_path / "cache")
+    assert data.records("validation").labels.tolist() == open_dataset(pets).records("validation").labels.tolist()
+    assert shown(url)[0][0].startswith(f"{url}: 280 records in ")

@@ -51,6 +51,8 @@ def test_write_read_list_copy_delete(store: Store, tmp_path: Path) -> None:
     assert [(found.path, found.size) for found in store.list()] == [("a.bin", 2000), (name, 1000)]
     assert [found.path for found in store.list("deep")] == [name]
     assert list(store.list("nothing")) == []
+    assert [found.path for found in store.list(below=False)] == ["a.bin"]
+    assert [found.path for found in store.list("deep", below=False)] == [name]
     store.copy(name, "copy")
     assert bytes(store.get("copy")) == data
     store.delete("copy")

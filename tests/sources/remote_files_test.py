@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.server
 import json
+import ntpath
 import re
 import sys
 import threading
+import types
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from s3_bucket import Bucket
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.export import ExportConfig, export
+from tfrecord_tools.sources import imagefolder as tables_of_folders
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -133,6 +136,30 @@ def test_imagefolder(tmp_path: Path, kind: str) -> None:
         (f"{split}/lost.jpg", "listed in the manifest, but not in the bucket") for split in ("test", "train")
     ]
     system.rm(f"/folder-{kind}", recursive=True)
+
+
+def test_a_manifest_on_this_machine_for_images_in_a_bucket(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    system = fsspec.filesystem("memory")
+    for number in range(4):
+        draw(tmp_path / f"{number}.jpg")
+        system.pipe(f"/listed/{number}.jpg", (tmp_path / f"{number}.jpg").read_bytes())
+    rows = "".join(f"{number}.jpg,{'ab'[number % 2]}\n" for number in range(5))
+    (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
+    sources = scanned("memory://listed", manifest=str(tmp_path / "list.csv"))  # type: ignore[arg-type]
+    assert list(sources.paths) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert [(r.path, r.reason) for r in sources.rejected] == [
+        ("4.jpg", "listed in the manifest, but not in the bucket")
+    ]
+    system.rm("/listed", recursive=True)
+
+
+def test_tables_among_objects_have_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, too, where `os.path.join` writes backslashes."""
+    monkeypatch.setattr(tables_of_folders, "os", types.SimpleNamespace(path=ntpath))
+    objects = {"train/metadata.csv", "train/1.jpg", "test/1.jpg"}
+    with pytest.raises(UserError, match=r"^memory://none/train/metadata\.csv: "):
+        tables_of_folders.check_readable("memory://none", None, objects)
 
 
 def test_damaged_table_of_an_imagefolder(tmp_path: Path) -> None:

@@ -98,6 +98,25 @@ def expand_fields(config: object, *names: str) -> None:
             object.__setattr__(config, name, expand_user(value, f"--{name}="))
 
 
+def check_local(flag: str, path: StrPath | None, dataset: bool = False) -> None:
+    """Raise a UserError if a path to write is a URL: its directory would be called `s3:` here.
+
+    Args:
+        flag: Name of the flag with the path, for the message.
+        path: The path. None is allowed.
+        dataset: Whether a dataset is written, which `transfer` can copy to a bucket.
+    """
+    if path is None or not is_url(os.fspath(path)):
+        return
+    copy = f"run python -m tfrecord_tools.transfer {flag.upper()} {path}"
+    if not dataset:
+        copy = "copy the result with a tool of the store, such as aws s3 cp or rclone"
+    raise UserError(
+        f"--{flag}={path}: must be a path on this machine, not a URL. Pass such a path as --{flag}={flag.upper()}, and"
+        f" then {copy}."
+    )
+
+
 def cache_directory() -> Path | None:
     """Return this user's directory for files that can be made again; None if there is no home directory.
 

@@ -72,6 +72,7 @@ class Option:
             instead of pairs.
         example: Example for the error message.
         hint: Sentence for the message about a function that cannot be imported by name.
+        written: Whether the command writes to this path. A URL is then refused.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Option:
     choices: Sequence[str] = ()
     example: str = ""
     hint: str = ""
+    written: bool = False
 
     def define(self, own: flags.FlagValues = flags.FLAGS) -> None:
         """Define the flag in `own`. By default, these are the flags of the running command."""
@@ -128,6 +130,8 @@ class Option:
             raise UserError(f"{self.shown(given)}: must be {words}{what}{example}.") from None
         if self.kind == "path":
             value = files.expand_user(value, f"--{self.name}=")
+            if self.written:
+                files.check_local(self.name, value)
         if isinstance(value, dict):
             return value
         wrong = [

@@ -69,7 +69,7 @@ def decode_into(pixels: np.ndarray, encoded: Encoded, geometry: Geometry, raw_si
     """Write the result of `decode` into `pixels`.
 
     Args:
-        pixels: u8[height width 3]. The rows must follow each other in memory.
+        pixels: u8[height width 3], C-contiguous.
         encoded: As in `decode`.
         geometry: The input of the network.
         raw_size: As in `decode`.
@@ -102,8 +102,9 @@ def decode_plain_jpeg_into(pixels: np.ndarray, encoded: Encoded, geometry: Geome
         if colors not in _COLORS or min(height, width) < _LEAST_SIDE:
             return False
         scale = geometry.decoding_scale(height, width)
-        # Such an image needs no resizing, so it is decoded to its place.
-        is_fitted = geometry.part(height, width) == (0, 0, scale * geometry.height, scale * geometry.width)
+        # An image that needs no resizing is decoded to its place.
+        is_fitted = (height, width) == (scale * geometry.height, scale * geometry.width)
+        is_fitted = is_fitted and geometry.part(height, width) == (0, 0, height, width)
         image = simplejpeg.decode_jpeg(
             encoded,
             min_height=-(-height // scale),

@@ -22,6 +22,7 @@ from tfrecord_tools.remote.store import open_store
 _HEAD = 4096  # Bytes that are fetched to find out what a file is.
 _FIRST, _MOST = 1 << 18, 8 << 20  # Bytes of the first and of later requests.
 _REQUESTS = 16  # At once, for the heads of many files.
+_EXPECTED = "Pass the URL of a TFRecord file, or of a directory with such files."
 
 
 class BucketFile:
@@ -99,40 +100,41 @@ def listed(url: str) -> tuple[list[BucketFile], bool]:
         UserError: There is nothing at this URL, or the store cannot be read.
     """
     url = url.rstrip("/")
-    store = open_store(url, SHORT)
-    try:
-        found = opening.list_objects(store)
-    except Denied:  # A file may be readable although its directory cannot be listed.
-        found = []
-    if not found:
-        found = _of_dataset(store)
-    if found:
-        return _as_files(url, found), True
-    return _beside(url), False
+    store, denied = open_store(url, SHORT), None
+    for find_all in (opening.list_objects, _of_dataset):
+        try:
+            if found := find_all(store):
+                return _as_files(url, found), True
+        except Denied as error:  # A file may be readable although its directory cannot be listed.
+            denied = denied or error
+    return _beside(url, denied), False
 
 
 def _of_dataset(store: Store) -> list[Object]:
     """Return the files of a dataset of this package, by the names that its convert.json has."""
     try:
         return list(opening.objects_of(store).values())
-    except UserError:
+    except Missing:
         return []
 
 
-def _beside(url: str) -> list[BucketFile]:
-    """Return the file at a URL and, if the store can list them, the other files in its directory."""
+def _beside(url: str, denied: Denied | None) -> list[BucketFile]:
+    """Return the file at a URL and, if the store can list them, the other files in its directory.
+
+    Args:
+        url: The URL, without a slash at its end.
+        denied: The error of listing the URL as a directory. If there is no file, it is raised.
+    """
     directory, _, name = url.rpartition("/")
-    missing = UserError(f"{url}: does not exist. Pass the URL of a TFRecord file, or of a directory with such files.")
     if directory.endswith("/"):  # A bucket, or a server.
-        raise missing
+        raise denied or UserError(f"{url}: no file was found. {_EXPECTED}")
     store = open_store(directory, SHORT)
     try:
         found = store.head(name)
     except Missing as error:
-        raise missing from error
+        raise denied or UserError(f"{url}: does not exist. {_EXPECTED}") from error
     with contextlib.suppress(Denied):
-        beside = [one for one in opening.list_objects(store) if "/" not in one.path]
-        return _as_files(directory, beside or [found])
+        return _as_files(directory, opening.list_objects(store, below=False) or [found])
     return _as_files(directory, [found])
 
 

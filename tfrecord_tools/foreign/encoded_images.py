@@ -10,7 +10,6 @@ from typing import NamedTuple
 from tfrecord_tools.base import words
 from tfrecord_tools.foreign import example_parser, forms, guess_keys, samples, tfrecord_files
 from tfrecord_tools.foreign.forms import Form, Unusable
-from tfrecord_tools.foreign.indexing import refuse
 
 
 class EncodedImage(NamedTuple):
@@ -78,7 +77,10 @@ def find(flag: str, pattern: str, image_key: str | None) -> ImageRecords:
         UserError: There are no such files, a file is damaged at its start, or no feature holds an encoded image.
     """
     notes: list[str] = []
-    paths = tfrecord_files.matching(flag, pattern, notes, refuse)
+    try:
+        paths = tfrecord_files.matching(flag, pattern, notes, tfrecord_files.refuse)
+    except tfrecord_files.Damage as damage:
+        raise damage.advised() from damage
     shards = [(path, tfrecord_files.compression(path)) for path in paths]
     # Damaged records are reported when all records are read.
     parsed = samples.examples(shards[: samples.FILES], f"--{flag}={pattern}", _valid)

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from tfrecord_tools.base import files
-from tfrecord_tools.errors import UserError
 from tfrecord_tools.foreign import example_parser, forms, tfrecord_files
 from tfrecord_tools.foreign.forms import INDEX, Form, Label, Unlabeled, Unusable
 from tfrecord_tools.images import preparation
@@ -267,11 +266,6 @@ def _facts(image: bytes, prepared: Prepared) -> tuple[Any, ...]:
 
 def _read(shard: Shard) -> Iterator[bytes]:
     return tfrecord_files.read_intact(shard.path, shard.compression)
-
-
-def refuse(message: str) -> None:
-    """Stop because of a damaged file."""
-    raise UserError(f"{message}. Copy the file again from an intact copy.")
 
 
 def _numbered(shard: Shard, number: int) -> str:

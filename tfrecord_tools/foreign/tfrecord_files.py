@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError, named
@@ -74,16 +74,35 @@ class Group(Generic[AnyFile]):
         return int(shard[2]) - len(self.paths) if shard else 0
 
 
-class Damage(NamedTuple):
-    """Damage of a file.
+class Damage(UserError):
+    """Damage of a file. The caller of a reader catches it, and raises `advised`.
 
-    Attributes:
+    Args:
         reason: File, record number, byte offset, and what is wrong.
         effect: The part that `read` leaves out because of the damage.
     """
 
-    reason: str
-    effect: str
+    def __init__(self, reason: str, effect: str = ""):
+        super().__init__(reason, effect)  # Both, so that worker processes can send the exception.
+        self.effect = effect
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def advised(self, state: str = "") -> UserError:
+        """Return the error for the user.
+
+        Args:
+            state: Sentences about the work that the damage stopped, which only the caller knows. They end with a space.
+        """
+        return UserError(
+            f"{str(self).rstrip('.')}. {state}Copy the file again from an intact copy, or leave this file out."
+        )
+
+
+def refuse(message: str) -> None:
+    """Raise a `Damage`, as an `on_damage` for callers that read intact files only."""
+    raise Damage(message)
 
 
 def find(path: Path, on_damage: Callable[[str], object], below: bool = False) -> list[Group[Path]]:
@@ -240,7 +259,7 @@ def read(path: File, compression: str, on_damage: Callable[[str], object]) -> It
     """
     for data in _records(path, compression):
         if isinstance(data, Damage):
-            on_damage(f"{data.reason}; {data.effect}")
+            on_damage(f"{data}; {data.effect}")
         else:
             yield data
 
@@ -253,13 +272,11 @@ def read_intact(path: Path, compression: str) -> Iterator[bytes]:
         compression: The file's compression, as the function `compression` returned it.
 
     Raises:
-        UserError: The file is damaged. The message names the first damage.
+        Damage: The file is damaged. The message names the first damage.
     """
     for data in _records(path, compression):
         if isinstance(data, Damage):
-            raise UserError(
-                f"{data.reason}. Nothing was written. Copy the file again from an intact copy, or leave this file out."
-            )
+            raise data
         yield data
 
 

@@ -322,15 +322,15 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
         UserError: `convert.json` is damaged.
     """
     path = Path(directory) / dataset_files.CONVERT_JSON
-    return of_text(path.read_bytes(), str(path)) if path.exists() else {}
+    return of_text(path.read_bytes(), str(directory)) if path.exists() else {}
 
 
-def of_text(contents: bytes, origin: str) -> dict[str, Decision]:
+def of_text(contents: bytes, directory: str) -> dict[str, Decision]:
     """Return the decisions in the contents of a `convert.json`, key -> decision.
 
     Args:
         contents: The contents of the file.
-        origin: Path or URL of the file, for messages.
+        directory: Path or URL of the directory of the dataset, for messages.
 
     Raises:
         UserError: The file is damaged.
@@ -340,8 +340,8 @@ def of_text(contents: bytes, origin: str) -> dict[str, Decision]:
         return {one.key: one for one in map(_from_entry, _listed(entries))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{origin}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
-            f" undamaged copy, or delete {origin.rpartition('/')[0]} to start without decisions."
+            f"{directory}/{dataset_files.CONVERT_JSON}: is damaged ({error!r}), so the decisions in it cannot be read."
+            f" Copy the file again from an undamaged copy, or delete {directory} to start without decisions."
         ) from error
 
 

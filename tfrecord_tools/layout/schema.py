@@ -103,19 +103,21 @@ def decode_example(serialized: bytes | memoryview, keys: Keys = OURS) -> Example
 def image_of(serialized: bytes | memoryview, keys: Keys = OURS) -> bytes | memoryview:
     """Return only the image of a serialized example; for a view, a view.
 
-    An image that is the first feature is found at once. Otherwise, the whole example is decoded.
+    An image that is the first feature is found at once, and the other features are not looked at. Otherwise, the whole
+    example is decoded.
 
     Raises:
-        KeyError, ValueError: As for `decode_example`.
+        KeyError, ValueError: The example has not exactly one image, or ends too early.
     """
     match = _image_first(keys.image).match(serialized)
     if match:
         features, feature, values, value = (wire.read_varint(length, 0)[0] for length in match.groups())
-        start = match.end()
+        start, end = match.end(), match.end() + value
         is_whole = match.end(1) + features == len(serialized) and serialized[-1] < 0x80  # A cut number ends above.
         is_single = feature - len(match[3]) - 1 == values == value + len(match[4]) + 1
-        if is_whole and is_single and start + value <= len(serialized):
-            return serialized[start : start + value]
+        is_last = _key(keys.image) not in bytes(serialized[end:])  # If a key occurs twice, the last value counts.
+        if is_whole and is_single and is_last and end <= len(serialized):
+            return serialized[start:end]
     return decode_example(serialized, keys)["image"]
 
 
@@ -125,9 +127,15 @@ def _image_first(key: str) -> re.Pattern[bytes]:
 
     The groups are the encoded lengths of all features, of this feature, of the list of values, and of the image.
     """
-    length, name = rb"[\x80-\xff]{0,9}[\x00-\x7f]", key.encode()
-    before = b"\n(%b)\n%b\n%b" % (length, length, re.escape(_varint(len(name)) + name))
+    length = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
+    before = b"\n(%b)\n%b%b" % (length, length, re.escape(_key(key)))
     return re.compile(before + b"\x12(%b)\n(%b)\n(%b)" % (length, length, length), re.DOTALL)
+
+
+@functools.cache
+def _key(key: str) -> bytes:
+    name = key.encode()
+    return _head(1, len(name)) + name
 
 
 def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -152,19 +160,23 @@ def frame_parts(parts: Sequence[bytes]) -> tuple[bytes, ...]:
 
 def unframe(framed: bytes | memoryview) -> bytes | None:
     """Return a copy of the data of one complete frame, or None if a checksum or the length is wrong."""
-    data = content(memoryview(framed))
-    return None if data is None else bytes(data)
+    data = bytes(framed[HEADER_BYTES:-4])
+    return data if _is_valid(framed, data) else None
 
 
 def content(framed: memoryview) -> memoryview | None:
     """Return a view of the data of one complete frame, or None if a checksum or the length is wrong."""
+    data = framed[HEADER_BYTES:-4]
+    # google_crc32c takes no memoryview, but an array with the same memory.
+    return data if _is_valid(framed, np.frombuffer(data, np.uint8)) else None
+
+
+def _is_valid(framed: bytes | memoryview, data: bytes | np.ndarray) -> bool:
     count = len(framed) - FRAME_BYTES
     if count < 0 or data_bytes(framed[:HEADER_BYTES]) != count:
-        return None
+        return False
     (crc,) = _CRC.unpack_from(framed, count + HEADER_BYTES)
-    # google_crc32c takes no memoryview, but an array with the same memory.
-    valid = crc == _masked(google_crc32c.value(np.frombuffer(framed, np.uint8, count, HEADER_BYTES)))
-    return framed[HEADER_BYTES:-4] if valid else None
+    return bool(crc == _masked(google_crc32c.value(data)))
 
 
 def data_bytes(header: bytes | memoryview) -> int | None:

@@ -32,6 +32,22 @@ def _keep_memory() -> None:
     np.empty(_LARGE_BLOCK, np.uint8)
 
 
+@contextlib.contextmanager
+def _buffer_of_thread() -> Iterator[memoryview]:
+    """Lend the buffer of this thread. Until it is back, further reads of the thread get another buffer.
+
+    A buffer that is used again is faster than new memory: the system does not have to provide and clear it.
+    """
+    buffer = _local.__dict__.pop("buffer", None)
+    if buffer is None:
+        _keep_memory()
+        buffer = memoryview(bytearray(2 * _MAX_READ))
+    try:
+        yield buffer
+    finally:
+        _local.buffer = buffer
+
+
 class ShardFiles:
     """The shards of a dataset. They are opened when they are first read.
 
@@ -100,30 +116,23 @@ class ShardFiles:
         stops = np.append(np.flatnonzero(~follows) + 1, len(order))[: len(order)]
         indexes, starts, ends = order.tolist(), starts.tolist(), ends.tolist()
         first = 0
-        for shard, stop in zip(shards[stops - 1].tolist(), stops.tolist()):
-            start = starts[first]
-            view = self._view(shard, ends[stop - 1] - start, start)
-            if view is not None:
-                for i in range(first, stop):
-                    yield indexes[i], view[starts[i] - start : ends[i] - start]
-            first = stop
+        with _buffer_of_thread() as buffer:
+            for shard, stop in zip(shards[stops - 1].tolist(), stops.tolist()):
+                start = starts[first]
+                view = self._view(shard, ends[stop - 1] - start, start, buffer)
+                if view is not None:
+                    for i in range(first, stop):
+                        yield indexes[i], view[starts[i] - start : ends[i] - start]
+                first = stop
 
-    def _view(self, shard: int, size: int, offset: int) -> memoryview | None:
-        """Read into the buffer of this thread; return None if the shard cannot be read.
-
-        A buffer that is used again is faster than new memory: the system does not have to provide and clear it.
-        """
-        buffer = getattr(_local, "buffer", None)
-        if size > 2 * _MAX_READ:  # A large record is read into memory that is not kept.
-            buffer = memoryview(bytearray(size))
-        elif buffer is None:
-            _keep_memory()
-            buffer = _local.buffer = memoryview(bytearray(2 * _MAX_READ))
+    def _view(self, shard: int, size: int, offset: int, buffer: memoryview) -> memoryview | None:
+        """Read into the buffer, or into new memory if it is too small. None: the shard cannot be read."""
+        target = buffer[:size] if size <= len(buffer) else memoryview(bytearray(size))
         try:
-            count = self._with_file(shard, lambda file: files.read_into(file, buffer[:size], offset))
+            count = self._with_file(shard, lambda file: files.read_into(file, target, offset))
         except OSError:
             return None
-        return buffer[:count]
+        return target[:count]
 
     def _with_file(self, shard: int, read: Callable[[int], Result]) -> Result:
         """Call a function with the descriptor of a shard that this process has opened.

@@ -45,9 +45,9 @@ class FsspecStore:
 
         return self._call(path, read)
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
+    def list(self, prefix: str = "", below: bool = True) -> Iterator[Object]:
         def read(system: Any, root: str) -> list[Object]:
-            infos = system.find(f"{root}/{prefix}".rstrip("/"), detail=True)
+            infos = system.find(f"{root}/{prefix}".rstrip("/"), maxdepth=None if below else 1, detail=True)
             return [
                 Object(name.removeprefix(f"{root}/"), info["size"], system.ukey(name)) for name, info in infos.items()
             ]

@@ -37,6 +37,9 @@ _S3 = frozenset({"s3", "s3a"})
 _PACKAGE = "pip install 'tfrecord-tools[bucket]'"
 _TOTAL = 600.0  # Seconds in which a request must end even if bytes arrive all the time.
 _PART_BYTES = 50 << 20  # Files above this size are sent in parts. The ETag of an upload depends on it.
+_REFUSALS = ("PermissionDeniedError", "UnauthenticatedError")
+# obstore has no exception of its own for a listing that is refused, or for missing credentials.
+_SIGNS_OF_REFUSAL = ("status code: 401", "status code: 403", "redentials", "169.254.")
 _FINAL = ("status code: 301", "status code: 400", "status code: 416")
 Result = TypeVar("Result")
 
@@ -83,9 +86,12 @@ class ObjectStore:
 
         return self._call(path, read)
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
+    def list(self, prefix: str = "", below: bool = True) -> Iterator[Object]:
         def read(obstore: Any, client: Any) -> list[Object]:
-            pages = obstore.list(client, prefix or None)
+            if below:
+                pages = obstore.list(client, prefix or None)
+            else:
+                pages = [obstore.list_with_delimiter(client, prefix or None)["objects"]]
             return [_object(found["path"], found) for page in pages for found in page]
 
         if not self._directory.is_dir():  # A bucket has no directories that could be missing.
@@ -170,7 +176,7 @@ class ObjectStore:
         if isinstance(error, FileNotFoundError) or "NoSuchBucket" in text or "status code: 404" in text:
             what = "the bucket does not exist" if "NoSuchBucket" in text else "does not exist"
             return Missing(f"{url}: {what}. Check the URL.")
-        if kind in ("PermissionDeniedError", "UnauthenticatedError") or "redentials" in text or "169.254." in text:
+        if kind in _REFUSALS or any(sign in text for sign in _SIGNS_OF_REFUSAL):
             return Denied(f"{url}: access is denied ({_shown(error)}). {_credentials(url)}")
         if kind == "AlreadyExistsError":
             return Exists(_exists(url))

@@ -41,8 +41,8 @@ class ForkSafe:
     def get(self, path: str, start: int = 0, end: int | None = None, tag: str = "") -> memoryview:
         return memoryview(self._call("get", path, start, end, tag))
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
-        return iter(self._call("list", prefix))
+    def list(self, prefix: str = "", below: bool = True) -> Iterator[Object]:
+        return iter(self._call("list", prefix, below))
 
     def put(self, path: str, data: bytes | Path, create: bool = False) -> Object:
         written: Object = self._call("put", path, data, create)

@@ -114,8 +114,13 @@ class Store(Protocol):
             Changed: The object has another tag, or it ends before `end`.
         """
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
-        """Return the objects in the directory `prefix` and below it, in the order of their paths."""
+    def list(self, prefix: str = "", below: bool = True) -> Iterator[Object]:
+        """Return the objects in the directory `prefix`, in the order of their paths.
+
+        Args:
+            prefix: Path of the directory below the URL.
+            below: Whether the objects in its subdirectories are returned, too.
+        """
 
     def put(self, path: str, data: bytes | Path, create: bool = False) -> Object:
         """Write an object. Readers see the old object or the complete new one.

@@ -20,7 +20,7 @@ from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.record_map import RecordMap
 from tfrecord_tools.remote import space as spaces
 from tfrecord_tools.remote import whole
-from tfrecord_tools.remote.interface import SHORT, Missing, Object, Patience, Store
+from tfrecord_tools.remote.interface import SHORT, Denied, Missing, Object, Patience, Store
 from tfrecord_tools.remote.shards import RemoteShards, Split
 from tfrecord_tools.remote.store import open_store
 
@@ -151,21 +151,26 @@ def objects_of(store: Store) -> dict[str, Object]:
     If the store can list, all other files of the dataset are in the result, too.
 
     Raises:
-        UserError: The URL is not a dataset, or the store cannot be reached.
+        Missing: The URL is not a dataset.
+        UserError: The conversion is unfinished, convert.json is damaged, or the store cannot be read.
     """
     return _found(store)[0]
 
 
-def list_objects(store: Store) -> list[Object]:
-    """Return the objects below the URL of a store. A web server that cannot list gives an empty list.
+def list_objects(store: Store, below: bool = True) -> list[Object]:
+    """Return the objects at the URL of a store. A web server that cannot list gives an empty list.
+
+    Args:
+        store: The store.
+        below: Whether the objects in subdirectories are returned, too.
 
     Raises:
         UserError: A bucket does not exist, or cannot be read.
     """
     if not store.url.startswith(_UNLISTED):
-        return list(store.list())
+        return list(store.list(below=below))
     try:  # The answers of such a server look as if the next attempt could succeed.
-        return list(open_store(store.url, _ONCE).list())
+        return list(open_store(store.url, _ONCE).list(below=below))
     except UserError:
         return []
 
@@ -180,7 +185,7 @@ def _found(store: Store) -> tuple[dict[str, Object], bytes]:
                 f"{store.url}: is not a dataset yet. A conversion is writing it{_began(store)}. Wait until it ends. If"
                 " it does not run any more, run its command again."
             ) from error
-        raise UserError(
+        raise Missing(
             f"{store.url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a dataset that"
             " convert has written there. To copy a dataset there, run python -m tfrecord_tools.transfer OUT"
             f" {store.url}"
@@ -210,9 +215,10 @@ def default_cache_dir() -> Path:
 
 def _objects(store: Store, url: str, facts: bytes) -> dict[str, Object]:
     """Return the versions of the index and of all shards, by one listing or by a request for each."""
-    listed = {found.path: found for found in list_objects(store) if "/" not in found.path}
-    if index.FILE_NAME in listed:
-        return listed
+    with contextlib.suppress(Denied):  # Objects may be readable although they cannot be listed.
+        listed = {found.path: found for found in list_objects(store, below=False)}
+        if index.FILE_NAME in listed:
+            return listed
     with concurrent.futures.ThreadPoolExecutor(_HEADS) as pool:
         return {found.path: found for found in pool.map(store.head, [index.FILE_NAME, *_shard_names(url, facts)])}
 

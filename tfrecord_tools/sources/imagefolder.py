@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 
 from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError, named
@@ -32,7 +32,7 @@ class Table:
     split: str | None
 
 
-def find(src: str, reading: Reading, objects: Sequence[str] | None) -> list[Table]:
+def find(src: str, reading: Reading, objects: Set[str] | None) -> list[Table]:
     """Return the tables in a directory, or else those in its directories of splits.
 
     A table must have the column `file_name` and a column of labels.
@@ -50,7 +50,7 @@ def find(src: str, reading: Reading, objects: Sequence[str] | None) -> list[Tabl
     ]
 
 
-def _splits(src: str, objects: Sequence[str] | None) -> list[str]:
+def _splits(src: str, objects: Collection[str] | None) -> list[str]:
     """Return the names of the directories of splits."""
     if objects is not None:
         return sorted(name for name in {path.partition("/")[0] for path in objects if "/" in path} if split_named(name))
@@ -61,7 +61,7 @@ def _splits(src: str, objects: Sequence[str] | None) -> list[str]:
         return []
 
 
-def _in_directory(src: str, name: str, reading: Reading, objects: Sequence[str] | None) -> list[Table]:
+def _in_directory(src: str, name: str, reading: Reading, objects: Set[str] | None) -> list[Table]:
     """Return the table with labels in the directory `name` of a source. "": the source itself."""
     paths = [path for path in _tables(src, name, objects) if _has_labels(path, reading)]
     if len(paths) > 1:
@@ -69,15 +69,16 @@ def _in_directory(src: str, name: str, reading: Reading, objects: Sequence[str] 
     return [Table(path, name, split_named(name) if name else None) for path in paths]
 
 
-def _tables(src: str, name: str, objects: Sequence[str] | None) -> list[str]:
+def _tables(src: str, name: str, objects: Set[str] | None) -> list[str]:
     """Return the paths of the files with names of tables in the directory `name` of a source."""
-    names = [os.path.join(name, f"{_STEM}{ending}") for ending in tables.ENDINGS]
+    start = f"{name}/" if name else ""  # Also on Windows: the names of objects have slashes.
+    names = [f"{start}{_STEM}{ending}" for ending in tables.ENDINGS]
     if objects is not None:
         return [f"{src.rstrip('/')}/{one}" for one in names if one in objects]
-    return [path for one in names if tables.is_table(path := os.path.join(src, one))]
+    return [path for one in names if tables.is_table(path := os.path.join(src, *one.split("/")))]
 
 
-def check_readable(src: str, encoding: str | None, objects: Sequence[str] | None) -> None:
+def check_readable(src: str, encoding: str | None, objects: Set[str] | None) -> None:
     """Raise a UserError if a table cannot be read.
 
     Args:
@@ -104,7 +105,7 @@ def _has_labels(path: str, reading: Reading) -> bool:
     return any(table.column_names.count(name) > 1 or any(tables.texts(table, name)) for name in columns)
 
 
-def read(src: str, found: Sequence[Table], reading: Reading, objects: Sequence[str] | None) -> Manifest:
+def read(src: str, found: Sequence[Table], reading: Reading, objects: Collection[str] | None) -> Manifest:
     """Read the rows of all tables. Paths are relative to the source.
 
     If a table has no column of splits, the directories of the images give them, as in Hugging Face's `datasets`.

@@ -230,7 +230,7 @@ def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
             return _scan_rows(config, found, kind, read, least)
     if file_sets.is_pattern(config.src):
         file_sets.refuse(config.src)
-    paths = objects.paths if objects else None
+    paths = frozenset(objects.paths) if objects else None
     tables = [] if config.label_regex or config.split else imagefolder.find(config.src, config.reading(), paths)
     if tables and config.names_labels:
         return _scan_imagefolder(config, tables, objects, least)
@@ -319,7 +319,7 @@ def _scan_table(
     if objects is None:
         listing, listed_rows, notes = _named_files(config, rows, path, root)
     else:
-        listing, listed_rows, notes = _select(objects, rows, path, {})
+        listing, listed_rows, notes = _select(objects, rows, path, root, {})
     row_of = dict(zip(listing.paths, listed_rows))
     listing, excluded = _without_excluded(config, listing)
     numbers = [row_of[p] for p in listing.paths]
@@ -366,7 +366,7 @@ def _named_files(
         listing = _list(config)
         if listing.top and all(p.startswith(listing.top) for p in rows.paths):
             rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
-        return _select(listing, rows, path, {})
+        return _select(listing, rows, path, root, {})
     at_paths = stat_files(root, rows.paths)
     row_of = {p: row for row, p in enumerate(rows.paths)}
     if not at_paths.rejected and all(map(_is_nfc, at_paths.paths)):
@@ -374,7 +374,7 @@ def _named_files(
     listing = stores.list_store(root or ".", strict=False)
     unlisted = at_paths if not set(at_paths.paths) <= set(listing.paths) else None
     reasons = {r.path: r.reason for r in at_paths.rejected}
-    return _select(_joined(listing, unlisted), rows, path, reasons)
+    return _select(_joined(listing, unlisted), rows, path, root, reasons)
 
 
 def _is_nfc(path: str) -> bool:
@@ -397,12 +397,23 @@ def _joined(listing: Listing, more: Listing | None) -> Listing:
 
 
 def _select(
-    listing: Listing, rows: Manifest, path: str, reasons: Mapping[str, str]
+    listing: Listing, rows: Manifest, path: str, root: str, reasons: Mapping[str, str]
 ) -> tuple[Listing, list[int], tuple[str, ...]]:
-    """Select the files of a listing that are in a manifest. `reasons`: path -> why the file was not found."""
+    """Select the files of a listing of `root` that are in a manifest.
+
+    Args:
+        listing: The files.
+        rows: The rows of the manifest.
+        path: Path of the manifest, for messages.
+        root: The directory, the archive or the URL with the files.
+        reasons: Path -> why the file was not found.
+
+    Returns:
+        As `_named_files`.
+    """
     names = [*listing.paths, *(r.path for r in listing.rejected)]
     matches = manifest_paths.match(path, rows.paths, names, rows.lines)
-    missing = f"listed in the manifest, but not in the {'bucket' if files.is_url(path) else 'archive'}"
+    missing = f"listed in the manifest, but not in the {'bucket' if files.is_url(root) else 'archive'}"
     rejected = []
     numbers: dict[int, int] = {}
     for row, number in enumerate(matches.numbers.tolist()):

@@ -193,12 +193,12 @@ def export(config: ModelExportConfig) -> Exported:
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
     _check_packages(config)
+    _check_out(out, config.overwrite)  # Before a dataset in a bucket is fetched.
     data = (
         open_dataset(config.tfrecords, cache_dir=config.cache_dir, cache_bytes=config.cache_bytes)
         if config.tfrecords
         else None
     )
-    _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
