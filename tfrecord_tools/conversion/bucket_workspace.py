@@ -363,7 +363,7 @@ class BucketWorkspace(Workspace):
         """
         wanted = {written.path: written for written in expected}
         for _ in range(_LISTINGS):
-            listed = {found.path: found for found in self.bucket.store.list() if "/" not in found.path}
+            listed = {found.path: found for found in self.bucket.store.list(below=False)}
             unknown = sorted(listed.keys() - wanted - {CLAIM, CONVERT_JSON})
             wrong = [path for path, written in wanted.items() if listed.get(path) != written]
             if not unknown and not wrong:
