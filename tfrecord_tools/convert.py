@@ -248,7 +248,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
         if workspace.root.exists():
             with open_workspace(workspace):
                 beam_engine.end_earlier(workspace.beam, log)
-                if workspace.finish_commit() == config.request():
+                if _finished_commit(workspace, config) == config.request():
                     log(
                         f"{workspace.shown}: the last step of an interrupted conversion is now finished. The dataset is"
                         " complete."
@@ -298,12 +298,28 @@ def convert_images(
     config = ConvertConfig(**given, explicit=frozenset(given))
     if _is_finished(config):
         log(
-            f"{config.out}/: the dataset is finished already. The images and the settings are the same, so nothing was"
-            " written"
+            f"{_workspace(config, log).shown}: the dataset is finished already. The images and the settings are the"
+            " same, so nothing was written"
         )
     else:
         convert(config, log)
     return open_dataset(config.out)
+
+
+def _finished_commit(workspace: Workspace, config: ConvertConfig) -> dict[str, Any] | None:
+    """Return `workspace.finish_commit()`. With `restart`, a commit that cannot be finished is discarded."""
+    if workspace.bucket is None:
+        return workspace.finish_commit()
+    try:
+        return workspace.finish_commit()
+    except UserError as error:
+        if not config.restart:
+            raise UserError(
+                f"{error}\nOnly the last step of the conversion in {workspace.root}/ is missing, and each run tries it"
+                " first. To discard that conversion, pass --restart."
+            ) from error
+        workspace.clear()
+        return None
 
 
 def _absolute(path: str) -> str:
@@ -334,19 +350,12 @@ def _planned(workspace: Workspace, config: ConvertConfig, log: Callable[[str], o
 
 def _is_finished(config: ConvertConfig) -> bool:
     """Return whether `config.out` is a dataset that this conversion would write again, byte for byte."""
-    out = Path(config.out)  # A dataset in a bucket is not compared.
-    if (
-        files.is_url(config.out)
-        or config.overwrite
-        or config.update
-        or config.restart
-        or config.update_from
-        or config.engine != "local"
-    ):
+    workspace = _workspace(config, lambda line: None)
+    if config.overwrite or config.update or config.restart or config.update_from or config.engine != "local":
         return False
-    if dataset_files.partial_of(out).exists() or not (out / dataset_files.CONVERT_JSON).exists():
+    stored = None if workspace.root.exists() else workspace.stored()
+    if stored is None:
         return False
-    stored = dataset_files.read(out)
     known = stored["config"]
     given = {name: value for name, value in config.output_settings().items() if value is not None and name in known}
     if any(known[name] != json.loads(json.dumps(value)) for name, value in given.items()):
@@ -392,7 +401,9 @@ class _Conversion:
     ):
         """Read the dataset that is updated. `copies` is for its small files, if it is in a bucket."""
         self._previous = config.update_from or workspace.address  # The dataset before this conversion, if there is one.
-        directory = update.local_copy(self._previous, copies) if config.update_from else workspace.out
+        directory, self._versions = (
+            update.local_copy(self._previous, copies) if config.update_from else (workspace.out, {})
+        )
         flag = "--update_from" if config.update_from else "--update"
         updates = config.update or config.update_from is not None
         self._base = update.read(directory, self._previous, flag) if updates else None
@@ -425,7 +436,11 @@ class _Conversion:
         settings = {"src": _canonical(self._config.src)} | plan.config
         shard_bytes = np.array([_bytes(plan, shard) for shard in plan.shards])
         workspace.check_sizes(shard_bytes, len(plan.rows))
-        claim = {"settings": self._config.output_settings(), "identity": self._identity(plan, shard_bytes)}
+        claim = {
+            "settings": self._config.output_settings(),
+            "versions": metadata.summary(describe.describe(plan))["versions"],
+            "identity": self._identity(plan, shard_bytes),
+        }
         workspace.start_writing(plan.digest, settings, claim)
         with contextlib.closing(self._write(plan, sources, facts, workspace)) as parts:
             index.join_parts(parts, workspace.data / index.FILE_NAME)
@@ -434,7 +449,7 @@ class _Conversion:
             shards = words.number(copied, "unchanged shard was", "unchanged shards were")
             self._log(f"  note: {shards} copied, because the file system has no hard links")
         result = dataset_files.read(workspace.data)
-        workspace.commit_data(self._request | {"update": self._config.update})
+        workspace.commit_data(self._request | {"update": self._config.update}, claim)
         self._log(_summary(plan, facts, workspace.shown, time.monotonic() - start))
         return result
 
@@ -541,7 +556,9 @@ class _Conversion:
         parts = [workspace.index / f"{number:07d}.parquet" for number in range(len(plan.shards))]
         missing = [number for number, part in enumerate(parts) if not part.exists()]
         at_once = None if workspace.bucket is None else self._config.workers or workers.default_workers()
-        _check_space(plan, missing, workspace, at_once)
+        is_local = not files.is_url(self._previous)
+        links = is_local or (workspace.bucket is not None and workspace.bucket.is_beside(self._previous))
+        _check_space(plan, missing, workspace, at_once, links)
         jobs = (
             shard_job(
                 shard,
@@ -552,6 +569,7 @@ class _Conversion:
                 workspace.data / shard.file_name(plan.name),
                 parts[number],
                 previous=self._previous if self._base is not None else None,
+                versions=self._versions,
             )
             for number in missing
             for shard in [plan.shards[number]]
@@ -621,9 +639,20 @@ def _check_raw(plan: Plan, sources: Sources, facts: Facts, config: ConvertConfig
         )
 
 
-def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace, at_once: int | None) -> None:
-    """Raise UserError if the disk is too small for `at_once` of the missing shards. None: for all of them."""
-    sizes = [_bytes(plan, plan.shards[number]) for number in missing if not plan.shards[number].link]
+def _check_space(
+    plan: Plan, missing: Sequence[int], workspace: Workspace, at_once: int | None, links: bool = True
+) -> None:
+    """Raise UserError if the disk is too small for the missing shards.
+
+    Args:
+        plan: The plan.
+        missing: Numbers of the shards that are not complete.
+        workspace: The workspace.
+        at_once: Number of shards that are on the disk at once. None: all.
+        links: Whether unchanged shards of a dataset that is updated take no space, because they are linked, or copied
+            within a bucket.
+    """
+    sizes = [_bytes(plan, plan.shards[number]) for number in missing if not (links and plan.shards[number].link)]
     needed = sum(sorted(sizes, reverse=True)[:at_once])
     free = shutil.disk_usage(workspace.root).free
     if needed > free:

@@ -72,7 +72,7 @@ def complete(out: Path) -> Workspace:
     workspace = Workspace(out)
     workspace.root.mkdir()
     (workspace.root / "lock").touch()
-    workspace.start_writing("digest", {"seed": 0})
+    workspace.start_writing("digest", {"seed": 0}, {})
     for name, data in NEW.items():
         (workspace.data / name).write_bytes(data)
     (workspace.index / "0000000.parquet").write_bytes(b"part")
@@ -83,7 +83,7 @@ def complete(out: Path) -> Workspace:
 
 def commit(out: Path) -> None:
     with open_workspace(Workspace(out)) as workspace:
-        workspace.commit_data(REQUEST)
+        workspace.commit_data(REQUEST, {})
 
 
 def finish(out: Path) -> dict[str, Any] | None:
@@ -160,7 +160,7 @@ def test_marker_comes_after_the_data_is_durable(tmp_path: Path, monkeypatch: pyt
     seen: list[tuple[str, bool]] = []
     sync = files.sync
     monkeypatch.setattr(files, "sync", lambda path: (seen.append((path.name, workspace.commit.exists())), sync(path)))
-    workspace.commit_data(REQUEST)
+    workspace.commit_data(REQUEST, {})
     assert seen[0] == ("data", False)
     assert (tmp_path.name, True) in seen
 
@@ -184,7 +184,7 @@ def test_new_directory_at_out_is_not_changed(tmp_path: Path) -> None:
     workspace = complete(tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "finish_commit", lambda self: write(self.out, {"precious.txt": b"mine"}))
-        workspace.commit_data(REQUEST)
+        workspace.commit_data(REQUEST, {})
     with pytest.raises(
         UserError, match=r"out was created while the conversion was running\. Move this directory to another place"
     ):
@@ -211,14 +211,14 @@ def test_only_an_empty_workspace_is_removed(tmp_path: Path) -> None:
         assert os.listdir(tmp_path / "new") == ["out.partial"]
     assert os.listdir(tmp_path / "new") == []
     with open_workspace(Workspace(tmp_path / "out")) as workspace:
-        workspace.start_writing("digest", {})
+        workspace.start_writing("digest", {}, {})
     assert sorted(os.listdir(tmp_path / "out.partial")) == ["data", "index", "lock", "plan.json"]
 
 
 def test_two_conversions_at_a_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
     with open_workspace(Workspace(tmp_path / "out")) as workspace:
-        workspace.start_writing("digest", {})
+        workspace.start_writing("digest", {}, {})
         message = r"out: another conversion is writing this directory\. Wait until it ends, or choose another --out\."
         with pytest.raises(UserError, match=message), open_workspace(Workspace(tmp_path / "out")):
             pass
@@ -251,7 +251,7 @@ def test_directory_that_cannot_be_created(tmp_path: Path) -> None:
 
 def test_the_same_plan_continues(tmp_path: Path) -> None:
     workspace = complete(tmp_path / "out")
-    workspace.start_writing("digest", {"seed": 0})
+    workspace.start_writing("digest", {"seed": 0}, {})
     assert contents(workspace.data) == NEW
 
 
@@ -275,7 +275,7 @@ def test_the_same_plan_continues(tmp_path: Path) -> None:
 def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, Any], message: str) -> None:
     workspace = complete(tmp_path / "out")
     with pytest.raises(UserError) as caught:
-        workspace.start_writing(digest, config)
+        workspace.start_writing(digest, config, {})
     assert f"{workspace.root} holds an unfinished conversion of {message}" in str(caught.value)
     assert contents(workspace.data) == NEW
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from s3_bucket import Bucket
 
 import tfrecord_tools
 from tfrecord_tools.base import workers
-from tfrecord_tools.conversion import bucket_objects, bucket_workspace, upload_shards
+from tfrecord_tools.conversion import bucket_objects, bucket_workspace, upload_shards, write_shards
+from tfrecord_tools.conversion.bucket_workspace import BucketWorkspace
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import CLAIM, CONVERT_JSON
 from tfrecord_tools.remote.by_obstore import ObjectStore
-from tfrecord_tools.remote.interface import Patience
+from tfrecord_tools.remote.interface import Exists, Patience
 from tfrecord_tools.verify import VerifyConfig, verify
 
 MODULE = "tfrecord_tools.convert"
@@ -205,12 +208,14 @@ class Crash(BaseException):
 
 
 class Operations:
-    """Counts the operations on stores, and ends the conversion after one of them."""
+    """Counts the operations on stores and removals of files, and ends the conversion after one of them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, removals: bool):
         self.done, self.last = 0, -1
         for name in ("head", "get", "list", "put", "copy", "delete"):
             monkeypatch.setattr(ObjectStore, name, self._counted(getattr(ObjectStore, name)))
+        for owner, name in ((shutil, "rmtree"), (Path, "unlink")) if removals else ():
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
 
     def crash_after(self, last: int) -> None:
         self.done, self.last = 0, last
@@ -246,9 +251,9 @@ def test_a_conversion_continues_after_an_end_at_any_operation(
         draw(place / "pets/cats/new.jpg")
         lines_of(out="local", update=True, shards=None)
     expected = contents(place / "local")
-    operations = Operations(monkeypatch)
+    operations = Operations(monkeypatch, removals=machine == "same")  # Another machine does not see them.
     ended = 0
-    for last in range(1, 100):
+    for last in range(1, 300):
         out = place / f"bucket/{last}"
         settings: dict[str, Any] = {"out": f"file://{out}", "work_dir": "work", "shards": 3}
         if updates:
@@ -265,7 +270,7 @@ def test_a_conversion_continues_after_an_end_at_any_operation(
         operations.crash_after(-1)
         if machine == "other":
             shutil.rmtree("work", ignore_errors=True)
-        if machine == "other" and CONVERT_JSON in found:
+        if CONVERT_JSON in found and not Path("work/commit.json").exists():
             with pytest.raises(UserError, match="the dataset exists"):
                 lines_of(**settings)
             (out / CLAIM).unlink(missing_ok=True)
@@ -273,7 +278,7 @@ def test_a_conversion_continues_after_an_end_at_any_operation(
             lines_of(**settings)
         assert contents(out) == expected
         assert not Path("work").exists()
-    assert ended > 20
+    assert 20 < ended < 299
 
 
 def test_killed_conversions_continue(bucket: Bucket, network: BadNetwork, tmp_path: Path) -> None:
@@ -323,7 +328,7 @@ def test_a_write_without_an_answer_counts(name: str, bucket: Bucket, network: Ba
     assert bucket.contents("pets") == contents(place / "local")
 
 
-@pytest.mark.parametrize("fault", ["busy", "closed", "lost", "cut"])
+@pytest.mark.parametrize("fault", ["busy", "closed", "lost", "cut", "wrong"])
 def test_each_tenth_request_fails(fault: str, bucket: Bucket, network: BadNetwork, place: Path) -> None:
     lines_of(out="local", shards=12)
     network.rule = lambda method, path: fault if len(network.requests) % 10 == 0 else ""
@@ -449,8 +454,12 @@ def test_an_unfinished_conversion_with_other_settings_is_named(place: Path, monk
     with pytest.raises(UserError, match=message):
         lines_of(out=url, work_dir="second", seed=7)
     draw(place / "pets/cats/new.jpg")
-    with pytest.raises(UserError, match=rf"^--out={url}: another conversion of other files writes or wrote there\. It"):
+    with pytest.raises(UserError, match=rf"^--out={url}: another conversion of other files, or with other decisions "):
         lines_of(out=url, work_dir="second")
+    (place / "pets/cats/new.jpg").unlink()
+    monkeypatch.setattr(tfrecord_tools, "__version__", "9.9")
+    with pytest.raises(UserError, match=r"conversion with other versions \(tfrecord_tools was '.*' and is '9\.9'\)"):
+        lines_of(out=url, work_dir="third")
     assert contents(place / "there") == before
 
 
@@ -462,7 +471,9 @@ def test_readers_do_not_open_an_unfinished_dataset(place: Path, monkeypatch: pyt
         tfrecord_tools.open(url)
     claimed(place, url, monkeypatch, work_dir="work")
     with pytest.raises(
-        UserError, match=rf"^{url}: the conversion is unfinished\. Run the same convert command again\.$"
+        UserError,
+        match=rf"^{url}: is not a dataset yet\. A conversion is writing it \(it began 2\S+ on .+ \(process \d+\)\)\."
+        r" Wait until it ends\. If it does not run any more, run its command again\.$",
     ):
         tfrecord_tools.open(url)
     for name in ("pets-train.tfrecord-00000-of-00003", "pets-train.tfrecord-00001-of-00003.tmp"):
@@ -554,8 +565,18 @@ def test_shards_that_are_there_are_compared_without_the_source(place: Path, monk
     url = f"file://{place}/there"
     claimed(place, url, monkeypatch, work_dir="first")
     (shard,) = place.glob("there/*.tfrecord-*")
-    monkeypatch.setattr(upload_shards, "_READ_BYTES", 300)
-    lines_of(out=url, work_dir="second", max_bad=0.01)
+    monkeypatch.setattr(write_shards, "_READ_BYTES", 300)
+    written: set[str] = set()
+    original = write_shards._read_image
+
+    def read_image(job: Any, number: int) -> bytes:
+        written.add(job.shard_path.name)
+        return original(job, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_shards, "_read_image", read_image)
+        lines_of(out=url, work_dir="second", max_bad=0.01)
+    assert written == {path.name for path in place.glob("there/*.tfrecord-*")} - {shard.name}
     lines_of(out="local", max_bad=0.01)
     assert contents(place / "there") == contents(place / "local")
     # Each changed byte is found.
@@ -583,7 +604,12 @@ def test_shards_that_are_there_are_compared_without_the_source(place: Path, monk
             r" a local directory, then copy it: python -m tfrecord_tools\.transfer DIRECTORY hf://datasets/a/b$",
         ),
         ({"out": "memory://x"}, r"^--out=memory://x: a store memory:// cannot"),
-        ({"out": "s3://"}, r"^--out=s3://: has no name of a bucket\. Pass a URL such as s3://bucket/pets\.$"),
+        (
+            {"out": "s3://bucket/"},
+            r"^--out=s3://bucket/: has no path in a bucket\. All objects of the bucket would belong to the dataset,"
+            r" also those of datasets that are written later\. Pass a URL such as s3://bucket/pets\.$",
+        ),
+        ({"out": "s3://"}, r"^--out=s3://: has no path in a bucket\."),
         (
             {"out": "s3://b/p", "overwrite": True},
             r"^--out=s3://b/p: a dataset in a bucket is never replaced, because others may read it\. Choose another"
@@ -627,6 +653,10 @@ def test_contradicting_settings_are_refused(settings: dict[str, Any], message: s
         ({"src": "s3://b/p", "out": "s3://b/p/x"}, r"^--out=s3://b/p/x: is inside --src=s3://b/p, so the files of"),
         ({"src": "s3://b/p", "out": "s3://b/p"}, r"^--out=s3://b/p: is inside --src=s3://b/p, so the files of"),
         ({"out": "file://{place}/pets/x"}, r"^--out=.*/pets/x: is inside --src=pets, so the files of the dataset"),
+        (
+            {"out": "s3://b/p", "work_dir": "."},
+            r"^--work_dir=\.: contains --src=pets, so the images would be among unfinished files\. ",
+        ),
         ({"out": "s3://b/p", "work_dir": "pets/w"}, r"^--work_dir=pets/w: is inside --src=pets, so the files of the"),
     ],
 )
@@ -704,7 +734,7 @@ IMPATIENT = Patience(connect=1, stall=1, retry=0.5)
         (
             {},
             lambda method, path: "closed",
-            r"/pets: the store cannot be reached, or it answered with errors for 0 s\.",
+            r"/pets/convert\.json: the store cannot be reached, or it answered with errors for 0 s\.",
         ),
     ],
     ids=["denied", "no condition", "no credentials", "unreachable"],
@@ -738,7 +768,7 @@ def test_a_missing_bucket_is_named(place: Path) -> None:
     with pytest.raises(UserError, match=r"^--update_from=s3://no-such-bucket/a: there is no dataset\. Pass the URL of"):
         lines_of(out="new", update_from="s3://no-such-bucket/a")
     with pytest.raises(
-        UserError, match=r"^--update_from: there is no dataset in nothing to update\. Remove --update_f"
+        UserError, match=r"^--update_from=nothing: there is no dataset\. Pass the directory or the URL of a dataset th"
     ):
         lines_of(out="new", update_from="nothing")
     lines_of(out="old", seed=1)
@@ -749,10 +779,267 @@ def test_a_missing_bucket_is_named(place: Path) -> None:
 
 def test_workers_are_not_forked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The threads of obstore would not exist in a forked process."""
-    given: list[bool] = []
-    original = workers.pool
-    monkeypatch.setattr(workers, "pool", lambda count, threads=False: (given.append(threads), original(count))[1])
-    for settings in ({"out": "local"}, {"out": f"file://{place}/there"}):
-        lines_of(**settings)
-    lines_of(out="new", update_from=f"file://{place}/there", shards=None)
-    assert given == [False, True, True]
+    lines_of(out=f"file://{place}/before")
+    methods: list[str] = []
+    original = workers._context
+
+    def context(threads: bool) -> Any:
+        methods.append(original(threads).get_start_method())
+        raise Crash  # No process is needed.
+
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(workers, "_context", context)
+    for settings in (
+        {"out": "local"},
+        {"out": f"file://{place}/there"},
+        {"out": "new", "update_from": f"file://{place}/before", "shards": None},
+    ):
+        with pytest.raises(Crash):
+            lines_of(workers=2, **settings)
+    assert methods == ["fork" if sys.platform == "linux" else "spawn", "spawn", "spawn"]
+
+
+# --- Damage, and changes by others ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    # A damaged shard in the same store is copied as it is. Readers find the damage later.
+    [("into a directory", "damaged"), ("into a directory", "replaced"), ("same store", "replaced")],
+)
+def test_update_from_reads_only_the_versions_of_its_index(
+    kind: str, change: str, bucket: Bucket, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines_of(out="before")
+    url, name = f"{bucket.url}/before", "pets-train.tfrecord-00001-of-00003"
+    bucket.upload(place / "before", "before")
+    data = bytearray((place / "before" / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    original: Any = write_shards.write_shard if kind == "into a directory" else bucket_objects.BucketObjects.copy_from
+
+    def replace(*arguments: Any) -> Any:
+        bucket.put(f"before/{name}", bytes(data))
+        return original(*arguments)
+
+    if change == "damaged":
+        bucket.put(f"before/{name}", bytes(data))
+    elif kind == "into a directory":
+        monkeypatch.setattr("tfrecord_tools.convert.write_shard", replace)
+    else:
+        monkeypatch.setattr(bucket_objects.BucketObjects, "copy_from", replace)
+    out = "new" if kind == "into a directory" else f"{bucket.url}/after"
+    message = {
+        "damaged": rf"^{url}/{name}: the records differ from those in records\.parquet\. The dataset is damaged\. ",
+        "replaced": rf"before/{name}: was changed ",
+    }[change]
+    with pytest.raises(UserError, match=message):
+        lines_of(out=out, update_from=url, shards=None)
+    assert not (place / "new").exists()
+    assert CONVERT_JSON not in bucket.contents("after")
+
+
+def test_damaged_answers_are_asked_for_again(
+    bucket: Bucket, network: BadNetwork, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines_of(out="local", shards=12)
+    url = f"{bucket.url}/pets"
+    claimed(place, url, monkeypatch, work_dir="first", shards=12)
+    gets = 0
+
+    def rule(method: str, path: str) -> str:
+        nonlocal gets
+        gets += method == "GET"
+        return "wrong" if method == "GET" and gets % 6 == 0 else ""
+
+    network.rule = rule
+    lines_of(out=url, work_dir="second", shards=12)
+    lines_of(out="updated", update_from=url, shards=None)
+    network.rule = lambda method, path: ""
+    assert network.faults["wrong"] > 5
+    assert bucket.contents("pets") == contents(place / "local") == contents(place / "updated")
+
+
+@pytest.mark.parametrize("step", ["commit_data", "_check_all"])
+def test_a_conversion_that_wakes_up_leaves_the_place_to_its_new_owner(
+    step: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{place}/there"
+    original = getattr(BucketWorkspace, step)
+
+    def wake(self: Any, *arguments: Any) -> None:
+        if step == "_check_all":
+            original(self, *arguments)
+        shutil.rmtree("there")
+        patch.undo()
+        claimed(place, url, monkeypatch, work_dir="new", seed=7)
+        if step == "commit_data":
+            original(self, *arguments)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(BucketWorkspace, step, wake)
+    with pytest.raises(UserError, match=rf"^--out={url}: another conversion with other settings \(seed was 7 and "):
+        lines_of(out=url, work_dir="old")
+    assert CLAIM in contents(place / "there")
+    assert CONVERT_JSON not in contents(place / "there")
+    lines_of(out=url, work_dir="new", seed=7)
+    lines_of(out="local", seed=7)
+    assert contents(place / "there") == contents(place / "local")
+
+
+def test_a_deleted_claim_and_an_unknown_object_stop_the_commit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, original = f"file://{place}/there", BucketWorkspace.commit_data
+
+    def stop(self: Any, *arguments: Any) -> None:
+        in_the_way(place, "notes.txt", b"mine")
+        (place / "there" / CLAIM).rename(place / "claim")
+        original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketWorkspace, "commit_data", stop)
+        with pytest.raises(UserError, match=rf"^{url}/{CLAIM}: is missing, so another conversion can write there "):
+            lines_of(out=url, work_dir="work")
+    (place / "claim").rename(place / "there" / CLAIM)
+    message = (
+        rf"^{url}/notes\.txt: does not belong to this dataset\. Another program has written it since the conversion"
+        r" began\. Move or delete it, and run the same command again\.\nOnly the last step of the conversion in work/"
+        r" is missing, and each run tries it first\. To discard that conversion, pass --restart\.$"
+    )
+    with pytest.raises(UserError, match=message):
+        lines_of(out=url, work_dir="work")
+    (place / "there/notes.txt").unlink()
+    lines_of(out=url, work_dir="work")
+    lines_of(out="local")
+    assert contents(place / "there") == contents(place / "local")
+
+
+def test_a_commit_that_fails_each_time_is_discarded_by_restart(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, original = f"file://{place}/there", BucketWorkspace.commit_data
+
+    def stop(self: Any, *arguments: Any) -> None:
+        in_the_way(place, "features.json", b"mine")
+        original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketWorkspace, "commit_data", stop)
+        with pytest.raises(UserError, match=r"features\.json: exists already, with other content"):
+            lines_of(out=url, work_dir="work")
+    with pytest.raises(UserError, match=r"features\.json: exists already.*\nOnly the last step"):
+        lines_of(out=url, work_dir="work")
+    draw(place / "pets/cats/new.jpg")
+    with pytest.raises(UserError, match=r"another conversion of other files"):  # It is after the failed commit.
+        lines_of(out=url, work_dir="work", restart=True)
+    shutil.rmtree("there")
+    lines_of(out=url, work_dir="work")
+    lines_of(out="local")
+    assert contents(place / "there") == contents(place / "local")
+
+
+def test_a_conversion_that_joins_finds_the_finished_dataset(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, original = f"file://{place}/there", BucketWorkspace._put_claim
+    claimed(place, url, monkeypatch, work_dir="first")
+    claim = (place / "there" / CLAIM).read_bytes()
+    lines_of(out=url, work_dir="first")
+    (place / "there").rename(place / "finished")
+
+    def late(self: Any, data: bytes) -> Any:
+        shutil.copytree(place / "finished", place / "there")
+        in_the_way(place, CLAIM, claim)
+        return original(self, data)
+
+    monkeypatch.setattr(BucketWorkspace, "_put_claim", late)
+    with pytest.raises(UserError, match=rf"^--out={url}: the dataset exists\. "):
+        lines_of(out=url, work_dir="second")
+
+
+def test_a_claim_that_is_there_and_not_there_ends_the_command(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(self: Any, path: str, data: Any, create: bool = False) -> Any:
+        raise Exists(path)
+
+    monkeypatch.setattr(bucket_objects, "PATIENCE", IMPATIENT)
+    monkeypatch.setattr(ObjectStore, "put", put)
+    with pytest.raises(UserError, match=rf"there/{CLAIM}: the store reports that this object exists, and that "):
+        lines_of(out=f"file://{place}/there")
+
+
+def test_without_the_right_to_delete_the_dataset_is_complete(bucket: Bucket, network: BadNetwork, place: Path) -> None:
+    lines_of(out="local")
+    network.rule = lambda method, path: "denied" * (method == "DELETE" or path.endswith("?delete"))
+    lines = lines_of(out=f"{bucket.url}/pets")
+    network.rule = lambda method, path: ""
+    assert network.faults["denied"] > 0
+    (note,) = [line for line in lines if "could not be deleted" in line]
+    assert note.startswith(f"note: {bucket.url}/pets/{CLAIM} could not be deleted, because access is denied. The ")
+    found = bucket.contents("pets")
+    assert found.pop(CLAIM)
+    assert found == contents(place / "local")
+    assert problems(f"{bucket.url}/pets", place) == []
+    assert not (place / "pets.partial").exists()
+
+
+def test_a_full_disk_while_a_shard_is_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, original, count = f"file://{place}/there", write_shards._read_image, 0
+
+    def read_image(job: Any, number: int) -> bytes:
+        nonlocal count
+        count += 1
+        if count == 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(job.shard_path))
+        return original(job, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_shards, "_images", lambda job: ((n, read_image(job, n)) for n in range(len(job.rows))))
+        with pytest.raises(UserError, match=r"No space left on device.*The finished part is kept in work/"):
+            lines_of(out=url, work_dir="work")
+    assert len(list(place.glob("there/*.tfrecord-*"))) == 1
+    assert list(place.glob("work/data/*")) == []
+    lines_of(out=url, work_dir="work")
+    lines_of(out="local")
+    assert contents(place / "there") == contents(place / "local")
+
+
+def test_an_end_between_both_files_of_a_shard(bucket: Bucket, network: BadNetwork, place: Path) -> None:
+    url = f"{bucket.url}/pets"
+
+    def stop(job: Any) -> int:
+        raise Crash
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upload_shards, "complete_shard", stop)
+        with pytest.raises(Crash):
+            lines_of(out=url)
+    assert len(list(place.glob("pets.partial/index/*.json"))) == 1
+    assert list(place.glob("pets.partial/index/*.parquet")) == []
+    (shard,) = (name for name in bucket.contents("pets") if ".tfrecord-" in name)
+    network.requests.clear()
+    lines_of(out=url)
+    assert not [path for method, path, _ in network.requests if method == "PUT" and shard in path]
+    lines_of(out="local")
+    assert bucket.contents("pets") == contents(place / "local")
+
+
+def test_downloads_of_an_update_need_space(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines_of(out=f"file://{place}/before")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
+    lines_of(out=f"file://{place}/after", update_from=f"file://{place}/before", shards=None)  # Copied by the store.
+    with pytest.raises(UserError, match=r"new\.partial: \S+ MB of disk space are needed, and 0\.0 MB are free\."):
+        lines_of(out="new", update_from=f"file://{place}/before", shards=None)
+
+
+def test_all_cells_of_a_notebook_run_again(place: Path) -> None:
+    url = f"file://{place}/there"
+    lines: list[str] = []
+    given: Any = {"src": "pets", "out": url, "workers": 1}
+    tfrecord_tools.convert(**given, log=lambda line: None)
+    before = contents(place / "there")
+    data = tfrecord_tools.convert(**given, log=lines.append)
+    assert lines == [
+        f"{url}: the dataset is finished already. The images and the settings are the same, so nothing was written"
+    ]
+    assert data.location == url
+    draw(place / "pets/cats/new.jpg")
+    for change in ({"seed": 1}, {}):
+        with pytest.raises(UserError, match=r"there: the dataset exists\. "):
+            tfrecord_tools.convert(**(given | change), log=lambda line: None)
+    assert contents(place / "there") == before
+    assert not (place / "there.partial").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import os
@@ -16,6 +17,7 @@ from PIL import Image
 from tfrecord_tools.base import files, workers
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.workers import Pool
+from tfrecord_tools.conversion.bucket_objects import right_part
 from tfrecord_tools.conversion.notes import Note
 from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.survey import TYPES, Facts
@@ -339,11 +341,18 @@ def _decode_job(frames: Sequence[Frame]) -> list[Decoded | None]:
     return [_decode(frame, content) for frame, content in zip(frames, contents)]
 
 
-def _read(frame: Frame) -> bytes:
-    path, offset, size, _, _ = frame
+def _read(place: Frame) -> bytes:
+    path, offset, size, _, _ = place
     if files.is_url(path):
         directory, _, name = path.rpartition("/")
-        return bytes(open_store(directory).get(name, offset, offset + size))
+        read = functools.partial(open_store(directory).get, name)
+        frame = right_part(read, offset, offset + size, lambda part: schema.content(part) is not None)
+        if frame is None:
+            raise UserError(
+                f"{path}: a record arrived damaged each time, or another program has changed this object. Check the"
+                " network and its proxies, and run the same command again."
+            )
+        return bytes(frame)
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)

@@ -7,18 +7,21 @@ or deleted. So two conversions into one place cannot harm each other, and reader
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.remote import store as stores
-from tfrecord_tools.remote.interface import Attempts, Exists, Missing, Object, Patience, Store
+from tfrecord_tools.remote import whole
+from tfrecord_tools.remote.interface import Attempts, Changed, Exists, Missing, Object, Patience, Store
 
 PATIENCE = Patience()
-LARGEST = 5 * 10**9  # Bytes of an object that S3 creates with one request. Only such a request can have a condition.
+LARGEST = 5 * 10**9  # Bytes of an upload. obstore sends an object with a condition in one request, and S3 limits that.
 _RANGE = 16 << 20  # Bytes of an object that are in memory at once.
+_READS = 5  # A part that differs is read again, because its bytes may have been damaged on their way.
 Read = Callable[[int, int], memoryview]  # (start, end) -> the bytes of an object.
 
 
@@ -92,21 +95,48 @@ class BucketObjects:
             f" below {self.url} if nobody needs them."
         )
 
-    def copy_from(self, url: str, name: str) -> bool:
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a small object, checked as in `whole.fetch`.
+
+        Raises:
+            Missing: The object does not exist.
+            Changed: The object was replaced while it was read.
+        """
+        store = self.store
+        with io.BytesIO() as file:
+            whole.fetch(store, store.head(name), file)
+            return file.getvalue()
+
+    def is_beside(self, url: str) -> bool:
+        """Return whether the store can copy objects below another URL without sending their bytes here."""
+        return stores.open_common(url, self.url, PATIENCE) is not None
+
+    def copy_from(self, url: str, version: Object, name: str) -> bool:
         """Create an object as a copy of another one in the same store. The bytes do not come to this machine.
+
+        Args:
+            url: URL of the object to copy.
+            version: The version to copy.
+            name: Name of the copy.
 
         Returns:
             False: the other object is in another store. Nothing was done.
 
         Raises:
             Exists: The object exists.
+            Changed: The other object is not, or was not for all of the time, the version to copy.
         """
         directory, _, other = url.rpartition("/")
         common = stores.open_common(directory, self.url, PATIENCE)
         if common is None:
             return False
         store, source, destination = common
-        store.copy(f"{source}/{other}".lstrip("/"), f"{destination}/{name}".lstrip("/"), True)
+        path = f"{source}/{other}".lstrip("/")
+        # A copy has no condition on its source. A version that is there before and after the copy is what was copied.
+        _check_version(store, path, version, f"Nothing was copied to {self.url}.")
+        store.copy(path, f"{destination}/{name}".lstrip("/"), True)
+        after = f"{self.url}/{name} may be a copy of the wrong version. Delete this object."
+        _check_version(store, path, version, after)
         return True
 
     def reader(self, found: Object) -> Read:
@@ -119,27 +149,33 @@ class BucketObjects:
             return False
         read, start = self.reader(found), 0
         for part in _parts(data):
-            if read(start, start + len(part)) != part:
+            if right_part(read, start, start + len(part), functools.partial(operator.eq, part)) is None:
                 return False
             start += len(part)
         return True
 
 
+def right_part(read: Read, start: int, end: int, check: Callable[[memoryview], bool]) -> memoryview | None:
+    """Return a part of an object; None if it has not the right bytes.
+
+    Args:
+        read: Function that reads a part.
+        start: First byte of the part.
+        end: Byte after the last one.
+        check: Function that returns whether the bytes are right. They are read again if it returns False.
+    """
+    return next(filter(check, (read(start, end) for _ in range(_READS))), None)
+
+
+def _check_version(store: Store, path: str, version: Object, remedy: str) -> None:
+    found = store.head(path)
+    if (found.size, found.tag) != (version.size, version.tag):
+        raise Changed(
+            f"{store.url}/{path}: was changed while --update_from read its dataset. {remedy} When the dataset no longer"
+            " changes, run the command with --restart."
+        )
+
+
 def _parts(data: bytes | Path) -> Iterator[bytes]:
     with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
         yield from iter(lambda: file.read(_RANGE), b"")
-
-
-def fetch(url: str, path: Path) -> None:
-    """Copy an object to a file, which appears when it is complete.
-
-    Raises:
-        UserError: The object does not exist, cannot be read, or is replaced during the copy.
-    """
-    directory, _, name = url.rpartition("/")
-    objects = BucketObjects(directory)
-    found = objects.store.head(name)
-    read = objects.reader(found)
-    with files.atomic(path) as file:
-        for start in range(0, found.size, _RANGE):
-            file.write(read(start, min(start + _RANGE, found.size)))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from tfrecord_tools.base import files
-from tfrecord_tools.conversion import bucket_objects
+from tfrecord_tools.conversion.bucket_objects import PATIENCE
 from tfrecord_tools.conversion.plan import FORMAT_VERSION
 from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.survey import FACT, TYPES, change_bits
@@ -19,8 +20,9 @@ from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import dataset_files, findings, index
 from tfrecord_tools.layout.dataset_files import shard_name
 from tfrecord_tools.layout.split_names import SPLITS
+from tfrecord_tools.remote import opening, whole
 from tfrecord_tools.remote import store as stores
-from tfrecord_tools.remote.interface import SHORT, Missing
+from tfrecord_tools.remote.interface import SHORT, Missing, Object
 
 Config = TypeVar("Config", bound=ImageConfig)
 _COLUMNS = (
@@ -65,36 +67,42 @@ class Base:
         return known
 
 
-def local_copy(address: str, directory: Path) -> Path:
-    """Return a directory on this machine with `convert.json` and `records.parquet` of a dataset.
+def local_copy(address: str, directory: Path) -> tuple[Path, Mapping[str, Object]]:
+    """Return a directory on this machine with the small files of a dataset, and the dataset's objects.
 
     Args:
         address: Directory or URL of the dataset.
         directory: Directory for copies of both files, if the dataset is in a bucket. Copies of an earlier call are used
-            again if the dataset is the same.
+            again if both objects are the same versions.
+
+    Returns:
+        The directory, which holds `convert.json` and `records.parquet`; and file name -> version of the objects in the
+        bucket, or nothing for a directory. All that is read later must be these versions.
 
     Raises:
         UserError: There is no dataset in the bucket, or the bucket cannot be read.
     """
     if not files.is_url(address):
-        return Path(address)
+        return Path(address), {}
     store = stores.open_store(address, SHORT)
     try:
-        facts = bytes(store.get(dataset_files.CONVERT_JSON))
-        size = store.head(index.FILE_NAME).size
+        store.head(dataset_files.CONVERT_JSON)
+        objects = opening.objects_of(store)
     except Missing as error:
         raise UserError(
             f"--update_from={address}: there is no dataset. Pass the URL of a dataset that convert has written."
         ) from error
     directory.mkdir(parents=True, exist_ok=True)
-    copies = directory / dataset_files.CONVERT_JSON, directory / index.FILE_NAME
-    is_there = all(path.exists() for path in copies)
-    if not is_there or copies[0].read_bytes() != facts or copies[1].stat().st_size != size:
-        copies[0].unlink(missing_ok=True)
-        bucket_objects.fetch(f"{address.rstrip('/')}/{index.FILE_NAME}", copies[1])
-        with files.atomic(copies[0]) as file:
-            file.write(facts)
-    return directory
+    copied = [objects[name] for name in (index.FILE_NAME, dataset_files.CONVERT_JSON)]
+    versions, noted = directory / "versions.json", json.dumps([dataclasses.asdict(found) for found in copied]).encode()
+    if not versions.exists() or versions.read_bytes() != noted:
+        versions.unlink(missing_ok=True)
+        for found in copied:
+            with files.atomic(directory / found.path) as file:
+                whole.fetch(stores.open_store(address, PATIENCE), found, file)
+        with files.atomic(versions) as file:
+            file.write(noted)
+    return directory, objects
 
 
 def read(directory: Path, address: str = "", flag: str = "--update") -> Base:
@@ -111,7 +119,12 @@ def read(directory: Path, address: str = "", flag: str = "--update") -> Base:
     address = address or str(directory)
     anew = "Convert again with --overwrite instead of --update" if flag == "--update" else f"Convert without {flag}"
     if not (directory / dataset_files.CONVERT_JSON).exists():
-        raise UserError(f"{flag}: there is no dataset in {address} to update. Remove {flag} to create one.")
+        if flag == "--update":
+            raise UserError(f"{flag}: there is no dataset in {address} to update. Remove {flag} to create one.")
+        raise UserError(
+            f"{flag}={address}: there is no dataset. Pass the directory or the URL of a dataset that convert has"
+            " written."
+        )
     facts = dataset_files.read(directory)
     if facts["config"].get("adopted"):
         raise UserError(

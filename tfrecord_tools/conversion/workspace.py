@@ -131,14 +131,15 @@ class Workspace:
             records: The number of records.
         """
 
-    def start_writing(self, digest: str, config: Mapping[str, Any], claim: Mapping[str, Any] = {}) -> None:
+    def start_writing(self, digest: str, config: Mapping[str, Any], claim: Mapping[str, Any]) -> None:
         """Prepare to write the shards of a plan, or to continue with them.
 
         Args:
             digest: The plan's digest.
             config: The plan's settings.
-            claim: Content of the claim in a bucket: "settings", as in `check_settings`, and "identity", a text that
-                differs between two conversions that may write different bytes.
+            claim: Content of the claim in a bucket: "settings", as in `check_settings`; "versions" of this tool and
+                its packages; and "identity", a text that differs between two conversions that may write different
+                bytes.
 
         Raises:
             UserError: The workspace holds shards of another plan. The message names the settings that differ.
@@ -168,11 +169,16 @@ class Workspace:
         """Return the content of `convert.json` of the dataset in its final place."""
         return dataset_files.read(self.out)
 
-    def commit_data(self, request: Mapping[str, Any]) -> None:
+    def stored(self) -> ConvertJson | None:
+        """Return `result`; None if there is no dataset."""
+        return self.result() if (self.out / CONVERT_JSON).exists() else None
+
+    def commit_data(self, request: Mapping[str, Any], claim: Mapping[str, Any]) -> None:
         """Move the complete `data` to `out`. If the move is interrupted, the next run finishes it.
 
         Args:
             request: The settings of this run. `finish_commit` returns them.
+            claim: Used only for a bucket: the claim of this conversion, see `start_writing`.
         """
         files.sync(self.data)
         commit = {"inode": _inode(self.data), "replaces": _inode(self.out), "request": request}
@@ -278,7 +284,7 @@ def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
         except BaseException:
             workspace.clear()
             raise
-        workspace.commit_data({})
+        workspace.commit_data({}, {})
 
 
 def _inode(path: Path) -> int | None:
@@ -310,9 +316,8 @@ def check_apart(out: Path, source: Path, flag: str = "--out") -> None:
             " directory outside --src."
         )
     if real_out in real_source.parents:
-        raise UserError(
-            f"{flag}={out}: contains --src={source}, so the images would be replaced too. Choose another {flag}."
-        )
+        harm = "the images would be replaced too" if flag == "--out" else "the images would be among unfinished files"
+        raise UserError(f"{flag}={out}: contains --src={source}, so {harm}. Choose another {flag}.")
 
 
 def check_out(out: Path, overwrite: bool, source: Callable[[], object] | None = None) -> None:

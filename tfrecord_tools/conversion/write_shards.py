@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from tfrecord_tools.base import files
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.conversion import bucket_objects
+from tfrecord_tools.conversion.bucket_objects import BucketObjects, Read
 from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.conversion.survey import TYPES, Facts, change_names
@@ -21,11 +23,13 @@ from tfrecord_tools.images import pillow, preparation
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import findings, index, schema
 from tfrecord_tools.layout.dataset_files import Shard
+from tfrecord_tools.remote.interface import Missing, Object
 from tfrecord_tools.sources.base import Files, ReadError
 from tfrecord_tools.sources.parquet_images import ParquetImages
 from tfrecord_tools.sources.scan import Sources
 
 _WINDOW_BYTES = 256 << 20  # Largest size of the images in a worker's memory.
+_READ_BYTES = 16 << 20  # About the bytes of an existing shard that are read at once.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class ShardJob:
         index_path: The part of the index to write.
         link: Path or URL of an existing shard with exactly these records. It is linked or copied instead of written
             again. None: the records are written.
+        version: The version of the object at `link`. None: `link` is a path or None.
         shard: The shard's split, number and rows.
         files: The n source files of the shard's records.
         rows: The rows of the records in the plan.
@@ -48,6 +53,7 @@ class ShardJob:
     shard_path: Path
     index_path: Path
     link: str | None
+    version: Object | None = None
     shard: Shard
     files: Files
     rows: Rows
@@ -63,6 +69,7 @@ def shard_job(
     shard_path: Path,
     index_path: Path,
     previous: StrPath | None = None,
+    versions: Mapping[str, Object] = {},
 ) -> ShardJob:
     """Return the job that writes a shard.
 
@@ -75,13 +82,22 @@ def shard_job(
         shard_path: The shard file to write.
         index_path: The part of the index to write.
         previous: Directory or URL of the dataset that is updated. None: a new dataset is created.
+        versions: File name -> version, for the shards of `previous` if it is a URL.
+
+    Raises:
+        UserError: A shard of `previous` does not exist.
     """
+    link = f"{os.fspath(previous)}/{shard.link}" if previous is not None and shard.link else None
+    version = versions.get(shard.link) if link else None
+    if link and files.is_url(link) and version is None:
+        raise Missing(f"{link}: does not exist. The dataset is incomplete. Copy it to the bucket again.")
     rows = plan.rows.take(slice(shard.start, shard.stop))
     return ShardJob(
         config=preparation.config_of(config),
         shard_path=shard_path,
         index_path=index_path,
-        link=f"{os.fspath(previous)}/{shard.link}" if previous is not None and shard.link else None,
+        link=link,
+        version=version,
         shard=shard,
         files=sources.files(rows.numbers),
         rows=rows,
@@ -117,11 +133,27 @@ def make_shard(job: ShardJob) -> None:
         with files.atomic(job.shard_path) as file:
             for i, image in _images(job):
                 file.writelines(frame_parts(job, i, image))
-    elif files.is_url(job.link):
-        bucket_objects.fetch(job.link, job.shard_path)
+    elif job.version is not None:
+        _fetch(job, job.link, job.version)
     else:
         files.link(Path(job.link), job.shard_path, os.link)
     check_size(job, job.shard_path.stat().st_size)
+
+
+def _fetch(job: ShardJob, link: str, version: Object) -> None:
+    """Fetch an existing shard. The file appears when all its records are as the plan says."""
+    damaged = UserError(
+        f"{link}: the records differ from those in {index.FILE_NAME}. The dataset is damaged. Convert without"
+        " --update_from."
+    )
+    if version.size != job.rows.frame_bytes.sum():
+        raise damaged
+    read = BucketObjects(link.rpartition("/")[0]).reader(version)
+    with files.atomic(job.shard_path) as file:
+        for part in _right_parts(job, read):
+            if part is None:
+                raise damaged
+            file.write(part)
 
 
 def frame_parts(job: ShardJob, number: int, image: bytes) -> tuple[bytes, ...]:
@@ -134,6 +166,48 @@ def check_size(job: ShardJob, size: int) -> None:
     """Check that a shard has as many bytes as the plan says."""
     if size != job.rows.frame_bytes.sum():
         raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
+
+
+def has_records(job: ShardJob, read: Read) -> bool:
+    """Return whether a shard has exactly the bytes that a job writes. The source files are not read.
+
+    The bytes of a record follow from its image, path and label, and the plan has the hash of the image.
+
+    Args:
+        job: The job.
+        read: Function that reads a part of the shard. The shard has the right size.
+    """
+    return all(part is not None for part in _right_parts(job, read))
+
+
+def _right_parts(job: ShardJob, read: Read) -> Iterator[memoryview | None]:
+    """Yield the bytes of a shard in parts of several records. None: the part has other bytes."""
+    sizes = job.rows.frame_bytes
+    stops = np.cumsum(sizes)
+    windows = stops // _READ_BYTES
+    for window in np.unique(windows):
+        numbers = np.flatnonzero(windows == window)
+        first = int(stops[numbers[0]] - sizes[numbers[0]])
+        check = functools.partial(_are_records, job, numbers.tolist())
+        yield bucket_objects.right_part(read, first, int(stops[numbers[-1]]), check)
+
+
+def _are_records(job: ShardJob, numbers: Sequence[int], data: memoryview) -> bool:
+    stop = 0
+    for number in numbers:
+        start, stop = stop, stop + int(job.rows.frame_bytes[number])
+        if not _is_record(job, number, bytes(data[start:stop])):
+            return False
+    return True
+
+
+def _is_record(job: ShardJob, number: int, frame: bytes) -> bool:
+    try:
+        image = schema.decode_example(frame[schema.HEADER_BYTES : -4])["image"]
+    except (ValueError, KeyError):
+        return False
+    same = hashlib.sha256(image).digest() == job.facts[number]["sha256"].tobytes()
+    return same and b"".join(frame_parts(job, number, image)) == frame
 
 
 def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:

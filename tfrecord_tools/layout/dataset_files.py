@@ -282,6 +282,15 @@ def dataset_name(source: str) -> str:
     return name if name[:1].isalpha() else f"images_{name}".rstrip("_")
 
 
+def claim_began(claim: Mapping[str, Any]) -> str:
+    """Return when and where the conversion of a claim began, for messages.
+
+    Raises:
+        KeyError: The claim is damaged.
+    """
+    return f"{claim['began']} on {claim['host']} (process {claim['process']})"
+
+
 def partial_of(out: Path) -> Path:
     """Return the directory in which a conversion to `out` keeps its unfinished files."""
     named = (

@@ -181,9 +181,9 @@ def _found(store: Store) -> tuple[dict[str, Object], bytes]:
         found = store.head(dataset_files.CONVERT_JSON)
     except Missing as error:
         with contextlib.suppress(Missing):
-            store.head(dataset_files.CLAIM)
             raise UserError(
-                f"{store.url}: the conversion is unfinished. Run the same convert command again."
+                f"{store.url}: is not a dataset yet. A conversion is writing it{_began(store)}. Wait until it ends. If"
+                " it does not run any more, run its command again."
             ) from error
         raise Missing(
             f"{store.url}: is not a dataset (it has no {dataset_files.CONVERT_JSON}). Pass the URL of a dataset that"
@@ -194,6 +194,18 @@ def _found(store: Store) -> tuple[dict[str, Object], bytes]:
         whole.fetch(store, found, file)
         facts = file.getvalue()
     return {found.path: found} | _objects(store, store.url, facts), facts
+
+
+def _began(store: Store) -> str:
+    """Return a part of a message: when and where the conversion began. "": its claim is damaged.
+
+    Raises:
+        Missing: No conversion has claimed the place.
+    """
+    data = bytes(store.get(dataset_files.CLAIM))
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return f" (it began {dataset_files.claim_began(json.loads(data))})"
+    return ""
 
 
 def default_cache_dir() -> Path:
