@@ -237,7 +237,7 @@ class Operations:
     ("updates", "machine"),
     [
         (False, "same"),
-        (True, "other"),
+        pytest.param(True, "other", marks=pytest.mark.slow),
         pytest.param(False, "other", marks=pytest.mark.slow),
         pytest.param(True, "same", marks=pytest.mark.slow),
     ],

@@ -372,7 +372,7 @@ def test_a_refusal_of_the_store_is_shown(
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"convert.claim.json": b"{}"}, r": the conversion is unfinished\. Run the same convert command again\.$"),
+        ({"convert.claim.json": b"{}"}, r": is not a dataset yet\. A conversion is writing it\. Wait until it ends\."),
         ({"convert.json": b"[]"}, r"/convert\.json: is damaged \(.*\)\. Copy the dataset to the bucket again\.$"),
     ],
 )
