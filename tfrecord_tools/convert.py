@@ -413,6 +413,7 @@ class _Conversion:
                 " (--relabel). Without this file, the new labels would be lost. Pass this file as --relabel in this"
                 f" command (not in later ones), or {self._base.anew}."
             )
+        self._asked = config
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._stored = decisions.of_dataset(directory) if updates or config.overwrite else {}
         self._given = decisions.read(config.decisions) if config.decisions else {}
@@ -449,7 +450,7 @@ class _Conversion:
             shards = words.number(copied, "unchanged shard was", "unchanged shards were")
             self._log(f"  note: {shards} copied, because the file system has no hard links")
         result = dataset_files.read(workspace.data)
-        workspace.commit_data(self._request | {"update": self._config.update}, claim)
+        workspace.commit_data(self._request, claim)
         self._log(_summary(plan, facts, workspace.shown, time.monotonic() - start))
         return result
 
@@ -477,7 +478,7 @@ class _Conversion:
         sources = divided(sources, config)
         self._check_bad(sources, {})
         rows = self._new_labels(sources)
-        self._request = config.request()  # Computed now: the files of --relabel and --decisions may be deleted soon.
+        self._request = self._asked.request()  # Computed now: the files of --relabel and --decisions may be deleted soon.
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,
