@@ -478,7 +478,8 @@ class _Conversion:
         sources = divided(sources, config)
         self._check_bad(sources, {})
         rows = self._new_labels(sources)
-        self._request = self._asked.request()  # Computed now: the files of --relabel and --decisions may be deleted soon.
+        # Computed now: the files of --relabel and --decisions may be deleted soon.
+        self._request = self._asked.request()
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,
