@@ -215,7 +215,7 @@ def default_cache_dir() -> Path:
 
 def _objects(store: Store, url: str, facts: bytes) -> dict[str, Object]:
     """Return the versions of the index and of all shards, by one listing or by a request for each."""
-    with contextlib.suppress(Denied):  # Objects may be readable although they cannot be listed.
+    with contextlib.suppress(Denied, Missing):  # Objects may be readable although they cannot be listed.
         listed = {found.path: found for found in list_objects(store, below=False)}
         if index.FILE_NAME in listed:
             return listed
