@@ -273,8 +273,8 @@ def convert_images(
 
     A second call continues an interrupted conversion. If the dataset is finished, and the same images and settings give
     the same dataset, the images are inspected again, and the dataset is returned. So all cells of a notebook can be run
-    again. A script that calls it needs `if __name__ == "__main__":`, as for
-    every process pool in Python; a notebook does not.
+    again. A script that calls it needs `if __name__ == "__main__":`, as for every process pool in Python; a notebook
+    does not.
 
     Args:
         src: The images: a directory, a URL, an archive, a manifest, a CSV of pixels, or a pattern of Parquet or tar
@@ -411,7 +411,7 @@ class _Conversion:
             raise UserError(
                 f"{flag}: an earlier version of the tool converted {self._previous} with a file of new labels"
                 " (--relabel). Without this file, the new labels would be lost. Pass this file as --relabel in this"
-                f" command (not in later ones), or {self._base.anew}."
+                f" command (not in later ones), or {self._base.without_update}."
             )
         self._asked = config
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
@@ -499,7 +499,7 @@ class _Conversion:
             _check_raw(plan, sources, facts, config)
         for line in _class_table(plan, sources, facts):
             self._log(line)
-        for text in made.notes(self._previous, base.anew if base and config.update_from else ""):
+        for text in made.notes(self._previous, base.without_update if base and config.update_from else ""):
             self._log(f"  note: {text}")
         return plan, sources, facts
 

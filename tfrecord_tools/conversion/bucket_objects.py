@@ -16,11 +16,10 @@ from pathlib import Path
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.remote import store as stores
 from tfrecord_tools.remote import whole
-from tfrecord_tools.remote.interface import Attempts, Changed, Exists, Missing, Object, Patience, Store
+from tfrecord_tools.remote.interface import RANGE_BYTES, Attempts, Changed, Exists, Missing, Object, Patience, Store
 
 PATIENCE = Patience()
 LARGEST = 5 * 10**9  # Bytes of an upload. obstore sends an object with a condition in one request, and S3 limits that.
-_RANGE = 16 << 20  # Bytes of an object that are in memory at once.
 _READS = 5  # A part that differs is read again, because its bytes may have been damaged on their way.
 Read = Callable[[int, int], memoryview]  # (start, end) -> the bytes of an object.
 
@@ -178,4 +177,4 @@ def _check_version(store: Store, path: str, version: Object, remedy: str) -> Non
 
 def _parts(data: bytes | Path) -> Iterator[bytes]:
     with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
-        yield from iter(lambda: file.read(_RANGE), b"")
+        yield from iter(lambda: file.read(RANGE_BYTES), b"")

@@ -55,8 +55,8 @@ class Base:
     flag: str = "--update"
 
     @property
-    def anew(self) -> str:
-        """Advice for messages: how a user converts without an update."""
+    def without_update(self) -> str:
+        """Advice for messages: how a user converts all images again, without an update."""
         return "convert again with --overwrite" if self.flag == "--update" else f"convert without {self.flag}"
 
     def known(self, paths: Sequence[str]) -> np.ndarray:
@@ -117,7 +117,9 @@ def read(directory: Path, address: str = "", flag: str = "--update") -> Base:
         UserError: The dataset does not exist, was adopted, or has another format version.
     """
     address = address or str(directory)
-    anew = "Convert again with --overwrite instead of --update" if flag == "--update" else f"Convert without {flag}"
+    without_update = (
+        "Convert again with --overwrite instead of --update" if flag == "--update" else f"Convert without {flag}"
+    )
     if not (directory / dataset_files.CONVERT_JSON).exists():
         if flag == "--update":
             raise UserError(f"{flag}: there is no dataset in {address} to update. Remove {flag} to create one.")
@@ -134,7 +136,7 @@ def read(directory: Path, address: str = "", flag: str = "--update") -> Base:
     if facts["config"].get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{flag}: {address} has format version {facts['config'].get('format_version')}, but this version of the"
-            f" tool writes format version {FORMAT_VERSION}. {anew}."
+            f" tool writes format version {FORMAT_VERSION}. {without_update}."
         )
     table = index.read(directory / index.FILE_NAME, _COLUMNS)
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
@@ -181,7 +183,7 @@ def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ())
         if given != old and (given != field.default or field.name in explicit):
             raise UserError(
                 f"{base.flag}: --{field.name} was {old!r} for {base.previous.address} and is {given!r} now. Remove"
-                f" --{field.name}, or {base.anew}."
+                f" --{field.name}, or {base.without_update}."
             )
         inherited[field.name] = old
     if base.config["repair"] and config.on_bad_image == "skip":
