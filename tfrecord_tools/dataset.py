@@ -36,7 +36,10 @@ from tfrecord_tools.records import Records, open_dataset
 
 open = open_dataset
 
-_CHUNK = 64  # Largest number of images that one call of a Python function reads. More would need more memory.
+# One call of a Python function reads a chunk of images: each call takes time, and the other threads wait for Python's
+# lock. A chunk has at most this number of images and of bytes. More would need more memory.
+_CHUNK, _CHUNK_BYTES = 128, 16 << 20
+_CHUNKS_PER_THREAD = 8  # At least, in an iteration. With few large chunks, some threads would have no work at its end.
 # A constant that is hashed into `Batch.keys`, so that the keys differ from the hashes that `order` uses for shuffling.
 _DRAWS = 6
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
@@ -331,15 +334,19 @@ class _Selection:
             reads: Whether `fetch` reads the records, so that a bucket fetches them ahead.
         """
         check_whole(0, start_step=start_step)
-        start, chunk = int(start_step) * self.share, min(self.share, _CHUNK)
+        start = int(start_step) * self.share
+        length = None if steps is None else steps * self.share
+        parallel = parallel or workers.default_workers()
+        chunk = _chunk(shape, dtype, self.share, length, parallel)
         reading = self._records.plan(self._order) if reads else lambda position: contextlib.nullcontext()
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
-            slots = int(first) + np.arange(chunk)
+            left = chunk if length is None else length - (int(first) - start) % length
+            slots = int(first) + np.arange(min(chunk, left))
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
             epochs, numbers = self._order.at(positions)
             replaced = np.zeros_like(numbers)  # A record that replaces a corrupt one gets another key.
-            images = _empty((chunk, *shape), dtype)
+            images = _empty((len(slots), *shape), dtype)
             with reading(int(positions[0])):
                 for i in np.flatnonzero(~fetch(numbers, images)).tolist():
                     numbers[i] = self._put_next_valid(int(positions[i]), fetch, images[i : i + 1])
@@ -348,20 +355,8 @@ class _Selection:
             return images, self._records.labels[numbers], numbers, keys
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
-        if steps is None:
-            slots = tf.data.Dataset.counter(start, chunk)
-        else:
-            slots = _iterations(start, steps * self.share, chunk)
-        data = _map_python(slots, read, dtypes, shape, length=chunk, parallel=parallel)
-        if chunk == self.share:
-            return data
-        data = data.rebatch(self.share, drop_remainder=True)
-        if steps is not None:
-            data = data.take(steps)  # The last chunk may reach into the next iteration.
-        sized = graphs.plain(
-            lambda batch: Batch(*(tf.ensure_shape(part, [self.share, *part.shape[1:]]) for part in batch))
-        )
-        return data.map(sized)
+        slots = tf.data.Dataset.counter(start, chunk) if length is None else _iterations(start, length, chunk)
+        return _map_python(slots, read, dtypes, shape, parallel).rebatch(self.share, drop_remainder=True)
 
     def _put_next_valid(self, position: int, fetch: Fetch, image: np.ndarray) -> int:
         """Fetch the next valid record after a position into [1 ...], and return its number."""
@@ -370,6 +365,21 @@ class _Selection:
                 if fetch(number[None], image)[0]:
                     return int(number)
         raise UserError("all records are corrupt. Copy or convert the dataset again.")
+
+
+def _chunk(shape: tuple[int, ...], dtype: tf.DType, share: int, length: int | None, threads: int) -> int:
+    """Return the number of images in a chunk.
+
+    Args:
+        shape: Shape of an image.
+        dtype: Type of an image.
+        share: Number of images in a batch.
+        length: Number of images in an iteration. None: an iteration does not end.
+        threads: Number of threads that read chunks.
+    """
+    fitting = _CHUNK_BYTES // max(1, int(np.prod(shape)) * dtype.size)
+    useful = _CHUNK if length is None else max(share, length // (_CHUNKS_PER_THREAD * threads))
+    return max(1, min(_CHUNK, fitting, useful))
 
 
 def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
@@ -397,12 +407,20 @@ def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
 def fetch_decoded(records: Records, geometry: Geometry) -> Fetch:
     """Return a function that writes the pixels of record numbers i64[k] into u8[k h w 3]."""
 
+    size = records.raw_size
+    is_stored = size is not None and geometry.keeps(size, size)
+
     def fetch(numbers: np.ndarray, images: np.ndarray) -> np.ndarray:
+        valid = records.read_pixels(numbers, images) if is_stored else np.zeros(len(numbers), bool)
+        others = np.flatnonzero(~valid)
+
         def put(i: int, serialized: memoryview) -> None:
             encoded = schema.image_of(serialized, records.keys)
-            decoder.decode_into(images[i], encoded, geometry, records.raw_size)
+            decoder.decode_into(images[others[i]], encoded, geometry, records.raw_size)
 
-        return _visited(records, numbers, put)
+        if len(others):
+            valid[others] = _visited(records, numbers[others], put)
+        return valid
 
     return fetch
 
@@ -498,8 +516,9 @@ def eval_stream(
             images, numbers = images[valid], numbers[valid]
         return images, records.labels[numbers], numbers
 
-    chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
-    data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
+    threads = workers.default_workers()
+    chunks = tf.data.Dataset.range(len(records)).batch(_chunk(shape, tf.uint8, batch_size, len(records), threads))
+    data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape, threads).rebatch(batch_size)
     data = (data.map(graphs.plain(select)) if select else data).prefetch(tf.data.AUTOTUNE)
     # `len` and Keras's progress bar need this. Corrupt records are left out, so there may be fewer batches. With
     # `assert_cardinality`, this would be an error.
@@ -512,8 +531,7 @@ def _map_python(
     read: Callable[[np.ndarray], tuple[np.ndarray, ...]],
     dtypes: Sequence[tf.DType],
     shape: tuple[int, ...],
-    length: int | None = None,
-    parallel: int | None = None,
+    parallel: int,
 ) -> tf.data.Dataset:
     """Call a Python function for each chunk, and return the results as `Batch`es.
 
@@ -522,18 +540,17 @@ def _map_python(
         read: Function from a chunk to the fields of a `Batch`, as arrays of the same length.
         dtypes: The types of the arrays.
         shape: Shape of an element of the first array. The other arrays hold scalars.
-        length: Length of the arrays, if it is always the same.
-        parallel: Number of threads. None: one per processor. More threads would wait for Python's lock.
+        parallel: Number of threads. More threads than processors would wait for Python's lock.
     """
 
     @graphs.plain
     def as_tensors(chunk: tf.Tensor) -> Batch:
         parts = python_calls.numpy_function(read, [chunk], dtypes)
         for number, part in enumerate(parts):
-            part.set_shape([length, *(() if number else shape)])
+            part.set_shape([None, *(() if number else shape)])
         return Batch(*parts)
 
-    data = chunks.map(as_tensors, parallel or workers.default_workers())
+    data = chunks.map(as_tensors, parallel)
     return python_calls.without_autotune(data)
 
 

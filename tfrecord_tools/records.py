@@ -483,6 +483,26 @@ class Records:
             results[i] = self._decoded(int(numbers[i]), None, functools.partial(use, i))
         return results
 
+    def read_pixels(self, numbers: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """Read raw pixels from the shards straight into an array.
+
+        This is faster than `visit`, but only for records that `convert` wrote, in shards on this machine.
+
+        Args:
+            numbers: i64[k], record numbers from 0, in any order.
+            pixels: u8[k h w 3], C-contiguous, with the stored height and width. The images are written into it.
+
+        Returns:
+            bool[k], whether each record was read and is valid. The pixels of the others are undefined: `visit` reads
+            them, or tells why they are corrupt.
+        """
+        if not isinstance(self._shards, ShardFiles):
+            return np.zeros(len(numbers), bool)
+        from tfrecord_tools.layout import raw_pixels  # Imported here, because most datasets do not need it.
+
+        valid = raw_pixels.read(self._shards, self._frames(numbers), pixels)
+        return valid & ~np.isin(numbers, list(self.corrupt)) if self.corrupt else valid
+
     def _valid(self, numbers: np.ndarray) -> Iterator[tuple[int, memoryview]]:
         """Yield index and `serialized` of records i64[k], in the order of the files.
 

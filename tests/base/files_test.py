@@ -393,8 +393,11 @@ def test_read_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pread: bool) -
     assert files.read_at(descriptor, 10, 300) == b""
     buffer = memoryview(bytearray(10))
     for offset, count in ((3, 10), (250, 6), (300, 0)):
-        assert files.read_into(descriptor, buffer, offset) == count
+        assert files.read_into(descriptor, [buffer], offset) == count
         assert buffer[:count] == bytes(range(256))[offset : offset + 10]
+    parts = [bytearray(3), bytearray(0), bytearray(5)]
+    assert files.read_into(descriptor, parts, 250) == 6
+    assert b"".join(parts) == bytes(range(250, 256)) + bytes(2)
     os.close(descriptor)
 
 

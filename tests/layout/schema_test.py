@@ -77,6 +77,35 @@ def test_a_view_of_the_image_is_no_copy(length: int) -> None:
     assert (image.obj is example.obj, len(image)) == (True, length)
 
 
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("path", "label"), [("", 0), ("cats/1.jpg", 127), ("d/" * 60, 128), ("d/" * 9000, 300)])
+def test_the_start_of_a_frame(length: int, path: str, label: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, length, np.uint8)
+    framed = schema.frame(schema.encode_example(image.tobytes(), path, label))
+    start = schema.start_of_frame(len(framed), length)
+    assert framed.startswith(start + image.tobytes())
+    end = framed[len(start) + length :]
+    assert schema.is_end_valid(start, image, end)
+    for position in (0, len(end) - 5, len(end) - 4, len(end) - 1):
+        wrong = bytearray(end)
+        wrong[position] ^= 1
+        assert not schema.is_end_valid(start, image, bytes(wrong))
+    if length:
+        image[length // 2] ^= 1
+        assert not schema.is_end_valid(start, image, end)
+
+
+@pytest.mark.parametrize("frame_bytes", range(40))
+def test_no_start_fits_into_a_frame_that_is_too_short(frame_bytes: int) -> None:
+    assert len(schema.start_of_frame(frame_bytes, 120)) + 120 + schema.CRC_BYTES > frame_bytes
+
+
+def test_a_message_of_130_bytes_cannot_be_one_field() -> None:
+    """With 127 bytes of content it has 129 bytes, and with 128 it has 131."""
+    start = schema.start_of_frame(schema.FRAME_BYTES + 130, 9)
+    assert start == schema._header(130) + schema._before(b"image", schema._BYTES_LIST, 9)
+
+
 @pytest.mark.parametrize("key", ["image", "image/encoded", "k" * 127, "k" * 128, "a.c", "이미지"])
 @pytest.mark.parametrize("before", ["", "a feature"])
 def test_the_image_of_an_example_of_others(key: str, before: str) -> None:

@@ -188,6 +188,46 @@ def test_order_does_not_depend_on_parallelism(
     assert as_bytes(batches(train, 12, parallel=parallel, **settings)) == expected
 
 
+@pytest.mark.parametrize(
+    ("side", "share", "length", "threads", "expected"),
+    [
+        pytest.param(8, 4, None, 2, 128, id="small images: the largest number"),
+        pytest.param(224, 32, None, 2, 111, id="as many as fit into 16 MB"),
+        pytest.param(3000, 32, None, 2, 1, id="one image has more than 16 MB"),
+        pytest.param(8, 20, 1400, 2, 87, id="eight chunks for each thread"),
+        pytest.param(8, 20, 1400, 16, 20, id="many threads: a batch"),
+        pytest.param(8, 500, 1000, 16, 128, id="a large batch: a part of it"),
+        pytest.param(8, 4, 10**9, 64, 128, id="a long epoch"),
+    ],
+)
+def test_the_size_of_a_chunk(side: int, share: int, length: int | None, threads: int, expected: int) -> None:
+    assert dataset._chunk((side, side, 3), tf.uint8, share, length, threads) == expected
+
+
+@pytest.mark.parametrize(("epochs", "chunks"), [(1, [8, 8, 4]), (2, [8, 8, 4, 8, 8, 4])])
+def test_no_image_is_read_that_no_batch_has(
+    train: Records, epochs: int, chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_decoded, sizes = dataset.fetch_decoded, []
+
+    def counted(*arguments: Any) -> dataset.Fetch:
+        fetch = fetch_decoded(*arguments)
+
+        def read(numbers: np.ndarray, images: np.ndarray) -> np.ndarray:
+            sizes.append(len(numbers))
+            return fetch(numbers, images)
+
+        return read
+
+    monkeypatch.setattr(dataset, "fetch_decoded", counted)
+    monkeypatch.setattr(dataset, "_CHUNK", 8)
+    monkeypatch.setattr(dataset, "_CHUNKS_PER_THREAD", 1)
+    many = train.select(np.arange(20) % len(train))
+    data = dataset.train_batches(many, batch_size=5, image_size=SIZE, seed=0, parallel=1)
+    assert [len(images) for _ in range(epochs) for images, _ in data] == [5] * 4 * epochs
+    assert sizes == chunks
+
+
 def test_iterating_an_endless_dataset_twice_gives_the_same(train: Records) -> None:
     data = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, augment=SHIFT, endless=True).take(6)
     first, second = ([images.numpy().tobytes() for images, _ in data] for _ in range(2))

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -282,12 +282,24 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
         return os.read(descriptor, size)
 
 
-def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
-    """Read like `read_at`, but into a buffer. Return the number of bytes: fewer at the end of the file."""
+def read_into(descriptor: int, buffers: Sequence[memoryview | bytearray], offset: int) -> int:
+    """Read like `read_at`, but into buffers, one after the other.
+
+    Args:
+        descriptor: As in `read_at`.
+        buffers: Buffers of single bytes.
+        offset: As in `read_at`.
+
+    Returns:
+        The number of bytes that were read: less than the size of the buffers at the end of the file.
+    """
     if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
-    data = read_at(descriptor, len(buffer), offset)
-    buffer[: len(data)] = data
+        return os.preadv(descriptor, buffers, offset)
+    data, start = read_at(descriptor, sum(map(len, buffers)), offset), 0
+    for buffer in buffers:
+        part = data[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        start += len(part)
     return len(data)
 
 

@@ -121,6 +121,10 @@ class Geometry:
             rows, columns = self.height, max(1, round(width * self.height / height))
         return Box((self.height - rows) // 2, (self.width - columns) // 2, rows, columns)
 
+    def keeps(self, height: int, width: int) -> bool:
+        """Return whether an image with this height and width is the input of the network as it is."""
+        return (height, width) == (self.height, self.width) and self.part(height, width) == (0, 0, height, width)
+
     def decoding_scale(self, height: int, width: int) -> int:
         """Return the largest divisor in `SCALES` that makes the used part not smaller than its `place`."""
         part, place = self.part(height, width), self.place(height, width)

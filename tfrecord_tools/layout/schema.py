@@ -25,7 +25,8 @@ import numpy as np
 from tfrecord_tools.layout import wire
 
 HEADER_BYTES = 12
-FRAME_BYTES = HEADER_BYTES + 4
+CRC_BYTES = 4
+FRAME_BYTES = HEADER_BYTES + CRC_BYTES
 _HEADER, _CRC = struct.Struct("<QI"), struct.Struct("<I")
 _BYTES_LIST, _INT64_LIST = 1, 3  # Fields of tf.train.Feature.
 
@@ -147,6 +148,34 @@ def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: n
     )
 
 
+@functools.lru_cache(maxsize=1024)
+def start_of_frame(frame_bytes: int, image_bytes: int) -> bytes:
+    """Return the bytes before the image in a frame that this package writes.
+
+    If it writes no frame with these lengths, the result is not the start of a frame.
+
+    Args:
+        frame_bytes: Length of the frame.
+        image_bytes: Length of the image.
+    """
+    count = max(0, frame_bytes - FRAME_BYTES)
+    heads = {length: _head(1, max(0, count - length)) for length in range(2, 7)}
+    head = next((head for length, head in heads.items() if len(head) == length), b"")
+    return _header(count) + head + _before(b"image", _BYTES_LIST, image_bytes)
+
+
+def is_end_valid(start: bytes, image: np.ndarray, end: bytes) -> bool:
+    """Return whether the last four bytes of a frame are the checksum of its data.
+
+    Args:
+        start: Result of `start_of_frame`.
+        image: The image, a C-contiguous array.
+        end: The bytes after the image.
+    """
+    (crc,) = _CRC.unpack(end[-CRC_BYTES:])
+    return bool(crc == _masked_crc(start[HEADER_BYTES:], image, end[:-CRC_BYTES]))
+
+
 def frame(data: bytes) -> bytes:
     """Return the TFRecord frame of a record's data, which is `FRAME_BYTES` longer."""
     return b"".join(frame_parts((data,)))
@@ -155,7 +184,11 @@ def frame(data: bytes) -> bytes:
 def frame_parts(parts: Sequence[bytes]) -> tuple[bytes, ...]:
     """Return the frame of a record in parts, without copying the parts of the data."""
     count = sum(map(len, parts))
-    return _HEADER.pack(count, _masked_crc(struct.pack("<Q", count))), *parts, _CRC.pack(_masked_crc(*parts))
+    return _header(count), *parts, _CRC.pack(_masked_crc(*parts))
+
+
+def _header(count: int) -> bytes:
+    return _HEADER.pack(count, _masked_crc(struct.pack("<Q", count)))
 
 
 def unframe(framed: bytes | memoryview) -> bytes | None:
@@ -187,7 +220,7 @@ def data_bytes(header: bytes | memoryview) -> int | None:
     return int(length) if crc == _masked(google_crc32c.value(bytes(header[:8]))) else None
 
 
-def _masked_crc(*parts: bytes) -> int:
+def _masked_crc(*parts: bytes | np.ndarray) -> int:
     return _masked(functools.reduce(google_crc32c.extend, parts, 0))
 
 

@@ -40,7 +40,6 @@ def _buffer_of_thread() -> Iterator[memoryview]:
     """
     buffer = _local.__dict__.pop("buffer", None)
     if buffer is None:
-        _keep_memory()
         buffer = memoryview(bytearray(2 * _MAX_READ))
     try:
         yield buffer
@@ -96,6 +95,14 @@ class ShardFiles:
         except OSError as error:
             raise files.named(error, self.paths[shard], "read") from error
 
+    def read_into(self, shard: int, buffers: Sequence[memoryview | bytearray], offset: int) -> int:
+        """Read bytes at `offset` of a shard into buffers, one after the other. Return the number of bytes.
+
+        Raises:
+            OSError: The shard cannot be read.
+        """
+        return self._with_file(shard, lambda file: files.read_into(file, buffers, offset))
+
     def read_many(self, shards: np.ndarray, sizes: np.ndarray, offsets: np.ndarray) -> Iterator[tuple[int, memoryview]]:
         """Read several parts. Parts that follow each other in a shard are read together.
 
@@ -129,7 +136,7 @@ class ShardFiles:
         """Read into the buffer, or into new memory if it is too small. None: the shard cannot be read."""
         target = buffer[:size] if size <= len(buffer) else memoryview(bytearray(size))
         try:
-            count = self._with_file(shard, lambda file: files.read_into(file, target, offset))
+            count = self._with_file(shard, lambda file: files.read_into(file, [target], offset))
         except OSError:
             return None
         return target[:count]
@@ -144,6 +151,7 @@ class ShardFiles:
         descriptor = self._open.get(key)
         if descriptor is not None:
             return read(descriptor)
+        _keep_memory()
         descriptor = files.open_descriptor(self.paths[shard])
         shared = len(self._open) < _MAX_OPEN_FILES and self._open.setdefault(key, descriptor) == descriptor
         try:
