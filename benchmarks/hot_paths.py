@@ -28,6 +28,7 @@ from tfrecord_tools.records import open_dataset
 MARK = "adler32"
 _SIZE = (440, 374)  # Width and height of a mean photograph.
 _IMAGES = 16
+_RAW = 150  # Side of raw pixels.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +57,24 @@ def drawing(number: int) -> bytes:
 
 
 def prepare(directory: Path) -> None:
-    """Draw the images and convert them to `directory`/out."""
+    """Draw the images, and convert them to `directory`/out and, as raw pixels, to `directory`/raw."""
     for number in range(_IMAGES):
         folder = directory / "images" / ("cats", "dogs")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:02d}.jpg").write_bytes(drawing(number))
-    common.convert(
-        f"--src={directory / 'images'}", f"--out={directory / 'out'}", "--validation_fraction=0", "--workers=1"
-    )
+    raw = ("--store=raw", f"--resize={_RAW}", "--resize_mode=exact")
+    for name, options in (("out", ()), ("raw", raw)):
+        common.convert(
+            f"--src={directory / 'images'}", f"--out={directory / name}", "--validation_fraction=0", "--workers=1",
+            *options,
+        )  # fmt: skip
 
 
 def hot_paths(directory: Path) -> list[HotPath]:
     """Return the functions, with the files that `prepare` made in a directory."""
     records = open_dataset(directory / "out").records("train")
+    raw = open_dataset(directory / "raw").records("train")
+    numbers, pixels = np.arange(_IMAGES), np.empty((_IMAGES, _RAW, _RAW, 3), np.uint8)
     image = (directory / "images/cats/00.jpg").read_bytes()
     example = schema.encode_example(image, "cats/00.jpg", 0)
     framed = schema.frame(example)
@@ -83,6 +89,7 @@ def hot_paths(directory: Path) -> list[HotPath]:
 
     return [
         repeated("read a record by number", 400, lambda number: records[number * 7 % len(records)]),
+        repeated("read 16 raw images", 30, lambda _: raw.read_pixels(numbers, pixels)),
         repeated("decode_example", 400, lambda _: schema.decode_example(example)),
         repeated("content and image_of", 400, lambda _: schema.image_of(schema.content(memoryview(framed)) or b"")),
         repeated(

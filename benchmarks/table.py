@@ -49,7 +49,7 @@ class Bench:
             "photos": source, "work": self._work / contender.name / photos, "size": self._given.image_size,
             "batch": self._given.batch_size, "images": self._given.images, "side": self._side(photos),
             "step": self._given.step, "weights": Path(self._given.weights).resolve() if self._given.weights else "",
-            "model": self._trained() if row in ("predict", "predict_one", "model", "one_call") else "",
+            "model": self._trained() if row in ("predict", "predict_one", "model", "in_turn", "one_call") else "",
         }  # fmt: skip
         outcome = contenders.run(contender, row, arguments)
         if "bytes" in outcome.figures:

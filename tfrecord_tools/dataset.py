@@ -36,10 +36,10 @@ from tfrecord_tools.records import Records, open_dataset
 
 open = open_dataset
 
-# One call of a Python function reads a chunk of images: each call takes time, and the other threads wait for Python's
-# lock. A chunk has at most this number of images and of bytes. More would need more memory.
-_CHUNK, _CHUNK_BYTES = 128, 16 << 20
-_CHUNKS_PER_THREAD = 8  # At least, in an iteration. With few large chunks, some threads would have no work at its end.
+_CHUNK = 128  # Largest number of images in a chunk, see `_Chunks`.
+_CHUNK_BYTES, _ALL_CHUNKS_BYTES = 16 << 20, 256 << 20  # Largest size of a chunk, and of one chunk for each thread.
+_CHUNKS_PER_THREAD = 8  # Smallest number in an iteration, so that threads have work until its end.
+_LEAST = 16  # Chunks of fewer images would be slow, also in a short iteration.
 # A constant that is hashed into `Batch.keys`, so that the keys differ from the hashes that `order` uses for shuffling.
 _DRAWS = 6
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
@@ -334,15 +334,14 @@ class _Selection:
             reads: Whether `fetch` reads the records, so that a bucket fetches them ahead.
         """
         check_whole(0, start_step=start_step)
-        start = int(start_step) * self.share
-        length = None if steps is None else steps * self.share
         parallel = parallel or workers.default_workers()
-        chunk = _chunk(shape, dtype, self.share, length, parallel)
+        length = None if steps is None else steps * self.share
+        item_bytes = self._records.mean_bytes if dtype == tf.string else int(np.prod(shape)) * dtype.size
+        chunks = _Chunks.of(int(start_step) * self.share, length, self.share, item_bytes, parallel)
         reading = self._records.plan(self._order) if reads else lambda position: contextlib.nullcontext()
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
-            left = chunk if length is None else length - (int(first) - start) % length
-            slots = int(first) + np.arange(min(chunk, left))
+            slots = chunks.slots(int(first))
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
             epochs, numbers = self._order.at(positions)
             replaced = np.zeros_like(numbers)  # A record that replaces a corrupt one gets another key.
@@ -355,8 +354,11 @@ class _Selection:
             return images, self._records.labels[numbers], numbers, keys
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
-        slots = tf.data.Dataset.counter(start, chunk) if length is None else _iterations(start, length, chunk)
-        return _map_python(slots, read, dtypes, shape, parallel).rebatch(self.share, drop_remainder=True)
+        firsts = chunks.firsts(chunks.start) if length is None else _iterations(chunks)
+        data = _map_python(firsts, read, dtypes, shape, parallel).rebatch(self.share, drop_remainder=True)
+        if length is None:  # After `rebatch`, TensorFlow does not know it.
+            data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+        return data
 
     def _put_next_valid(self, position: int, fetch: Fetch, image: np.ndarray) -> int:
         """Fetch the next valid record after a position into [1 ...], and return its number."""
@@ -367,59 +369,97 @@ class _Selection:
         raise UserError("all records are corrupt. Copy or convert the dataset again.")
 
 
-def _chunk(shape: tuple[int, ...], dtype: tf.DType, share: int, length: int | None, threads: int) -> int:
-    """Return the number of images in a chunk.
+@dataclasses.dataclass(frozen=True)
+class _Chunks:
+    """How an iteration is divided into chunks. One call of a Python function reads a chunk of images.
 
-    Args:
-        shape: Shape of an image.
-        dtype: Type of an image.
-        share: Number of images in a batch.
-        length: Number of images in an iteration. None: an iteration does not end.
-        threads: Number of threads that read chunks.
+    Large chunks are faster: each call takes time, and the other threads wait for Python's lock. More than 128 images
+    gain little. The first chunks are small, so that the first batch is soon there. Batches do not depend on chunks.
+
+    A slot is a position in the stream of this worker. A chunk is a run of slots.
+
+    Attributes:
+        start: First slot of the first iteration.
+        length: Number of slots in an iteration. None: the iteration does not end.
+        small: Number of slots in each of the first chunks.
+        large: Number of slots in each later chunk.
+        begin: Number of slots of an iteration that are in small chunks.
     """
-    fitting = _CHUNK_BYTES // max(1, int(np.prod(shape)) * dtype.size)
-    useful = _CHUNK if length is None else max(share, length // (_CHUNKS_PER_THREAD * threads))
-    return max(1, min(_CHUNK, fitting, useful))
+
+    start: int
+    length: int | None
+    small: int
+    large: int
+    begin: int
+
+    @classmethod
+    def of(cls, start: int, length: int | None, share: int, item_bytes: int, threads: int) -> _Chunks:
+        """Choose the sizes.
+
+        Args:
+            start: As in the class.
+            length: As in the class.
+            share: Number of images in a batch.
+            item_bytes: Bytes of an image.
+            threads: Number of threads that read chunks.
+        """
+        most_bytes = min(_CHUNK_BYTES, _ALL_CHUNKS_BYTES // threads)
+        useful = _CHUNK if length is None else max(min(share, _LEAST), length // (_CHUNKS_PER_THREAD * threads))
+        large = max(1, min(_CHUNK, most_bytes // max(1, item_bytes), useful))
+        small = min(share, large)
+        begin = 2 * threads * small
+        return cls(start, length, small, large, begin if length is None else min(begin, length))
+
+    def slots(self, first: int) -> np.ndarray:
+        """Return the slots of the chunk that begins with slot `first`, i64[k]."""
+        offset = first - self.start
+        if self.length is not None:
+            offset %= self.length
+        size = self.small if offset < self.begin else self.large
+        return first + np.arange(size if self.length is None else min(size, self.length - offset))
+
+    def firsts(self, start: int | tf.Tensor) -> tf.data.Dataset:
+        """Return the first slot of each chunk in the iteration that begins with slot `start`, i64."""
+        later = start + self.begin
+        small = tf.data.Dataset.range(start, later, self.small)
+        if self.length is None:
+            return small.concatenate(tf.data.Dataset.counter(later, self.large))
+        return small.concatenate(tf.data.Dataset.range(later, start + self.length, self.large))
 
 
-def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
+def _iterations(chunks: _Chunks) -> tf.data.Dataset:
     """Return the first slot of each chunk, i64.
 
-    A slot is a position in the stream of this worker. A chunk is a run of slots. Each iteration continues where the
-    iteration before it ends.
-
-    Args:
-        start: First slot of the first iteration.
-        length: Number of slots in an iteration.
-        chunk: Number of slots in a chunk.
+    Each iteration continues where the iteration before it ends.
     """
-    starts = itertools.count(start, length)
+    starts = itertools.count(chunks.start, chunks.length or 0)
 
     @graphs.plain
-    def chunks(_: tf.Tensor) -> tf.data.Dataset:
-        (first,) = python_calls.numpy_function(lambda _: (np.int64(next(starts)),), [_], [tf.int64])
-        first.set_shape([])
-        return tf.data.Dataset.range(first, first + length, chunk)
+    def firsts(_: tf.Tensor) -> tf.data.Dataset:
+        (start,) = python_calls.numpy_function(lambda _: (np.int64(next(starts)),), [_], [tf.int64])
+        start.set_shape([])
+        return chunks.firsts(start)
 
-    return tf.data.Dataset.range(1).flat_map(chunks)
+    return tf.data.Dataset.range(1).flat_map(firsts)
 
 
 def fetch_decoded(records: Records, geometry: Geometry) -> Fetch:
     """Return a function that writes the pixels of record numbers i64[k] into u8[k h w 3]."""
-
     size = records.raw_size
-    is_stored = size is not None and geometry.keeps(size, size)
+    is_straight = size is not None and geometry.is_kept(size, size)
 
     def fetch(numbers: np.ndarray, images: np.ndarray) -> np.ndarray:
-        valid = records.read_pixels(numbers, images) if is_stored else np.zeros(len(numbers), bool)
-        others = np.flatnonzero(~valid)
+        valid = np.zeros(len(numbers), bool)
+        if is_straight:
+            valid = records.read_pixels(numbers, images, python_calls.check)
+        unread = np.flatnonzero(~valid)
 
         def put(i: int, serialized: memoryview) -> None:
             encoded = schema.image_of(serialized, records.keys)
-            decoder.decode_into(images[others[i]], encoded, geometry, records.raw_size)
+            decoder.decode_into(images[unread[i]], encoded, geometry, records.raw_size)
 
-        if len(others):
-            valid[others] = _visited(records, numbers[others], put)
+        if len(unread):
+            valid[unread] = _visited(records, numbers[unread], put)
         return valid
 
     return fetch
@@ -440,6 +480,7 @@ def _empty(shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
     """Return a new array with undefined values, aligned to 64 bytes.
 
     TensorFlow uses the memory of such an array. Others are copied, which takes 4 us per image of 150 x 150 pixels.
+    `rebatch` copies again, unless a batch is an aligned part of one chunk.
     """
     if dtype == tf.string:
         return np.empty(shape, object)
@@ -508,7 +549,11 @@ def eval_stream(
     fetch, shape = fetch_decoded(records, geometry), geometry.shape
     reading = records.plan()
 
-    def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
+    threads = workers.default_workers()
+    chunks = _Chunks.of(0, len(records), batch_size, int(np.prod(shape)), threads)
+
+    def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
+        numbers = chunks.slots(int(first))
         images = _empty((len(numbers), *shape), tf.uint8)
         with reading(int(numbers[0])):
             valid = fetch(numbers, images)
@@ -516,9 +561,8 @@ def eval_stream(
             images, numbers = images[valid], numbers[valid]
         return images, records.labels[numbers], numbers
 
-    threads = workers.default_workers()
-    chunks = tf.data.Dataset.range(len(records)).batch(_chunk(shape, tf.uint8, batch_size, len(records), threads))
-    data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape, threads).rebatch(batch_size)
+    dtypes = (tf.uint8, tf.int64, tf.int64)
+    data = _map_python(chunks.firsts(0), read, dtypes, shape, threads).rebatch(batch_size)
     data = (data.map(graphs.plain(select)) if select else data).prefetch(tf.data.AUTOTUNE)
     # `len` and Keras's progress bar need this. Corrupt records are left out, so there may be fewer batches. With
     # `assert_cardinality`, this would be an error.
@@ -527,7 +571,7 @@ def eval_stream(
 
 
 def _map_python(
-    chunks: tf.data.Dataset,
+    firsts: tf.data.Dataset,
     read: Callable[[np.ndarray], tuple[np.ndarray, ...]],
     dtypes: Sequence[tf.DType],
     shape: tuple[int, ...],
@@ -536,21 +580,21 @@ def _map_python(
     """Call a Python function for each chunk, and return the results as `Batch`es.
 
     Args:
-        chunks: A dataset of single tensors.
-        read: Function from a chunk to the fields of a `Batch`, as arrays of the same length.
+        firsts: The first slot of each chunk.
+        read: Function from it to the fields of a `Batch`, as arrays of the same length.
         dtypes: The types of the arrays.
         shape: Shape of an element of the first array. The other arrays hold scalars.
         parallel: Number of threads. More threads than processors would wait for Python's lock.
     """
 
     @graphs.plain
-    def as_tensors(chunk: tf.Tensor) -> Batch:
-        parts = python_calls.numpy_function(read, [chunk], dtypes)
+    def as_tensors(first: tf.Tensor) -> Batch:
+        parts = python_calls.numpy_function(read, [first], dtypes)
         for number, part in enumerate(parts):
             part.set_shape([None, *(() if number else shape)])
         return Batch(*parts)
 
-    data = chunks.map(as_tensors, parallel)
+    data = firsts.map(as_tensors, parallel)
     return python_calls.without_autotune(data)
 
 

@@ -483,24 +483,33 @@ class Records:
             results[i] = self._decoded(int(numbers[i]), None, functools.partial(use, i))
         return results
 
-    def read_pixels(self, numbers: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    @property
+    def mean_bytes(self) -> int:
+        """Mean number of bytes of a record in the splits."""
+        return int(self._map.shard_sizes.sum()) // max(1, self._map.rows)
+
+    def read_pixels(
+        self, numbers: np.ndarray, pixels: np.ndarray, before: Callable[[], object] = lambda: None
+    ) -> np.ndarray:
         """Read raw pixels from the shards straight into an array.
 
         This is faster than `visit`, but only for records that `convert` wrote, in shards on this machine.
 
         Args:
-            numbers: i64[k], record numbers from 0, in any order.
+            numbers: i64[k], record numbers, in any order.
             pixels: u8[k h w 3], C-contiguous, with the stored height and width. The images are written into it.
+            before: Called before each record. It may raise an error to end the reading.
 
         Returns:
             bool[k], whether each record was read and is valid. The pixels of the others are undefined: `visit` reads
             them, or tells why they are corrupt.
         """
-        if not isinstance(self._shards, ShardFiles):
+        numbers = self._numbers(numbers)
+        if not isinstance(self._shards, ShardFiles) or self.keys != schema.OURS:
             return np.zeros(len(numbers), bool)
         from tfrecord_tools.layout import raw_pixels  # Imported here, because most datasets do not need it.
 
-        valid = raw_pixels.read(self._shards, self._frames(numbers), pixels)
+        valid = raw_pixels.read(self._shards, self._frames(numbers), pixels, before)
         return valid & ~np.isin(numbers, list(self.corrupt)) if self.corrupt else valid
 
     def _valid(self, numbers: np.ndarray) -> Iterator[tuple[int, memoryview]]:

@@ -50,6 +50,19 @@ def batches(job: Job, raw: bool = False, **settings: Any) -> Iterable[Any]:
     )
 
 
+def numpy_batches(job: Job, start_step: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches (u8[b h w 3], i64[b]) without TensorFlow."""
+    from tfrecord_tools.decoding import decoder
+    from tfrecord_tools.order import Shuffled
+
+    records = records_of(job)
+    order = Shuffled(len(records), seed=0)
+    for step in itertools.count(start_step):
+        examples = records.__getitems__(order[step * job.batch + np.arange(job.batch)])
+        images = np.stack([decoder.decode(example["image"], job.size) for example in examples])
+        yield images, np.array([example["label"] for example in examples])
+
+
 def from_memory(job: Job, **settings: Any) -> Figures:
     from tfrecord_tools import dataset
 
@@ -160,6 +173,8 @@ ROWS: dict[str, Callable[[Job], Figures]] = {
     "sequence": in_sequence,
     "first": lambda job: peer.first(batches(job), job),
     "resume": lambda job: peer.first(batches(job, start_step=job.step), job),
+    "first_numpy": lambda job: peer.first(numpy_batches(job), job),
+    "resume_numpy": lambda job: peer.first(numpy_batches(job, start_step=job.step), job),
     "bucket_write": bucket_write,
     "bucket_blocks": lambda job: bucket(job, blocks=True),
     "bucket_shuffled": lambda job: bucket(job, blocks=False),

@@ -81,6 +81,12 @@ VARIANTS = (
         "this_package",
         {"plain": "memory", "augmented": "memory_augmented"},
     ),
+    Contender(
+        "numpy",
+        "this package, a loop over `Records` without TensorFlow",
+        "this_package",
+        {"first": "first_numpy", "resume": "resume_numpy"},
+    ),
 )
 
 PEERS = (
@@ -112,6 +118,7 @@ LIMITS = tuple(
         ("files", "open, read and close one file after the other", ("random",)),
         ("network", "the network alone, a batch in memory", ("features",)),
         ("model", "the model alone, a batch in memory", ("predict",)),
+        ("in_turn", "decoding and the model in turn, not at the same time", ("predict",)),
         ("one_call", "import Keras, load the model, one call", ("predict_one",)),
     )
 )

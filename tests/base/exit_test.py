@@ -136,7 +136,20 @@ CASES = {
     ),
     "an iterator that was never used": Case("it = iter(train()); last()"),
     "an iterator in a cycle": Case("it = iter(train()); next(it); cycle = [it]; cycle.append(cycle); del it; last()"),
-    "large chunks of slow images": Case("it = iter(train(batch_size=64, image_size=512)); next(it); last()"),
+    "large chunks of slow images": Case("it = iter(train(batch_size=128, image_size=200)); next(it); last()"),
+    "large chunks from a slow disk": Case(
+        """
+        from tfrecord_tools.base import files
+        read_into = files.read_into
+        def slow(*arguments):
+            time.sleep(0.05)
+            return read_into(*arguments)
+        records = dataset.open("raw").records("train")
+        files.read_into = slow
+        it = iter(train(batch_size=128, image_size=8)); next(it); last()
+        """,
+        quick=True,
+    ),
     "sys.exit": Case("it = iter(train()); next(it); last(); sys.exit(3)", 3),
     "an error": Case("it = iter(train()); next(it); last(); 1 / 0", 1, "ZeroDivisionError"),
     "an error in a function": Case(
@@ -301,6 +314,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8))
                 coarse.resize((640, 480)).save(workspace / "src" / split / name / f"{number}.jpg")
     converted(workspace / "src", workspace / "out")
+    converted(workspace / "src", workspace / "raw", store="raw", resize=8, resize_mode="exact")
     return workspace
 
 

@@ -189,25 +189,46 @@ def test_order_does_not_depend_on_parallelism(
 
 
 @pytest.mark.parametrize(
-    ("side", "share", "length", "threads", "expected"),
+    ("item_bytes", "share", "length", "threads", "expected"),
     [
-        pytest.param(8, 4, None, 2, 128, id="small images: the largest number"),
-        pytest.param(224, 32, None, 2, 111, id="as many as fit into 16 MB"),
-        pytest.param(3000, 32, None, 2, 1, id="one image has more than 16 MB"),
-        pytest.param(8, 20, 1400, 2, 87, id="eight chunks for each thread"),
-        pytest.param(8, 20, 1400, 16, 20, id="many threads: a batch"),
-        pytest.param(8, 500, 1000, 16, 128, id="a large batch: a part of it"),
-        pytest.param(8, 4, 10**9, 64, 128, id="a long epoch"),
+        pytest.param(192, 4, None, 2, (4, 128), id="small images: the largest number"),
+        pytest.param(224 * 224 * 3, 32, None, 2, (32, 111), id="as many as fit into 16 MB"),
+        pytest.param(224 * 224 * 3, 32, None, 128, (13, 13), id="many threads: as many as fit into 256 MB together"),
+        pytest.param(27_000_000, 32, None, 2, (1, 1), id="one image has more than 16 MB"),
+        pytest.param(0, 32, None, 2, (32, 128), id="empty records"),
+        pytest.param(192, 20, 1400, 2, (20, 87), id="eight chunks for each thread"),
+        pytest.param(192, 20, 1400, 16, (16, 16), id="many threads, few images"),
+        pytest.param(192, 4, 1400, 16, (4, 10), id="a small batch"),
+        pytest.param(192, 500, 1000, 16, (16, 16), id="a large batch: a part of it"),
+        pytest.param(192, 500, 10**9, 64, (128, 128), id="a large batch in a long epoch"),
     ],
 )
-def test_the_size_of_a_chunk(side: int, share: int, length: int | None, threads: int, expected: int) -> None:
-    assert dataset._chunk((side, side, 3), tf.uint8, share, length, threads) == expected
-
-
-@pytest.mark.parametrize(("epochs", "chunks"), [(1, [8, 8, 4]), (2, [8, 8, 4, 8, 8, 4])])
-def test_no_image_is_read_that_no_batch_has(
-    train: Records, epochs: int, chunks: list[int], monkeypatch: pytest.MonkeyPatch
+def test_sizes_of_chunks(
+    item_bytes: int, share: int, length: int | None, threads: int, expected: tuple[int, int]
 ) -> None:
+    chunks = dataset._Chunks.of(0, length, share, item_bytes, threads)
+    assert (chunks.small, chunks.large) == expected
+
+
+@pytest.mark.parametrize(
+    ("chunks", "sizes"),
+    [
+        (dataset._Chunks(0, 20, small=3, large=8, begin=6), [3, 3, 8, 6]),
+        (dataset._Chunks(0, 20, small=8, large=8, begin=20), [8, 8, 4]),
+        (dataset._Chunks(40, 5, small=3, large=8, begin=5), [3, 2]),
+        (dataset._Chunks(40, 6, small=3, large=8, begin=6), [3, 3]),
+    ],
+)
+def test_chunks_cover_each_iteration(chunks: dataset._Chunks, sizes: list[int]) -> None:
+    assert chunks.length is not None
+    for epoch in range(3):
+        start = chunks.start + epoch * chunks.length
+        found = [chunks.slots(int(first)) for first in chunks.firsts(start)]
+        assert [len(slots) for slots in found] == sizes
+        np.testing.assert_array_equal(np.concatenate(found), start + np.arange(chunks.length))
+
+
+def test_no_image_is_read_that_no_batch_has(train: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch_decoded, sizes = dataset.fetch_decoded, []
 
     def counted(*arguments: Any) -> dataset.Fetch:
@@ -220,12 +241,26 @@ def test_no_image_is_read_that_no_batch_has(
         return read
 
     monkeypatch.setattr(dataset, "fetch_decoded", counted)
-    monkeypatch.setattr(dataset, "_CHUNK", 8)
-    monkeypatch.setattr(dataset, "_CHUNKS_PER_THREAD", 1)
-    many = train.select(np.arange(20) % len(train))
+    many = train.select(np.arange(300) % len(train))
     data = dataset.train_batches(many, batch_size=5, image_size=SIZE, seed=0, parallel=1)
-    assert [len(images) for _ in range(epochs) for images, _ in data] == [5] * 4 * epochs
-    assert sizes == chunks
+    assert [len(images) for _ in range(2) for images, _ in data] == [5] * 120
+    assert sizes == 2 * [5, 5, *[37] * 7, 31]
+
+
+def test_an_endless_dataset_has_no_end(train: Records) -> None:
+    data = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, endless=True)
+    serialized = dataset.serialized_batches(train, batch_size=4, seed=0)
+    for endless in (data, serialized):
+        assert endless.cardinality() == tf.data.INFINITE_CARDINALITY
+        assert len(endless.take(6)) == 6
+
+
+@pytest.fixture(params=["usual chunks", "small chunks"])
+def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small chunks do not end where a batch ends, and differ in size."""
+    if request.param == "small chunks":
+        monkeypatch.setattr(dataset, "_CHUNK", 3)
+        monkeypatch.setattr(dataset, "_LEAST", 2)
 
 
 def test_iterating_an_endless_dataset_twice_gives_the_same(train: Records) -> None:
@@ -238,13 +273,16 @@ def test_iterating_an_endless_dataset_twice_gives_the_same(train: Records) -> No
     "settings",
     [
         pytest.param({"batch_size": 4}, id="batches within an epoch"),
-        pytest.param({"batch_size": 100}, id="more images than records, in chunks"),
+        pytest.param({"batch_size": 100}, id="more images than records"),
         pytest.param({"batch_size": 4, "start_step": 3}, id="continued"),
         pytest.param({"batch_size": 4, "shard": (1, 2)}, id="a worker's share"),
+        pytest.param({"batch_size": 4, "shard": (1, 2), "start_step": 3}, id="a worker's share, continued"),
         pytest.param({"batch_size": 4, "augment": SHIFT}, id="augmented"),
     ],
 )
-def test_each_iteration_is_the_next_epoch_of_the_endless_stream(settings: dict[str, Any], train: Records) -> None:
+def test_each_iteration_is_the_next_epoch_of_the_endless_stream(
+    settings: dict[str, Any], train: Records, chunked: None
+) -> None:
     data = dataset.train_batches(train, image_size=SIZE, seed=0, with_numbers=True, **settings)
     steps = max(1, round(len(train) / settings["batch_size"]))
     assert len(data) == steps
@@ -381,7 +419,7 @@ def test_workers_draw_differently(train: Records) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_evaluation_is_complete_and_in_order(validation: Records, batch_size: int) -> None:
+def test_evaluation_is_complete_and_in_order(validation: Records, batch_size: int, chunked: None) -> None:
     seen = list(evaluated(validation, batch_size))
     assert [len(batch[1]) for batch in seen] == [batch_size] * (7 // batch_size) + [7 % batch_size] * (
         7 % batch_size > 0
@@ -400,7 +438,7 @@ def test_evaluation_without_numbers(validation: Records) -> None:
 # --- Corrupt records -----------------------------------------------------------------------------------------------
 
 
-def test_evaluation_skips_and_reports_a_corrupt_record(train: Records, damaged: Records) -> None:
+def test_evaluation_skips_and_reports_a_corrupt_record(train: Records, damaged: Records, chunked: None) -> None:
     seen = list(evaluated(damaged))
     assert np.concatenate([batch[2] for batch in seen]).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert [len(batch[1]) for batch in seen] == [4, 4, 1]

@@ -62,7 +62,7 @@ def test_the_pixels_are_those_of_the_records(out: Path) -> None:
     np.testing.assert_array_equal(read(chosen, np.array([1, 0]))[1], [stored(records, 2), stored(records, 5)])
 
 
-def test_each_bit_of_a_frame_is_checked(out: Path) -> None:
+def test_damage_anywhere_in_a_frame_is_noticed(out: Path) -> None:
     records = open_dataset(out).records("train")
     shard, offset, size = frame(records, 3)
     start = len(schema.start_of_frame(size, BYTES))
@@ -91,7 +91,7 @@ def test_a_short_shard_and_a_shard_that_cannot_be_read(out: Path, monkeypatch: p
 
 
 def test_a_record_of_another_writer_is_left_to_visit(out: Path) -> None:
-    """Its features have another order, so the image starts elsewhere. Its checksums are right."""
+    """The checksums are right, but the features have another order, so the image starts elsewhere."""
     records = open_dataset(out).records("train")
     start = len(schema.start_of_frame(frame(records, 2)[2], BYTES)) - schema.HEADER_BYTES
     entry = start - len(schema._before(b"image", schema._BYTES_LIST, BYTES))  # Start of the feature `image`.
@@ -115,16 +115,16 @@ def test_a_record_of_another_writer_is_left_to_visit(out: Path) -> None:
         pytest.param({"image_size": (SIDE, SIDE + 1)}, False, id="wider"),
     ],
 )
-def test_batches_are_the_same_as_without_it(
+def test_batches_are_the_same_as_those_of_visit(
     settings: dict[str, Any], is_straight: bool, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = open_dataset(out).records("train")
     calls = []
     read_pixels = Records.read_pixels
 
-    def counted(self: Records, numbers: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    def counted(self: Records, numbers: np.ndarray, *arguments: Any) -> np.ndarray:
         calls.append(len(numbers))
-        return read_pixels(self, numbers, pixels)
+        return read_pixels(self, numbers, *arguments)
 
     def batches() -> list[bytes]:
         data = dataset.train_batches(records, **{"batch_size": 4, "image_size": SIDE, "seed": 0} | settings)
@@ -133,7 +133,7 @@ def test_batches_are_the_same_as_without_it(
     monkeypatch.setattr(Records, "read_pixels", counted)
     straight = batches()
     assert (sum(calls) > 0) == is_straight
-    monkeypatch.setattr(Records, "read_pixels", lambda _, numbers, pixels: np.zeros(len(numbers), bool))
+    monkeypatch.setattr(Records, "read_pixels", lambda _, numbers, *others: np.zeros(len(numbers), bool))
     assert batches() == straight
 
 
@@ -153,3 +153,55 @@ def test_a_corrupt_record_is_replaced_and_reported_once(out: Path, caplog: pytes
     assert caplog.text.count("is corrupt") == 1
     flip(shard, offset + size // 2)  # A record that was reported stays left out.
     assert not records.read_pixels(np.array([3]), np.empty((1, SIDE, SIDE, 3), np.uint8))[0]
+
+
+def test_reading_ends_before_the_next_record(out: Path) -> None:
+    records = open_dataset(out).records("train")
+    calls = []
+
+    def check() -> None:
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.read_pixels(np.arange(COUNT), np.empty((COUNT, SIDE, SIDE, 3), np.uint8), check)
+    assert calls == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", [COUNT, -COUNT - 1])
+def test_a_number_that_does_not_exist(out: Path, number: int) -> None:
+    with pytest.raises(IndexError, match=f"^record {number} does not exist: there are {COUNT} records$"):
+        open_dataset(out).records("train").read_pixels(np.array([0, number]), np.empty((2, SIDE, SIDE, 3), np.uint8))
+
+
+def test_records_of_several_splits(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        for number in range(3):
+            draw(tmp_path / "images" / split / ("cats", "dogs")[number % 2] / f"{number}.png")
+    out = tmp_path / "out"
+    convert(ConvertConfig(src=str(tmp_path / "images"), out=str(out), store="raw", resize=SIDE, resize_mode="exact"))
+    records = open_dataset(out).records("validation", "train")
+    valid, pixels = read(records, np.array([5, -1, 0]))
+    assert valid.all()
+    np.testing.assert_array_equal(pixels, [stored(records, number) for number in (5, 5, 0)])
+    images = [image for images, _ in dataset.eval_batches(records, batch_size=4, image_size=SIDE) for image in images]
+    np.testing.assert_array_equal(images, [stored(records, number) for number in range(6)])
+
+
+def test_an_unreadable_shard_is_reported(out: Path) -> None:
+    records = open_dataset(out).records("train")
+    shard, _, _ = frame(records, 0)
+    lost = [number for number in range(COUNT) if frame(records, number)[0] == shard]
+    shard.unlink()
+    images = list(dataset.eval_batches(records, batch_size=COUNT, image_size=SIDE, with_numbers=True))
+    np.testing.assert_array_equal(images[0][2], [number for number in range(COUNT) if number not in lost])
+    assert sorted(records.corrupt) == lost
+    assert "No such file or directory" in records.corrupt[0]
+
+
+def test_a_dataset_in_a_bucket(out: Path, tmp_path: Path) -> None:
+    records = open_dataset(f"file://{out}", cache_dir=tmp_path / "cache").records("train")
+    assert not read(records, np.arange(COUNT))[0].any()
+    ((images, _),) = dataset.eval_batches(records, batch_size=COUNT, image_size=SIDE)
+    np.testing.assert_array_equal(images, [stored(records, number) for number in range(COUNT)])

@@ -423,8 +423,8 @@ def test_few_records_are_read_before_they_are_decoded(out: Path, monkeypatch: py
     read, decoded = [0], [0]
     read_into = shard_files.files.read_into
 
-    def counted(file: int, buffer: memoryview, offset: int) -> int:
-        count = read_into(file, buffer, offset)
+    def counted(file: int, buffers: list[memoryview], offset: int) -> int:
+        count = read_into(file, buffers, offset)
         read[0] += count
         return count
 
@@ -480,8 +480,8 @@ def test_neighbors_are_read_together(out: Path, monkeypatch: pytest.MonkeyPatch)
     reads: list[int] = []
     read_into = shard_files.files.read_into
 
-    def counted(file: int, buffer: memoryview, offset: int) -> int:
-        reads.append(read_into(file, buffer, offset))
+    def counted(file: int, buffers: list[memoryview], offset: int) -> int:
+        reads.append(read_into(file, buffers, offset))
         return reads[-1]
 
     monkeypatch.setattr(shard_files.files, "read_into", counted)

@@ -121,7 +121,7 @@ class Geometry:
             rows, columns = self.height, max(1, round(width * self.height / height))
         return Box((self.height - rows) // 2, (self.width - columns) // 2, rows, columns)
 
-    def keeps(self, height: int, width: int) -> bool:
+    def is_kept(self, height: int, width: int) -> bool:
         """Return whether an image with this height and width is the input of the network as it is."""
         return (height, width) == (self.height, self.width) and self.part(height, width) == (0, 0, height, width)
 

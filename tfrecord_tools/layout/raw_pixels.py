@@ -5,6 +5,8 @@ Only frames that start with the bytes that this package writes are read this way
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tfrecord_tools.layout import schema
@@ -12,13 +14,14 @@ from tfrecord_tools.layout.record_map import Frames
 from tfrecord_tools.layout.shard_files import ShardFiles
 
 
-def read(shards: ShardFiles, frames: Frames, pixels: np.ndarray) -> np.ndarray:
+def read(shards: ShardFiles, frames: Frames, pixels: np.ndarray, before: Callable[[], object]) -> np.ndarray:
     """Read the images of k records.
 
     Args:
         shards: The shards.
         frames: Where the frames of the records are.
         pixels: u8[k h w 3], C-contiguous. The images are written into it.
+        before: Called before each record.
 
     Returns:
         bool[k], whether each frame was read, has the expected start, and has the right checksums. The pixels of the
@@ -27,7 +30,8 @@ def read(shards: ShardFiles, frames: Frames, pixels: np.ndarray) -> np.ndarray:
     valid = np.zeros(len(pixels), bool)
     order = np.lexsort((frames.offsets, frames.shards))  # The order of the files.
     for i, shard, size, offset in zip(order.tolist(), *(part[order].tolist() for part in frames)):
-        valid[i] = _read_image(shards, shard, size, offset, pixels[i])
+        before()
+        valid[i] = _read_image(shards, shard, size, offset, pixels[i].reshape(-1))
     return valid
 
 
@@ -38,7 +42,7 @@ def _read_image(shards: ShardFiles, shard: int, size: int, offset: int, image: n
         return False
     start, end = bytearray(len(expected)), bytearray(end_bytes)
     try:
-        count = shards.read_into(shard, (start, image.data.cast("B"), end), offset)
+        count = shards.read_into(shard, (start, image.data, end), offset)
     except OSError:
         return False
     return count == size and start == expected and schema.is_end_valid(expected, image, bytes(end))

@@ -152,7 +152,7 @@ def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: n
 def start_of_frame(frame_bytes: int, image_bytes: int) -> bytes:
     """Return the bytes before the image in a frame that this package writes.
 
-    If it writes no frame with these lengths, the result is not the start of a frame.
+    If no frame has these lengths, the result is not the start of any frame.
 
     Args:
         frame_bytes: Length of the frame.
@@ -169,7 +169,7 @@ def is_end_valid(start: bytes, image: np.ndarray, end: bytes) -> bool:
 
     Args:
         start: Result of `start_of_frame`.
-        image: The image, a C-contiguous array.
+        image: The image, u8[n].
         end: The bytes after the image.
     """
     (crc,) = _CRC.unpack(end[-CRC_BYTES:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,12 @@ from tfrecord_tools.errors import UserError
 
 _MAX_OPEN_FILES = 128  # The usual limit of a process is 1,024.
 _MAX_READ = 1 << 18  # Parts that follow each other are read in one call, up to about this number of bytes.
-_LARGE_BLOCK = 16 << 20  # The process then keeps up to twice this number of bytes of freed memory.
+_LARGE_BLOCK = 16 << 20  # Each thread may then keep twice this number of bytes of freed memory.
 _local = threading.local()
 Result = TypeVar("Result")
 
 
+@functools.cache
 def _keep_memory() -> None:
     """Make the process keep freed memory, so that it can use this memory for the next records.
 

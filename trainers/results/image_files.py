@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +22,6 @@ from trainers.results.sources import Source
 from trainers.results.views import Predictor
 
 _AHEAD = 2 * predictions.BATCH_SIZE  # Files that are read and decoded ahead, while the model computes.
-_TOGETHER = (
-    8  # Files that a thread takes at once. For each single file, threads would wait for Python's lock too often.
-)
 _MOST_FILES = 1024  # At most this many files per batch, so that progress in a directory without images is visible.
 _NO_IMAGE = ("not an image", "empty file")  # Reasons of `preparation.BadImage` begin so for other files.
 # fmt: off
@@ -155,11 +151,8 @@ def _batches(sources: Iterable[Source], info: ModelInfo) -> Iterator[list[_Read]
 
 def _read_ahead(sources: Iterable[Source], info: ModelInfo) -> Iterator[_Read]:
     """Yield the files in their order; threads read and decode some files ahead."""
-    numbered = enumerate(sources)
-    groups = iter(lambda: list(itertools.islice(numbered, _TOGETHER)), [])
     threads = workers.default_workers()
-    read = workers.in_threads(lambda group: [_read(*job, info) for job in group], groups, threads, _AHEAD // _TOGETHER)
-    return itertools.chain.from_iterable(read)
+    return workers.in_threads(lambda job: _read(*job, info), enumerate(sources), threads, _AHEAD)
 
 
 def _read(number: int, source: Source, info: ModelInfo) -> _Read:
