@@ -119,7 +119,7 @@ def test_batches_are_the_same_as_those_of_visit(
     settings: dict[str, Any], is_straight: bool, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = open_dataset(out).records("train")
-    calls = []
+    calls: list[int] = []
     read_pixels = Records.read_pixels
 
     def counted(self: Records, numbers: np.ndarray, *arguments: Any) -> np.ndarray:
@@ -157,7 +157,7 @@ def test_a_corrupt_record_is_replaced_and_reported_once(out: Path, caplog: pytes
 
 def test_reading_ends_before_the_next_record(out: Path) -> None:
     records = open_dataset(out).records("train")
-    calls = []
+    calls: list[int] = []
 
     def check() -> None:
         calls.append(len(calls))
