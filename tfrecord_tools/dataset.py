@@ -39,7 +39,7 @@ open = open_dataset
 _CHUNK = 128  # Largest number of images in a chunk, see `_Chunks`.
 _CHUNK_BYTES, _ALL_CHUNKS_BYTES = 16 << 20, 256 << 20  # Largest size of a chunk, and of one chunk for each thread.
 _CHUNKS_PER_THREAD = 8  # Smallest number in an iteration, so that threads have work until its end.
-_LEAST = 16  # Chunks of fewer images would be slow, also in a short iteration.
+_SMALL = 64  # A chunk has at least a batch or this number of images, also in a short iteration.
 # A constant that is hashed into `Batch.keys`, so that the keys differ from the hashes that `order` uses for shuffling.
 _DRAWS = 6
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
@@ -129,7 +129,7 @@ def train_batches(
         with_numbers: Add the record numbers to each batch.
         with_keys: Add `Batch.keys` to each batch.
         endless: An iteration does not end. `fit` then needs `steps_per_epoch`.
-        parallel: Number of threads that read and decode. None: one per processor.
+        parallel: Number of threads that read and decode. None or `tf.data.AUTOTUNE`: one per processor.
         jit: Compile the augmentation with XLA. The result is the same.
 
     Returns:
@@ -205,7 +205,7 @@ def train_stream(
         batch = batch._replace(images=change(batch.images, batch.keys))
         return select(batch) if select else batch
 
-    data = data.map(finish, parallel or workers.default_workers()).prefetch(tf.data.AUTOTUNE)
+    data = data.map(finish, _threads(parallel)).prefetch(tf.data.AUTOTUNE)
     # Corrupt records are replaced, so the number of batches is always right.
     return data.apply(tf.data.experimental.assert_cardinality(steps)) if steps else data
 
@@ -334,10 +334,10 @@ class _Selection:
             reads: Whether `fetch` reads the records, so that a bucket fetches them ahead.
         """
         check_whole(0, start_step=start_step)
-        parallel = parallel or workers.default_workers()
+        threads = _threads(parallel)
         length = None if steps is None else steps * self.share
         item_bytes = self._records.mean_bytes if dtype == tf.string else int(np.prod(shape)) * dtype.size
-        chunks = _Chunks.of(int(start_step) * self.share, length, self.share, item_bytes, parallel)
+        chunks = _Chunks.of(int(start_step) * self.share, length, self.share, item_bytes, threads)
         reading = self._records.plan(self._order) if reads else lambda position: contextlib.nullcontext()
 
         def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -355,7 +355,7 @@ class _Selection:
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
         firsts = chunks.firsts(chunks.start) if length is None else _iterations(chunks)
-        data = _map_python(firsts, read, dtypes, shape, parallel).rebatch(self.share, drop_remainder=True)
+        data = _map_python(firsts, read, dtypes, shape, threads).rebatch(self.share, drop_remainder=True)
         if length is None:  # After `rebatch`, TensorFlow does not know it.
             data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         return data
@@ -400,13 +400,15 @@ class _Chunks:
             start: As in the class.
             length: As in the class.
             share: Number of images in a batch.
-            item_bytes: Bytes of an image.
+            item_bytes: Bytes of an image, or mean number of bytes of a serialized record.
             threads: Number of threads that read chunks.
         """
         most_bytes = min(_CHUNK_BYTES, _ALL_CHUNKS_BYTES // threads)
-        useful = _CHUNK if length is None else max(min(share, _LEAST), length // (_CHUNKS_PER_THREAD * threads))
+        small = min(share, _SMALL)
+        useful = _CHUNK if length is None else max(small, length // (_CHUNKS_PER_THREAD * threads))
         large = max(1, min(_CHUNK, most_bytes // max(1, item_bytes), useful))
-        small = min(share, large)
+        large -= large % share if large > share else 0  # Batches that cross chunks are copied.
+        small = min(small, large)
         begin = 2 * threads * small
         return cls(start, length, small, large, begin if length is None else min(begin, length))
 
@@ -425,6 +427,14 @@ class _Chunks:
         if self.length is None:
             return small.concatenate(tf.data.Dataset.counter(later, self.large))
         return small.concatenate(tf.data.Dataset.range(later, start + self.length, self.large))
+
+
+def _threads(parallel: int | None) -> int:
+    """Return the number of threads for the argument `parallel`."""
+    if parallel is None or parallel == tf.data.AUTOTUNE:
+        return workers.default_workers()
+    check_whole(1, parallel=parallel)
+    return int(parallel)
 
 
 def _iterations(chunks: _Chunks) -> tf.data.Dataset:
@@ -550,7 +560,7 @@ def eval_stream(
     reading = records.plan()
 
     threads = workers.default_workers()
-    chunks = _Chunks.of(0, len(records), batch_size, int(np.prod(shape)), threads)
+    chunks = _Chunks.of(0, len(records), _SMALL, int(np.prod(shape)), threads)
 
     def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
         numbers = chunks.slots(int(first))
@@ -594,7 +604,7 @@ def _map_python(
             part.set_shape([None, *(() if number else shape)])
         return Batch(*parts)
 
-    data = firsts.map(as_tensors, parallel)
+    data = firsts.map(as_tensors, parallel, deterministic=True)  # Otherwise, batches would depend on the threads.
     return python_calls.without_autotune(data)
 
 

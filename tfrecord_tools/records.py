@@ -503,8 +503,14 @@ class Records:
         Returns:
             bool[k], whether each record was read and is valid. The pixels of the others are undefined: `visit` reads
             them, or tells why they are corrupt.
+
+        Raises:
+            IndexError: A record does not exist.
+            ValueError: `pixels` is not C-contiguous u8, or has another length.
         """
         numbers = self._numbers(numbers)
+        if pixels.dtype != np.uint8 or not pixels.flags.c_contiguous or len(pixels) != len(numbers):
+            raise ValueError("pixels must be a C-contiguous array of uint8 with an image for each record number")
         if not isinstance(self._shards, ShardFiles) or self.keys != schema.OURS:
             return np.zeros(len(numbers), bool)
         from tfrecord_tools.layout import raw_pixels  # Imported here, because most datasets do not need it.

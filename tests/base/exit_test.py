@@ -136,7 +136,17 @@ CASES = {
     ),
     "an iterator that was never used": Case("it = iter(train()); last()"),
     "an iterator in a cycle": Case("it = iter(train()); next(it); cycle = [it]; cycle.append(cycle); del it; last()"),
-    "large chunks of slow images": Case("it = iter(train(batch_size=128, image_size=200)); next(it); last()"),
+    "large chunks of slow images": Case(
+        """
+        from tfrecord_tools.decoding import decoder
+        decode_into = decoder.decode_into
+        def slow(*arguments):
+            time.sleep(0.05)
+            return decode_into(*arguments)
+        decoder.decode_into = slow
+        it = iter(train(batch_size=128, image_size=200)); next(it); last()
+        """
+    ),
     "large chunks from a slow disk": Case(
         """
         from tfrecord_tools.base import files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,26 @@ def test_the_start_of_a_frame(length: int, path: str, label: int) -> None:
     if length:
         image[length // 2] ^= 1
         assert not schema.is_end_valid(start, image, end)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda after: after[:-1] + b"\x81",
+        lambda after: after + schema._before(b"image", schema._BYTES_LIST, 3) + b"two",
+    ],
+    ids=["a cut label", "a second image"],
+)
+def test_an_end_with_a_right_checksum_that_visit_would_refuse(change: Callable[[bytes], bytes]) -> None:
+    image = np.arange(30, dtype=np.uint8)
+    before, _, after = schema.example_parts(image.tobytes(), "a.jpg", 1)
+    end = change(after)
+    assert schema.is_end_valid(b"x" * schema.HEADER_BYTES + before, image, after + crc_of(before, image, after))
+    assert not schema.is_end_valid(b"x" * schema.HEADER_BYTES + before, image, end + crc_of(before, image, end))
+
+
+def crc_of(before: bytes, image: np.ndarray, end: bytes) -> bytes:
+    return schema._CRC.pack(schema._masked_crc(before, image, end))
 
 
 def test_no_start_fits_into_a_frame_that_is_too_short() -> None:

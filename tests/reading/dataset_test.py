@@ -182,8 +182,7 @@ def test_order_does_not_depend_on_parallelism(
         "batch_size": 8,
         "start_step": 5,
     }
-    expected = as_bytes(batches(train, 12, **settings))
-    monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
+    expected = as_bytes(batches(train, 12, parallel=1, **settings))
     monkeypatch.setattr(dataset, "_CHUNK", chunk)
     assert as_bytes(batches(train, 12, parallel=parallel, **settings)) == expected
 
@@ -192,15 +191,16 @@ def test_order_does_not_depend_on_parallelism(
     ("item_bytes", "share", "length", "threads", "expected"),
     [
         pytest.param(192, 4, None, 2, (4, 128), id="small images: the largest number"),
-        pytest.param(224 * 224 * 3, 32, None, 2, (32, 111), id="as many as fit into 16 MB"),
+        pytest.param(192, 20, None, 2, (20, 120), id="several whole batches"),
+        pytest.param(224 * 224 * 3, 32, None, 2, (32, 96), id="as many batches as fit into 16 MB"),
         pytest.param(224 * 224 * 3, 32, None, 128, (13, 13), id="many threads: as many as fit into 256 MB together"),
         pytest.param(27_000_000, 32, None, 2, (1, 1), id="one image has more than 16 MB"),
         pytest.param(0, 32, None, 2, (32, 128), id="empty records"),
-        pytest.param(192, 20, 1400, 2, (20, 87), id="eight chunks for each thread"),
-        pytest.param(192, 20, 1400, 16, (16, 16), id="many threads, few images"),
-        pytest.param(192, 4, 1400, 16, (4, 10), id="a small batch"),
-        pytest.param(192, 500, 1000, 16, (16, 16), id="a large batch: a part of it"),
-        pytest.param(192, 500, 10**9, 64, (128, 128), id="a large batch in a long epoch"),
+        pytest.param(192, 20, 1400, 2, (20, 80), id="eight chunks for each thread"),
+        pytest.param(192, 20, 1400, 16, (20, 20), id="many threads, few images: a batch"),
+        pytest.param(192, 4, 1400, 16, (4, 8), id="a small batch"),
+        pytest.param(192, 500, 1000, 16, (64, 64), id="a large batch: a part of it"),
+        pytest.param(192, 500, 10**9, 64, (64, 128), id="a large batch in a long epoch"),
     ],
 )
 def test_sizes_of_chunks(
@@ -244,7 +244,7 @@ def test_no_image_is_read_that_no_batch_has(train: Records, monkeypatch: pytest.
     many = train.select(np.arange(300) % len(train))
     data = dataset.train_batches(many, batch_size=5, image_size=SIZE, seed=0, parallel=1)
     assert [len(images) for _ in range(2) for images, _ in data] == [5] * 120
-    assert sizes == 2 * [5, 5, *[37] * 7, 31]
+    assert sizes == 2 * [5, 5, *[35] * 8, 10]
 
 
 def test_an_endless_dataset_has_no_end(train: Records) -> None:
@@ -255,12 +255,63 @@ def test_an_endless_dataset_has_no_end(train: Records) -> None:
         assert len(endless.take(6)) == 6
 
 
-@pytest.fixture(params=["usual chunks", "small chunks"])
+def test_chunks_without_an_end() -> None:
+    chunks = dataset._Chunks(40, None, small=3, large=8, begin=6)
+    firsts = [int(first) for first in chunks.firsts(40).take(5)]
+    assert firsts == [40, 43, 46, 54, 62]
+    np.testing.assert_array_equal(np.concatenate([chunks.slots(first) for first in firsts]), np.arange(40, 70))
+
+
+@pytest.fixture(params=["usual chunks", "chunks of three images"])
 def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small chunks do not end where a batch ends, and differ in size."""
-    if request.param == "small chunks":
+    """Chunks of three images do not end where a batch ends."""
+    if request.param == "chunks of three images":
         monkeypatch.setattr(dataset, "_CHUNK", 3)
-        monkeypatch.setattr(dataset, "_LEAST", 2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"start_step": 61}, {"shard": (1, 2)}],
+    ids=["from the start", "continued", "a worker's share"],
+)
+def test_small_and_large_chunks_give_the_same_epochs(train: Records, settings: dict[str, Any]) -> None:
+    many = train.select(np.arange(300) % len(train))
+    share = 4 // settings.get("shard", (0, 1))[1]
+    sizes = dataset._Chunks.of(0, 300 // 4 * share, share, SIZE * SIZE * 3, 1)
+    assert sizes.small < sizes.large  # An epoch has chunks of both sizes, and a smaller one at its end.
+    given: dict[str, Any] = {"batch_size": 4, "image_size": SIZE, "seed": 0, "with_numbers": True} | settings
+    data = dataset.train_batches(many, parallel=1, **given)
+    first, (index, count) = settings.get("start_step", 0), settings.get("shard", (0, 1))
+    order = Shuffled(300, 0)[first * 4 + np.arange(2 * 300)].reshape(-1, 4)
+    found = np.array([numbers.numpy() for _ in range(2) for _, _, numbers in data])
+    np.testing.assert_array_equal(found, order[:, index * share : (index + 1) * share])
+    assert count * share == 4
+
+
+@pytest.mark.parametrize("parallel", [tf.data.AUTOTUNE, np.int8(2), 5])
+def test_the_number_of_threads_does_not_change_batches(train: Records, parallel: Any) -> None:
+    settings: dict[str, Any] = {"batch_size": 4, "start_step": 2, "with_numbers": True}
+    expected = as_bytes(batches(train, 6, parallel=1, **settings))
+    assert as_bytes(batches(train, 6, parallel=parallel, **settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("parallel", "problem"), [(0, "must be at least 1"), (-2, "must be at least 1"), (1.5, "must be a whole number")]
+)
+def test_a_number_of_threads_that_is_not_possible(train: Records, parallel: Any, problem: str) -> None:
+    with pytest.raises(UserError, match=rf"^parallel={parallel}: {problem}"):
+        batches(train, 1, parallel=parallel)
+
+
+def test_batches_do_not_depend_on_the_option_deterministic(train: Records) -> None:
+    options = tf.data.Options()
+    options.deterministic = False
+    settings: dict[str, Any] = {"batch_size": 4, "image_size": SIZE, "seed": 0, "with_numbers": True}
+    data = dataset.train_batches(train, endless=True, parallel=4, **settings)
+    expected = {tuple(numbers.numpy()) for _, _, numbers in data.take(80)}
+    found = {tuple(numbers.numpy()) for _, _, numbers in data.with_options(options).take(60)}
+    assert len(found) > 20
+    assert found <= expected
 
 
 def test_iterating_an_endless_dataset_twice_gives_the_same(train: Records) -> None:

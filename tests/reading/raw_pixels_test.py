@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,28 @@ def test_reading_ends_before_the_next_record(out: Path) -> None:
 def test_a_number_that_does_not_exist(out: Path, number: int) -> None:
     with pytest.raises(IndexError, match=f"^record {number} does not exist: there are {COUNT} records$"):
         open_dataset(out).records("train").read_pixels(np.array([0, number]), np.empty((2, SIDE, SIDE, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.empty((2, 3, SIDE, SIDE), np.uint8).transpose(0, 2, 3, 1),
+        np.empty((2, SIDE, SIDE, 3), np.float32),
+        np.empty((3, SIDE, SIDE, 3), np.uint8),
+    ],
+    ids=["not contiguous", "float32", "another length"],
+)
+def test_an_array_that_cannot_be_filled(pixels: np.ndarray, out: Path) -> None:
+    with pytest.raises(ValueError, match=r"^pixels must be a C-contiguous array of uint8 with an image for each"):
+        open_dataset(out).records("train").read_pixels(np.array([0, 1]), pixels)
+
+
+def test_pickled_records(out: Path) -> None:
+    records = open_dataset(out).records("train")
+    read(records, np.arange(COUNT))  # It opens files, which are not pickled.
+    valid, pixels = read(pickle.loads(pickle.dumps(records)), np.array([1, 0]))
+    assert valid.all()
+    np.testing.assert_array_equal(pixels, [stored(records, 1), stored(records, 0)])
 
 
 def test_records_of_several_splits(tmp_path: Path) -> None:

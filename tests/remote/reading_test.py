@@ -72,8 +72,9 @@ def test_an_export_fetches_each_record_once(
     for one in opened:
         assert one.remote is not None
         assert one.remote.traffic.bytes == one.remote.size
-        assert one.remote.traffic.requests < len(one) / 4  # Neighbors come together.
         assert one.remote._run().space.filled() <= budget
+    # Neighbors come together. A small split alone may need more requests if the reader is ahead of the planner.
+    assert sum(one.remote.traffic.requests for one in opened if one.remote) < sum(map(len, opened)) / 4
 
 
 def test_an_export_over_a_bad_network(url: str, pets: Path, tmp_path: Path, network: BadNetwork) -> None:

@@ -167,13 +167,16 @@ def start_of_frame(frame_bytes: int, image_bytes: int) -> bytes:
 def is_end_valid(start: bytes, image: np.ndarray, end: bytes) -> bool:
     """Return whether the last four bytes of a frame are the checksum of its data.
 
+    As in `image_of`, the last number must not be cut, and there must be no second image.
+
     Args:
         start: Result of `start_of_frame`.
         image: The image, u8[n].
         end: The bytes after the image.
     """
-    (crc,) = _CRC.unpack(end[-CRC_BYTES:])
-    return bool(crc == _masked_crc(start[HEADER_BYTES:], image, end[:-CRC_BYTES]))
+    features, (crc,) = end[:-CRC_BYTES], _CRC.unpack(end[-CRC_BYTES:])
+    is_example = not features or (features[-1] < 0x80 and _key(OURS.image) not in features)
+    return is_example and bool(crc == _masked_crc(start[HEADER_BYTES:], image, features))
 
 
 def frame(data: bytes) -> bytes:
