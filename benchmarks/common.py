@@ -74,6 +74,11 @@ def run(command: Sequence[str], quiet: bool = True) -> Finished:
     return Finished(process.returncode, time.perf_counter() - start, usage.ru_maxrss * 1024)
 
 
+def raw_options(side: int) -> list[str]:
+    """Return the flags of `convert` for raw pixels, u8[side side 3]."""
+    return ["--store=raw", f"--resize={side}", "--resize_mode=exact"]
+
+
 def convert(*options: str) -> None:
     """Run `convert` with these flags.
 

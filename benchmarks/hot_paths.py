@@ -62,8 +62,7 @@ def prepare(directory: Path) -> None:
         folder = directory / "images" / ("cats", "dogs")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:02d}.jpg").write_bytes(drawing(number))
-    raw = ("--store=raw", f"--resize={_RAW}", "--resize_mode=exact")
-    for name, options in (("out", ()), ("raw", raw)):
+    for name, options in (("out", []), ("raw", common.raw_options(_RAW))):
         common.convert(
             f"--src={directory / 'images'}", f"--out={directory / name}", "--validation_fraction=0", "--workers=1",
             *options,

@@ -38,8 +38,10 @@ open = open_dataset
 
 _CHUNK = 128  # Largest number of images in a chunk, see `_Chunks`.
 _CHUNK_BYTES, _ALL_CHUNKS_BYTES = 16 << 20, 256 << 20  # Largest size of a chunk, and of one chunk for each thread.
-_CHUNKS_PER_THREAD = 8  # Smallest number in an iteration, so that threads have work until its end.
-_SMALL = 64  # A chunk has at least a batch or this number of images, also in a short iteration.
+# An iteration has at least this number of chunks for each thread, so that threads have work until its end. In a short
+# iteration, there are fewer chunks: a chunk has at least a batch, or `_SMALL` images of a larger batch.
+_CHUNKS_PER_THREAD = 8
+_SMALL = 64
 # A constant that is hashed into `Batch.keys`, so that the keys differ from the hashes that `order` uses for shuffling.
 _DRAWS = 6
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.

@@ -7,10 +7,10 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simplejpeg
@@ -18,6 +18,9 @@ import simplejpeg
 from benchmarks.peers import peer
 from benchmarks.peers.peer import Figures, Job
 from tfrecord_tools.images import jpeg
+
+if TYPE_CHECKING:
+    from trainers.models.model_file import ModelInfo
 
 _FILES_PER_PART = 256
 _BATCH = 32
@@ -125,16 +128,22 @@ def network(job: Job) -> Figures:
     return {"images_per_second": bench.rate((compute(images).numpy() for _ in itertools.count()), _BATCH, _SECONDS)}
 
 
+def _compiled(job: Job) -> tuple[Callable[[Any], Any], ModelInfo]:
+    """Return the model of the prediction rows as a function, and its description."""
+    from trainers.models import inference, model_file
+
+    loaded, info = model_file.load(Path(job.model))
+    return inference.compiled(loaded), info
+
+
 def model(job: Job) -> Figures:
     """Call the model of the prediction rows on one batch in memory, again and again."""
     import tensorflow as tf
 
     from tfrecord_tools import bench
-    from trainers.models import inference, model_file
     from trainers.results import predictions
 
-    loaded, info = model_file.load(Path(job.model))
-    call = inference.compiled(loaded)
+    call, info = _compiled(job)
     batch = tf.zeros((predictions.BATCH_SIZE, *info.geometry.shape), tf.uint8)
     calls = (call(batch).numpy() for _ in itertools.count())
     return {"images_per_second": bench.rate(calls, predictions.BATCH_SIZE, _SECONDS)}
@@ -146,11 +155,9 @@ def in_turn(job: Job) -> Figures:
     Prediction can be faster, because it decodes while the model computes.
     """
     from tfrecord_tools.decoding import decoder
-    from trainers.models import inference, model_file
     from trainers.results import predictions
 
-    loaded, info = model_file.load(Path(job.model))
-    call = inference.compiled(loaded)
+    call, info = _compiled(job)
     files = itertools.cycle(contents(job))
     size = predictions.BATCH_SIZE
 

@@ -34,7 +34,7 @@ def converted(job: Job, *options: str) -> Figures:
 def records_of(job: Job, raw: bool = False) -> Records:
     from tfrecord_tools.records import open_dataset
 
-    options = ["--store=raw", f"--resize={job.side}", "--resize_mode=exact"] if raw else []
+    options = common.raw_options(job.side) if raw else []
     directory = job.written(
         "raw" if raw else "encoded",
         lambda out: common.convert(f"--src={job.photos}", f"--out={out}", *options),

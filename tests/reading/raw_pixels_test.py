@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_sources import draw, flip, frame, rewrite
+from image_sources import converted, draw, flip, frame, rewrite
 
 from tfrecord_tools import dataset
-from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.layout import schema, shard_files
 from tfrecord_tools.order import Shuffled
 from tfrecord_tools.records import Records, open_dataset
@@ -24,23 +23,22 @@ BYTES = SIDE * SIDE * 3
 COUNT = 9
 
 
+RAW: dict[str, Any] = {"store": "raw", "resize": SIDE, "resize_mode": "exact"}
+
+
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset in two shards. `out` is a copy to damage."""
     place = tmp_path_factory.mktemp("raw")
     for number in range(COUNT):
         draw(place / "images" / ("cats", "dogs")[number % 2] / f"{'long ' * (number % 3)}{number}.png")
-    src, out = str(place / "images"), str(place / "out")
-    convert(
-        ConvertConfig(
-            src=src, out=out, store="raw", resize=SIDE, resize_mode="exact", validation_fraction=0.0, shards=2
-        )
-    )
+    converted(place / "images", place / "out", validation_fraction=0.0, shards=2, **RAW)
     return place / "out"
 
 
 @pytest.fixture
-def out(converted: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(converted, tmp_path / "out"))
+def out(valid: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(valid, tmp_path / "out"))
 
 
 def read(records: Records, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +201,7 @@ def test_records_of_several_splits(tmp_path: Path) -> None:
         for number in range(3):
             draw(tmp_path / "images" / split / ("cats", "dogs")[number % 2] / f"{number}.png")
     out = tmp_path / "out"
-    convert(ConvertConfig(src=str(tmp_path / "images"), out=str(out), store="raw", resize=SIDE, resize_mode="exact"))
+    converted(tmp_path / "images", out, **RAW)
     records = open_dataset(out).records("validation", "train")
     valid, pixels = read(records, np.array([5, -1, 0]))
     assert valid.all()

@@ -456,8 +456,8 @@ def test_a_batch_within_a_visit_does_no_harm(tmp_path: Path) -> None:
     """Records of equal length have the same places in a buffer. A shared one would give wrong records."""
     for number in range(8):
         draw(tmp_path / "images" / ("cats", "dogs")[number % 2] / f"{number}.png")
-    src, out = str(tmp_path / "images"), str(tmp_path / "out")
-    convert(ConvertConfig(src=src, out=out, store="raw", resize=8, resize_mode="exact", validation_fraction=0.0))
+    out = tmp_path / "out"
+    converted(tmp_path / "images", out, store="raw", resize=8, resize_mode="exact", validation_fraction=0.0)
     records = open_dataset(out).records("train")
     expected = [records.serialized(number) for number in range(8)]
     assert len(set(map(len, expected))) == 1

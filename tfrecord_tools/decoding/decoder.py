@@ -103,8 +103,7 @@ def decode_plain_jpeg_into(pixels: np.ndarray, encoded: Encoded, geometry: Geome
             return False
         scale = geometry.decoding_scale(height, width)
         # An image that needs no resizing is decoded to its place.
-        is_fitted = (height, width) == (scale * geometry.height, scale * geometry.width)
-        is_fitted = is_fitted and geometry.part(height, width) == (0, 0, height, width)
+        is_fitted = geometry.is_kept(height, width, scale)
         image = simplejpeg.decode_jpeg(
             encoded,
             min_height=-(-height // scale),

@@ -121,9 +121,16 @@ class Geometry:
             rows, columns = self.height, max(1, round(width * self.height / height))
         return Box((self.height - rows) // 2, (self.width - columns) // 2, rows, columns)
 
-    def is_kept(self, height: int, width: int) -> bool:
-        """Return whether an image with this height and width is the input of the network as it is."""
-        return (height, width) == (self.height, self.width) and self.part(height, width) == (0, 0, height, width)
+    def is_kept(self, height: int, width: int, scale: int = 1) -> bool:
+        """Return whether an image needs no change to be the input of the network.
+
+        Args:
+            height: Height of the image at full scale.
+            width: Width of the image at full scale.
+            scale: Divisor at which the image is decoded.
+        """
+        sides = scale * self.height, scale * self.width
+        return (height, width) == sides and self.part(height, width) == (0, 0, height, width)
 
     def decoding_scale(self, height: int, width: int) -> int:
         """Return the largest divisor in `SCALES` that makes the used part not smaller than its `place`."""
