@@ -630,7 +630,7 @@ def _stem(path: str) -> str:
 
 def _check_raw(plan: Plan, sources: Sources, facts: Facts, config: ConvertConfig) -> None:
     """Raise UserError if an image is smaller than `resize`, the size of all raw images."""
-    table = facts.table[plan.rows.numbers]
+    table = facts.of(plan.rows.numbers)
     small = np.flatnonzero((table["height"] != config.resize) | (table["width"] != config.resize))
     if len(small):
         first = sources.paths[int(plan.rows.numbers[small[0]])]

@@ -220,11 +220,13 @@ def _automatic_split(sources: Sources, config: CsvConfig, pool: Pool) -> tuple[n
     """
     with Progress("inspect", len(sources)) as progress:
         facts = survey(sources, pool, progress=progress)
-    valid = np.setdiff1d(np.arange(len(sources)), list(facts.reasons))
+    reasons = facts.reasons
+    valid = np.delete(np.arange(len(sources)), list(reasons))
+    keys = split_keys(facts.of(valid)["source_sha256"], sources.groups[valid])
+    del facts  # 133 bytes per file.
     settings, splits = config.plan_config(), sources.splits.copy()
-    keys = split_keys(facts.table["source_sha256"][valid], sources.groups[valid])
     splits[valid] = choose_splits(keys, sources.labels[valid], settings.fractions, settings.seed)
-    return splits, facts.reasons
+    return splits, reasons
 
 
 def _job(sources: Sources, splits: np.ndarray, part: np.ndarray, config: CsvConfig) -> _Job:

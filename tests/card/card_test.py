@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_sources import converted, image
+from image_sources import converted, image, tree
 from PIL import Image
 
 from tfrecord_tools.base import words
-from tfrecord_tools.card import card_page
+from tfrecord_tools.card import card_page, statistics
 from tfrecord_tools.card.statistics import Thumbnail
+from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import preparation
 
 VOID = {"meta", "link", "img", "wbr"}
@@ -279,6 +280,33 @@ def test_findings(calm: Path, change: Callable[[Facts], object], names: list[str
     page = Page(card_page.render(facts, []))
     assert page.findings == names
     assert ("Nothing to worry about" in page.body) == (not names)
+
+
+@pytest.mark.parametrize("advice", ["keep", "drop", "fail"])
+def test_a_placeholder_that_is_in_the_source_many_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advice: str
+) -> None:
+    source = tree(tmp_path / "src", {"cats": 300, "dogs": 300})
+    for name in ("cats", "dogs"):
+        for number in range(400):
+            (source / f"{name}/copy{number:03d}.jpg").write_bytes(image("not available"))
+    decoded: list[int] = []
+    original = statistics._decoded
+    monkeypatch.setattr(statistics, "_decoded", lambda *frame: decoded.append(1) or original(*frame))
+    if advice == "fail":
+        paths = "cats/copy000.jpg, dogs/copy000.jpg, cats/copy001.jpg. Remove"
+        with pytest.raises(UserError, match=f"800 files .* for example {paths}"):
+            converted(source, tmp_path / "out", duplicates=advice)
+        return
+    facts = converted(source, tmp_path / "out", duplicates=advice)
+    assert len(decoded) < 350  # 256 for the colors, 16 thumbnails, at most 30 extremes: not each copy.
+    (files,) = facts["duplicates"]["examples"]["conflicts"]
+    assert [file["path"] for file in files[:2]] == ["cats/copy000.jpg", "dogs/copy000.jpg"]
+    assert (len(files), facts["duplicates"]["conflicts"]) == (100, 800)
+    page = Page((tmp_path / "out/card.html").read_text("utf-8"))
+    shown = [text for _, text in page.all("figure") if "/copy" in text]
+    assert "cats/copy000.jpg" in shown[0]
+    assert "dogs/copy000.jpg" in shown[1]
 
 
 def test_dropped_duplicates_are_not_leaks(calm: Path) -> None:

@@ -56,6 +56,22 @@ def test_kinds(contents: str, labels: str, splits: str, counts: tuple[int, int, 
 
 
 @pytest.mark.parametrize(
+    ("contents", "labels", "splits", "kind", "examples"),
+    [
+        ("aabb", "0000", "0000", "copies", [[0, 1], [2, 3]]),
+        ("aaa", "001", "000", "conflicts", [[0, 2, 1]]),  # The first two show that the labels differ.
+        ("aaaa", "0000", "1120", "leaks", [[0, 2, 3, 1]]),
+        ("a" * 250, "0" * 249 + "1", "0" * 250, "conflicts", [[0, 249, *range(1, 99)]]),
+        ("a" * 250, "0" * 250, "0" * 250, "copies", [list(range(100))]),
+    ],
+)
+def test_examples(contents: str, labels: str, splits: str, kind: str, examples: list[list[int]]) -> None:
+    result = duplicates.find(duplicates.first_of(sha256(contents)), *columns(labels, splits))
+    assert result.examples == {"copies": [], "leaks": [], "conflicts": []} | {kind: examples}
+    assert result.counts[kind] == len(contents)  # Files that are not named are counted, too.
+
+
+@pytest.mark.parametrize(
     ("contents", "labels", "preference", "dropped"),
     [
         ("abc", "000", "000", ""),
@@ -71,6 +87,18 @@ def test_to_drop(contents: str, labels: str, preference: str, dropped: str) -> N
     keys = np.array([int(c) for c in preference.ljust(len(contents), "0")])
     result = duplicates.to_drop(first, np.array([int(c) for c in labels]), keys)
     assert "".join(map(str, np.flatnonzero(result))) == dropped
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_twins(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    contents, labels = rng.integers(0, 30, 60), rng.integers(0, 2, 60)
+    first = duplicates.first_of(sha256("".join(chr(0x100 + c) for c in contents)))
+    twins = duplicates.twins(first, labels).tolist()
+    for i, twin in enumerate(twins):
+        others = [j for j in range(60) if contents[j] == contents[i] and j != i]
+        differing = [j for j in others if labels[j] != labels[i]]
+        assert twin == [*differing, *others, i][0]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -20,7 +20,7 @@ from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.conversion.bucket_objects import right_part
 from tfrecord_tools.conversion.notes import Note
 from tfrecord_tools.conversion.plan import Plan
-from tfrecord_tools.conversion.survey import TYPES, Facts
+from tfrecord_tools.conversion.survey import TYPES, Columns, Facts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import preparation, recode
 from tfrecord_tools.images.preparation import ImageConfig
@@ -36,7 +36,6 @@ from tfrecord_tools.sources.scan import Sources
 _BINS = 16
 _SHOWN = 12  # Examples for each kind of duplicates.
 _NEAR_SHOWN = 6  # Groups for each kind of near-duplicates. They need more space: every image is shown.
-_MEMBERS = 100  # Files named in each set of duplicates. Counts include all files.
 _NEAR_PICTURES = 6  # Pictures of each group of near-duplicates. The card shows all of them.
 _EXTREMES = 6  # Images for each kind of extreme.
 DARK, BRIGHT = 20, 235  # An image shows hardly anything if its mean gray level is below DARK or above BRIGHT.
@@ -89,7 +88,7 @@ def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verifie
         verified: How the images were verified: "full" or "header".
         distance: `PlanConfig.near_distance`: near-duplicates have hashes that differ in at most this number of bits.
     """
-    table = facts.table[plan.rows.numbers]
+    table = facts.of(plan.rows.numbers)
     height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
     same = plan.duplicates.counts
     done = Counter(r.done for r in plan.rejected)
@@ -140,7 +139,7 @@ def _near(plan: Plan, sources: Sources, distance: int) -> NearCounts:
     }
 
 
-def _look(plan: Plan, sources: Sources, table: np.ndarray) -> Look:
+def _look(plan: Plan, sources: Sources, table: Columns) -> Look:
     """Return counts and the most extreme images. Images that were not decoded are only counted."""
     known = ~np.isnan(table["brightness"])
     rows = {
@@ -162,7 +161,7 @@ def _look(plan: Plan, sources: Sources, table: np.ndarray) -> Look:
     }
 
 
-def _extreme_values(table: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
+def _extreme_values(table: Columns) -> dict[str, tuple[np.ndarray, int]]:
     """Return kind of extreme -> values, and a sign. 1: the smallest values are shown, -1: the largest."""
     longer, shorter = (pick(table["height"], table["width"]).astype(float) for pick in (np.maximum, np.minimum))
     return {
@@ -183,7 +182,7 @@ def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
 
 def _examples(plan: Plan, sources: Sources, same: Duplicates, most: int) -> dict[str, list[list[DuplicateFile]]]:
     """Return kind -> sets of files, with path, class and split of each file. Split "": it was dropped."""
-    shown = {kind: [numbers[:_MEMBERS] for numbers in sets[:most]] for kind, sets in same.examples.items()}
+    shown = {kind: sets[:most] for kind, sets in same.examples.items()}
     rows = _rows(plan, [i for contents in shown.values() for numbers in contents for i in numbers])
 
     def described(number: int) -> DuplicateFile:
@@ -227,9 +226,12 @@ def sample(
     shown = _shown_rows(plan)
     same = [numbers for contents in plan.duplicates.examples.values() for numbers in contents[:_SHOWN]]
     similar = [sets for contents in plan.near_duplicates.images.examples.values() for sets in contents[:_NEAR_SHOWN]]
-    named = [i for note in notes for i in note.examples] + [i for numbers in same for i in numbers]
+    recorded = _rows(plan, [i for numbers in same for i in numbers])
+    # Identical files need only one picture.
+    named = [i for numbers in same for i in [i for i in numbers if i in recorded][:1]]
+    named += [i for note in notes for i in note.examples]
     pictured = _rows(plan, named + [i for numbers in similar for i in numbers[:_NEAR_PICTURES]])
-    table = facts.table[plan.rows.numbers]
+    table = facts.of(plan.rows.numbers)
     extremes = (_extreme(values, sign) for values, sign in _extreme_values(table).values())
     pictured |= {int(plan.rows.numbers[row]): int(row) for rows in extremes for row in rows}
     rows = np.unique([*colored.tolist(), *shown, *pictured.values()])

@@ -14,6 +14,8 @@ from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.sources.scan import Sources
 
+_NAMED = 3  # Files that an error names of a set of identical files.
+
 
 def find(rows: Rows, first: np.ndarray) -> Duplicates:
     """Find rows with the same content, or rows that look alike.
@@ -35,7 +37,7 @@ def refuse(same: Duplicates, sources: Sources) -> None:
     """Raise UserError if there are duplicates."""
     for kind in reversed(duplicates.KINDS):
         if same.counts[kind]:
-            paths = ", ".join(sources.paths[i] for i in same.examples[kind][0])
+            paths = ", ".join(sources.paths[i] for i in same.examples[kind][0][:_NAMED])
             raise UserError(
                 f"--duplicates=fail: {same.files:,} files have the same bytes as another file ({counted(same)}), for"
                 f" example {paths}. Remove the duplicates, or pass --duplicates=drop or --duplicates=keep."
@@ -82,8 +84,9 @@ def drop(rows: Rows, first: np.ndarray, kept: np.ndarray, sources: Sources) -> t
 
 def _dropped(rows: Rows, first: np.ndarray, dropped: np.ndarray, sources: Sources) -> Iterator[Rejected]:
     """Yield an entry per dropped row. The reason names a duplicate, if possible with another label."""
-    for row, same in zip(dropped.tolist(), duplicates.positions(first, first[dropped])):
-        differing = same[rows.labels[same] != rows.labels[row]]
-        other = sources.paths[int(rows.numbers[(differing if len(differing) else same[same != row])[0]])]
-        what = "the same bytes, under another label, as" if len(differing) else "the same bytes as"
-        yield Rejected(path=sources.paths[int(rows.numbers[row])], reason=f"{what} {other}", done="dropped")
+    twins = duplicates.twins(first, rows.labels)[dropped]
+    labels = rows.labels.tolist()
+    for row, twin in zip(dropped.tolist(), twins.tolist()):
+        what = "the same bytes as" if labels[row] == labels[twin] else "the same bytes, under another label, as"
+        path, other = (sources.paths[int(rows.numbers[i])] for i in (row, twin))
+        yield Rejected(path=path, reason=f"{what} {other}", done="dropped")

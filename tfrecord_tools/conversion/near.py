@@ -124,7 +124,7 @@ def drop(
     Returns:
         bool[n], the rows to drop, and an entry for each of them.
     """
-    table = facts.table[rows.numbers]
+    table = facts.of(rows.numbers)
     hashes, pixels = table["phash"], table["height"].astype(np.int64) * table["width"]
     order = np.lexsort((rows.numbers, -table["bytes"], -pixels, rows.preference, ~kept))
     values, inverse = np.unique(hashes, return_inverse=True)

@@ -10,7 +10,7 @@ import numpy as np
 from tfrecord_tools.base import words
 from tfrecord_tools.conversion import copies
 from tfrecord_tools.conversion.plan import Plan
-from tfrecord_tools.conversion.survey import TYPES, Facts
+from tfrecord_tools.conversion.survey import TYPES, Columns, Facts
 from tfrecord_tools.errors import named
 from tfrecord_tools.images import levels
 from tfrecord_tools.layout import duplicates
@@ -85,7 +85,7 @@ def _decisions(plan: Plan) -> Iterator[str]:
 
 
 def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
-    table = facts.table[plan.rows.numbers]
+    table = facts.of(plan.rows.numbers)
     files = int(table["size"].sum())
     if (table["type"] == TYPES.index("RAW")).any():
         text = f"raw pixels take {plan.bytes / files:.1f} times as much space as the files ({words.size(files, 'MB')})"
@@ -169,7 +169,7 @@ def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
 
 
 def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
-    table = facts.table[plan.rows.numbers]
+    table = facts.of(plan.rows.numbers)
     for i, (kind, finding) in enumerate(FINDINGS.items()):
         rows = np.flatnonzero(table["findings"] >> i & 1)
         if not len(rows):
@@ -184,7 +184,7 @@ def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
             yield _note(plan, rows, kind, text=text, advice=finding.advice)
 
 
-def _deep(plan: Plan, table: np.ndarray, rows: np.ndarray) -> Iterator[Note]:
+def _deep(plan: Plan, table: Columns, rows: np.ndarray) -> Iterator[Note]:
     """Yield notes about images with more than 8 bits per channel."""
     depth_range = plan.config.get("depth_range")
     lowest, highest = table["lowest"][rows].astype(np.float64), table["highest"][rows].astype(np.float64)

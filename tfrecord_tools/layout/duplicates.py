@@ -13,6 +13,7 @@ HARMS = {  # Harm of each kind to the training, for the console and the card. Co
     "leaks": "the model is evaluated on images that it was trained on, so the scores are too good",
 }
 _SHOWN = 100  # Examples of each kind. The counts are of all files.
+_MEMBERS = 100  # Files named in each example. A placeholder image can be in a dataset a million times.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Duplicates:
         counts: Kind -> number of files. "conflicts": identical files with different labels. "leaks": same label,
             different splits. "copies": same label and split.
         files: Number of files of all kinds.
-        examples: Kind -> up to 100 groups of identical files, each a list of file numbers.
+        examples: Kind -> up to 100 groups of identical files, each a list of up to 100 file numbers. The first file of
+            each label in each split comes first, so that two files show what the kind means.
     """
 
     counts: dict[str, int]
@@ -57,8 +59,18 @@ def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicate
     return Duplicates(
         counts={kind: int(sizes[kinds[kind]].sum()) for kind in KINDS},
         files=len(shared),
-        examples={kind: [p.tolist() for p in positions(first, contents[kinds[kind]][:_SHOWN])] for kind in KINDS},
+        examples={
+            kind: [_named(same, labels, splits) for same in positions(first, contents[kinds[kind]][:_SHOWN])]
+            for kind in KINDS
+        },
     )
+
+
+def _named(same: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> list[int]:
+    """Return up to 100 of the identical files `same`, i64[n], in the order of `Duplicates.examples`."""
+    _, firsts = np.unique([labels[same], splits[same]], axis=1, return_index=True)
+    firsts = np.sort(firsts)
+    return np.r_[same[firsts], np.delete(same, firsts)][:_MEMBERS].tolist()
 
 
 def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
@@ -66,6 +78,31 @@ def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
     order = np.argsort(first, kind="stable")
     bounds = (np.searchsorted(first[order], contents, side) for side in ("left", "right"))
     return (order[start:stop] for start, stop in zip(*bounds))
+
+
+def twins(first: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return for each file an identical file, i64[n]: the first one with another label, otherwise the first other one.
+
+    The twin of a file without an identical file is the file itself.
+
+    Args:
+        first: Result of `first_of`.
+        labels: i32[n].
+    """
+    files = np.arange(len(first))
+    second = _first_where(files != first, first)
+    differing = _first_where(labels != labels[first], first)
+    return np.select(
+        [labels != labels[first], differing[first] != first, files != first], [first, differing[first], first], second
+    )
+
+
+def _first_where(chosen: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return i64[n]: for the first of identical files, the first chosen one of them. For other files: themselves."""
+    result = np.arange(len(first))
+    files = np.flatnonzero(chosen)[::-1]  # The order is reversed: the smallest position is assigned last.
+    result[first[files]] = files
+    return result
 
 
 def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ The console, convert.json, the card and the index use this table.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 
@@ -69,9 +70,10 @@ FINDINGS = {
 _BITS = {name: 1 << i for i, name in enumerate(FINDINGS)}
 
 
-def names(bits: int) -> list[str]:
-    """Return the findings of a bit mask: bit i stands for the i-th of `FINDINGS`."""
-    return [name for name, bit in _BITS.items() if bits & bit]
+@functools.cache
+def names(bits: int) -> str:
+    """Return the findings of a bit mask, joined by commas: bit i stands for the i-th of `FINDINGS`."""
+    return ",".join(name for name, bit in _BITS.items() if bits & bit)
 
 
 def bits(kinds: Iterable[str]) -> int:
