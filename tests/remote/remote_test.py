@@ -77,9 +77,11 @@ def test_records_equal_those_of_files(pets: Path, tmp_path: Path, name: str, sha
     size = int(local._frames(np.arange(240)).sizes.sum())
     if share > 1:
         assert traffic.bytes == size  # Everything is fetched once.
+        assert traffic.found + traffic.missed == 480
     else:
         assert traffic.bytes < 2 * size
-    assert traffic.found + traffic.missed == 480
+        # A record that is removed from the cache after it was found, and before it was read, is counted twice.
+        assert 480 <= traffic.found + traffic.missed < 500
 
 
 def test_batches_equal_those_of_files(url: str, pets: Path, tmp_path: Path) -> None:

@@ -81,9 +81,10 @@ def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def twins(first: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return for each file an identical file, i64[n]: the first one with another label, otherwise the first other one.
+    """Return an identical file for each file, i64[n].
 
-    The twin of a file without an identical file is the file itself.
+    It is the first one with another label. If all have the same label, it is the first other one. If there is no
+    identical file, it is the file itself.
 
     Args:
         first: Result of `first_of`.
@@ -98,7 +99,7 @@ def twins(first: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _first_where(chosen: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return i64[n]: for the first of identical files, the first chosen one of them. For other files: themselves."""
+    """Return the first chosen one for the first of identical files, and the file itself for others, i64[n]."""
     result = np.arange(len(first))
     files = np.flatnonzero(chosen)[::-1]  # The order is reversed: the smallest position is assigned last.
     result[first[files]] = files

@@ -14,7 +14,8 @@ class Traffic:
     Attributes:
         bytes: Bytes that were fetched.
         requests: Requests for records.
-        found: Records that were in the cache when they were read.
+        found: Records that were in the cache when they were looked for. A record that is removed before it is read is
+            looked for again.
         missed: Records that had to be waited for.
         waited: Seconds that readers waited for records, over all threads.
         retried: Records that were fetched again because a checksum was wrong.
