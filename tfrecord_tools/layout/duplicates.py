@@ -99,7 +99,7 @@ def twins(first: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _first_where(chosen: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the first chosen one for the first of identical files, and the file itself for others, i64[n]."""
+    """Return the first chosen one for the first of identical files; other files are themselves, i64[n]."""
     result = np.arange(len(first))
     files = np.flatnonzero(chosen)[::-1]  # The order is reversed: the smallest position is assigned last.
     result[first[files]] = files
