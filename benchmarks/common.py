@@ -31,10 +31,11 @@ class Finished:
     peak_bytes: int
 
 
-def make_images(directory: Path, count: int, size: int = 32) -> None:
-    """Write `count` different JPEGs of `size` x `size` pixels in two class directories.
+def make_images(directory: Path, count: int, size: int = 32, equal: bool = False) -> None:
+    """Write `count` JPEGs of `size` x `size` pixels in two class directories.
 
-    The images differ only in a comment segment (JPEG marker COM) with their number, so only one is encoded.
+    The images differ only in a comment segment (JPEG marker COM) with their number, so only one is encoded. If `equal`
+    is true, all files have the same number in this segment.
     """
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     buffer = io.BytesIO()
@@ -45,7 +46,7 @@ def make_images(directory: Path, count: int, size: int = 32) -> None:
         # Directories with equal names in both classes could themselves be the classes.
         folder = directory / name / f"{name}-{number // 2000:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        comment = b"\xff\xfe\x00\x0a%08d" % number
+        comment = b"\xff\xfe\x00\x0a%08d" % (0 if equal else number)
         (folder / f"{number:08d}.jpg").write_bytes(start + comment + rest)
 
 

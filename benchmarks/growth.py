@@ -40,13 +40,20 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The files of one size: images/class/image, and the dataset `out` that was converted from them."""
+    """The files of one size: images/class/image, and the dataset `out` that was converted from them.
+
+    All files in the directory `equal` are identical.
+    """
 
     directory: Path
 
     @property
     def images(self) -> Path:
         return self.directory / "images"
+
+    @property
+    def equal(self) -> Path:
+        return self.directory / "equal"
 
     @property
     def out(self) -> Path:
@@ -136,6 +143,10 @@ ROWS: Mapping[str, Measure] = {
         "tfrecord_tools.convert",
         lambda data: [f"--src={data.images}", f"--out={data.out.resolve()}", "--update"],
     ),
+    "convert equal images": _command(
+        "tfrecord_tools.convert",
+        lambda data: [f"--src={data.equal}", f"--out={data.directory / 'copies'}", "--shard_bytes=1048576"],
+    ),
     "verify": _command("tfrecord_tools.verify", lambda data: [str(data.out)]),
     "to_csv": _command(
         "tfrecord_tools.to_csv",
@@ -199,6 +210,7 @@ def measure(directory: Path, sizes: Sequence[int], rows: Sequence[str], rounds: 
     """
     for size in sizes:
         common.make_images(directory / str(size) / "images", size, _SIDE)
+        common.make_images(directory / str(size) / "equal", size, _SIDE, equal=True)
     found: dict[str, list[Cost]] = {}
     for name in ROWS:
         if name not in rows and name != "convert":
@@ -209,6 +221,7 @@ def measure(directory: Path, sizes: Sequence[int], rows: Sequence[str], rounds: 
                 data = Data(directory / str(size) / "work" / f"{name}-{number}")
                 data.directory.mkdir(parents=True, exist_ok=True)
                 _link(data.images, directory / str(size) / "images")
+                _link(data.equal, directory / str(size) / "equal")
                 if name != "convert":
                     _link(data.out, directory / str(size) / "work" / "convert-0" / "out")
                 costs[size].append(ROWS[name](data))

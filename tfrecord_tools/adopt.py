@@ -27,7 +27,7 @@ from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion.plan_config import PlanConfig
 from tfrecord_tools.conversion.rejected import listed
 from tfrecord_tools.conversion.workspace import Workspace, check_out, fresh
-from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.errors import UserError, named, refusal
 from tfrecord_tools.foreign import classes, forms, guess_keys, indexing, samples, tfrecord_files
 from tfrecord_tools.foreign.forms import Form
 from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard
@@ -453,15 +453,16 @@ def _pixel_note(pixels: forms.Pixels) -> str:
 
 
 def _classes(adopted: Adopted, adoption: _Adoption) -> classes.Classes:
-    counts = sum((facts.labels for _, facts in adopted), Counter[forms.Label]())
+    counts, texts = Counter[forms.Label](), dict[forms.Label, str]()
+    for _, facts in adopted:
+        counts.update(facts.labels)
+        for label, text in facts.texts.items():
+            texts.setdefault(label, text)
     if not counts:
         raise UserError(
             f"{adoption.shards[0].path}: no record in any of the files can be used. Choose other files, or pass other"
             " features (fields of the records) as --image_key and --label_key."
         )
-    texts: dict[forms.Label, str] = {}
-    for _, facts in adopted:
-        texts = facts.texts | texts
 
     def where(label: forms.Label) -> str:
         path, number = next((job.shard.path, facts.labels[label]) for job, facts in adopted if label in facts.labels)
@@ -578,16 +579,20 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
 def _notes_on_classes(
     made: Decisions, decided: Sequence[tuple[Decision, int]], described: metadata.Description
 ) -> Iterator[str]:
-    """Yield a note for each class that decisions leave without records in the train split."""
+    """Yield a note if decisions leave classes without records in the train split."""
     label_of = {name: label for label, name in enumerate(described.class_names)}
-    for label in np.flatnonzero(described.counts.get("train", np.ones(0)) == 0).tolist():
-        taken = [one for one, old in decided if old == label != one.label_in(label_of, old)]
-        if taken:
-            yield (
-                f"{made.origin(taken)}: the class {described.class_names[label]!r} has no record in the train split,"
-                f" because {decisions.taking(taken)}. Correct these decisions, or take them back with the decision"
-                " 'none'"
-            )
+    empty = set(np.flatnonzero(described.counts.get("train", np.ones(0)) == 0).tolist())
+    taken = [(one, old) for one, old in decided if old in empty and one.label_in(label_of, old) != old]
+    if not taken:
+        return
+    classes = [repr(described.class_names[label]) for label in sorted({old for _, old in taken})]
+    which = f"the class {classes[0]} has" if len(classes) == 1 else f"{len(classes):,} classes ({named(classes)}) have"
+    changing = [one for one, _ in taken]
+    yield (
+        f"{made.origin(changing)}: {which} no record in the train split, because"
+        f" {decisions.taking(changing, 'its' if len(classes) == 1 else 'their')}. Correct these decisions, or take them"
+        " back with the decision 'none'"
+    )
 
 
 def _notes_on_labels(effect: Effect, config: AdoptConfig) -> Iterator[str]:

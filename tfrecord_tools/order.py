@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -244,8 +244,7 @@ class Balanced(Order):
         classes = permute(offsets, len(self._counts), self._seed, 4, turns)
         epochs = turns // self._counts[classes]
         records = np.empty_like(positions)
-        for number in range(len(self._counts)):
-            of_class = classes == number
+        for number, of_class in _each(classes):
             count = int(self._counts[number])
             within = permute(turns[of_class] % count, count, self._seed, 5, number, epochs[of_class])
             records[of_class] = self._records[self._starts[number] + within]
@@ -264,12 +263,19 @@ class Balanced(Order):
         classes = np.searchsorted(self._starts, places, "right") - 1
         epochs = position // classes_count // self._counts[classes] + later
         turns = np.empty_like(places)
-        for number in np.unique(classes).tolist():
-            of_class, count = classes == number, int(self._counts[number])
+        for number, of_class in _each(classes):
+            count = int(self._counts[number])
             within = places[of_class] - self._starts[number]
             within = unpermute(within, count, self._seed, 5, number, epochs[of_class])
             turns[of_class] = epochs[of_class] * count + within
         return turns * classes_count + unpermute(classes, classes_count, self._seed, 4, turns)
+
+
+def _each(classes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each class in i64[n] with its positions, i64[k]. There may be as many classes as positions."""
+    order = np.argsort(classes, kind="stable")
+    values, starts = np.unique(classes[order], return_index=True)
+    return zip(values.tolist(), np.split(order, starts[1:]))
 
 
 def _by_label(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -223,7 +223,7 @@ def _automatic_split(sources: Sources, config: CsvConfig, pool: Pool) -> tuple[n
     reasons = facts.reasons
     valid = np.delete(np.arange(len(sources)), list(reasons))
     keys = split_keys(facts.of(valid)["source_sha256"], sources.groups[valid])
-    del facts  # 133 bytes per file.
+    del facts  # They take more memory than all that follows.
     settings, splits = config.plan_config(), sources.splits.copy()
     splits[valid] = choose_splits(keys, sources.labels[valid], settings.fractions, settings.seed)
     return splits, reasons

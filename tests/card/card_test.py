@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import csv
 import itertools
 import json
 import re
@@ -142,6 +143,12 @@ def many(facts: Facts, counts: list[int]) -> Facts:
     return facts | {"classes": classes, "splits": {"train": {"records": sum(counts), "shards": 1}}}
 
 
+def show(facts: Facts, **sets: list[list[dict[str, str]]]) -> None:
+    """Put sets of identical files into the facts: kind of duplicates -> sets from `files`."""
+    facts["duplicates"]["examples"].update(sets)
+    facts["duplicates"]["sizes"].update({kind: [len(same) for same in of_kind] for kind, of_kind in sets.items()})
+
+
 def files(*paths: str) -> list[dict[str, str]]:
     """Return identical files, as convert.json describes them."""
     return [{"path": path, "class": path.partition("/")[0], "split": "train"} for path in paths]
@@ -275,38 +282,58 @@ FINDINGS: list[tuple[str, Callable[[Facts], object], list[str]]] = [
 @pytest.mark.parametrize(("change", "names"), [case[1:] for case in FINDINGS], ids=[case[0] for case in FINDINGS])
 def test_findings(calm: Path, change: Callable[[Facts], object], names: list[str]) -> None:
     facts = facts_of(calm)
-    facts["duplicates"]["examples"] = {kind: [files("a.jpg", "b.jpg")] for kind in ("conflicts", "leaks", "copies")}
+    show(facts, **{kind: [files("a.jpg", "b.jpg")] for kind in ("conflicts", "leaks", "copies")})
     change(facts)
     page = Page(card_page.render(facts, []))
     assert page.findings == names
     assert ("Nothing to worry about" in page.body) == (not names)
 
 
-@pytest.mark.parametrize("advice", ["keep", "drop", "fail"])
-def test_a_placeholder_that_is_in_the_source_many_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advice: str
-) -> None:
+@pytest.fixture
+def placeholders(tmp_path: Path) -> Path:
+    """Return a source with 600 different images, and with a further image that is 400 times in each class."""
     source = tree(tmp_path / "src", {"cats": 300, "dogs": 300})
     for name in ("cats", "dogs"):
         for number in range(400):
             (source / f"{name}/copy{number:03d}.jpg").write_bytes(image("not available"))
+    return source
+
+
+def test_many_copies_are_decoded_once(placeholders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     original = statistics._decoded
     monkeypatch.setattr(statistics, "_decoded", lambda *frame: decoded.append(1) or original(*frame))
-    if advice == "fail":
-        paths = "cats/copy000.jpg, dogs/copy000.jpg, cats/copy001.jpg. Remove"
-        with pytest.raises(UserError, match=f"800 files .* for example {paths}"):
-            converted(source, tmp_path / "out", duplicates=advice)
-        return
-    facts = converted(source, tmp_path / "out", duplicates=advice)
+    facts = converted(placeholders, tmp_path / "out")
     assert len(decoded) < 350  # 256 for the colors, 16 thumbnails, at most 30 extremes: not each copy.
     (files,) = facts["duplicates"]["examples"]["conflicts"]
     assert [file["path"] for file in files[:2]] == ["cats/copy000.jpg", "dogs/copy000.jpg"]
-    assert (len(files), facts["duplicates"]["conflicts"]) == (100, 800)
+    assert (len(files), facts["duplicates"]["sizes"]["conflicts"], facts["duplicates"]["conflicts"]) == (
+        100,
+        [800],
+        800,
+    )
     page = Page((tmp_path / "out/card.html").read_text("utf-8"))
     shown = [text for _, text in page.all("figure") if "/copy" in text]
     assert "cats/copy000.jpg" in shown[0]
     assert "dogs/copy000.jpg" in shown[1]
+    assert "and 794 more" in page.body
+    assert "more files" not in page.body
+
+
+def test_many_copies_with_two_labels_are_dropped(placeholders: Path, tmp_path: Path) -> None:
+    converted(placeholders, tmp_path / "out", duplicates="drop")
+    with open(tmp_path / "out/rejected.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 800
+    for row in rows:
+        other = {"cats": "dogs", "dogs": "cats"}[row["path"].split("/")[0]]
+        assert row["reason"] == f"the same bytes, under another label, as {other}/copy000.jpg"
+
+
+def test_an_error_names_three_of_many_copies(placeholders: Path, tmp_path: Path) -> None:
+    paths = "cats/copy000.jpg, dogs/copy000.jpg, cats/copy001.jpg. Remove"
+    with pytest.raises(UserError, match=f"800 files .* for example {paths}"):
+        converted(placeholders, tmp_path / "out", duplicates="fail")
 
 
 def test_dropped_duplicates_are_not_leaks(calm: Path) -> None:
@@ -347,9 +374,7 @@ def test_examples_of_a_note_are_pictures(calm: Path, name: str) -> None:
 def test_conflicts_and_leaks_show_pictures(calm: Path) -> None:
     facts = facts_of(calm)
     facts["duplicates"].update(conflicts=2, leaks=2, files=4)
-    facts["duplicates"]["examples"].update(
-        conflicts=[files("cats/a.jpg", "dogs/b.jpg")], leaks=[files("c.jpg", "d.jpg")]
-    )
+    show(facts, conflicts=[files("cats/a.jpg", "dogs/b.jpg")], leaks=[files("c.jpg", "d.jpg")])
     page = Page(card_page.render(facts, [], {name: image(1) for name in ("cats/a.jpg", "dogs/b.jpg", "c.jpg")}))
     # One of each set in the finding; then, among the duplicates, each of the conflict and one of the leak.
     titles = [attrs["title"] for attrs, _ in page.all("img")]
@@ -359,7 +384,7 @@ def test_conflicts_and_leaks_show_pictures(calm: Path) -> None:
 def test_findings_are_printed_without_html(calm: Path, tmp_path: Path) -> None:
     facts = facts_of(calm)
     facts["duplicates"].update(leaks=1, files=2)
-    facts["duplicates"]["examples"]["leaks"] = [files("a.jpg", "b.jpg")]
+    show(facts, leaks=[files("a.jpg", "b.jpg")])
     facts["classes"][0].update(train=600)
     facts["classes"][1].update(train=40)
     facts["files"].update(repaired=1)  # The page alone shows notes.
@@ -417,7 +442,7 @@ def test_hostile_names_are_escaped(calm: Path, name: str) -> None:
     facts["config"]["label_regex"] = name
     facts["reasons"] = [{"done": "skipped", "reason": name, "files": 1}]
     facts["duplicates"].update(files=2, leaks=1)
-    facts["duplicates"]["examples"]["leaks"] = [files(f"a/{name}", f"b/{name}")]
+    show(facts, leaks=[files(f"a/{name}", f"b/{name}")])
     plain, page = (
         Page(card_page.render(facts_of(calm), [thumbnail()])),
         Page(card_page.render(facts, [thumbnail(path=name)])),
@@ -545,11 +570,7 @@ def test_every_change_is_explained(calm: Path) -> None:
 def test_long_lists_are_counted(calm: Path) -> None:
     facts = facts_of(calm)
     facts["duplicates"].update(copies=1013, files=9999)
-    facts["duplicates"]["examples"]["copies"] = [
-        files(*(f"{i}.jpg" for i in range(9))),
-        files("x.jpg", "y.jpg"),
-        files("z.jpg", "w.jpg"),
-    ]
+    show(facts, copies=[files(*(f"{i}.jpg" for i in range(9))), files("x.jpg", "y.jpg"), files("z.jpg", "w.jpg")])
     facts["files"]["skipped"] = 50
     facts["reasons"] = [{"done": "skipped", "reason": "empty file", "files": 30}]
     page = Page(card_page.render(facts, []))

@@ -28,7 +28,10 @@ from tfrecord_tools.sources.directory import Directory
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
 
 NO_DUPLICATES = Duplicates(
-    counts={"copies": 0, "leaks": 0, "conflicts": 0}, files=0, examples={"copies": [], "leaks": [], "conflicts": []}
+    counts={"copies": 0, "leaks": 0, "conflicts": 0},
+    files=0,
+    examples={"copies": [], "leaks": [], "conflicts": []},
+    sizes={"copies": [], "leaks": [], "conflicts": []},
 )
 
 

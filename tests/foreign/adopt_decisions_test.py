@@ -241,6 +241,13 @@ def test_an_emptied_class_is_named_with_the_decisions(theirs: Path, tmp_path: Pa
         f"  note: --decisions={made}: the class 'cats' has no record in the train split, because decisions leave out 1"
         " and relabel 3 of its images. Correct these decisions, or take them back with the decision 'none'\n" in lines
     )
+    made = table(tmp_path / "wolves.csv", dict.fromkeys(range(11), "wolves"))
+    names = ["cats", "dogs", "wolves"]
+    lines = adopted(theirs, tmp_path / "wolves", decisions=made, rewrite=rewrite, classes=names, label_offset=1)
+    assert (
+        f"  note: --decisions={made}: 2 classes ('cats', 'dogs') have no record in the train split, because decisions"
+        " relabel 12 of their images. Correct these decisions, or take them back with the decision 'none'\n" in lines
+    )
     made = table(tmp_path / "all.csv", dict.fromkeys(range(11), "drop"))
     with pytest.raises(UserError) as caught:
         adopted(theirs, tmp_path / "none", decisions=made, rewrite=rewrite)

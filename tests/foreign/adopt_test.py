@@ -603,6 +603,11 @@ CATS = [b"Cat", b"cat", b"dog"]
             r"the classes 'Cat' and 'cat' in 'label' differ only in upper and lower case\. Pass",
         ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
+        (
+            lambda n: {"label": CATS[n % 3]},
+            {"classes": ["CAT", "dog"]},
+            r"note: 8 records have labels that differ from their class only by capital letters: 'Cat' to 'CAT', 'cat'",
+        ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes; label 0 is 'c"),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are not in"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text; if i"),

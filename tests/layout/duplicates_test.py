@@ -60,7 +60,8 @@ def test_kinds(contents: str, labels: str, splits: str, counts: tuple[int, int, 
     [
         ("aabb", "0000", "0000", "copies", [[0, 1], [2, 3]]),
         ("aaa", "001", "000", "conflicts", [[0, 2, 1]]),  # The first two show that the labels differ.
-        ("aaaa", "0000", "1120", "leaks", [[0, 2, 3, 1]]),
+        ("aaa", "001", "010", "conflicts", [[0, 2, 1]]),  # The split of file 1 differs, but not its label.
+        ("aaaa", "0000", "1120", "leaks", [[0, 2, 1, 3]]),
         ("a" * 250, "0" * 249 + "1", "0" * 250, "conflicts", [[0, 249, *range(1, 99)]]),
         ("a" * 250, "0" * 250, "0" * 250, "copies", [list(range(100))]),
     ],
@@ -68,6 +69,7 @@ def test_kinds(contents: str, labels: str, splits: str, counts: tuple[int, int, 
 def test_examples(contents: str, labels: str, splits: str, kind: str, examples: list[list[int]]) -> None:
     result = duplicates.find(duplicates.first_of(sha256(contents)), *columns(labels, splits))
     assert result.examples == {"copies": [], "leaks": [], "conflicts": []} | {kind: examples}
+    assert sum(result.sizes[kind]) == len(contents)
     assert result.counts[kind] == len(contents)  # Files that are not named are counted, too.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def near(hashes: np.ndarray, distance: int) -> set[tuple[int, int]]:
     }
 
 
+def all_near(hashes: np.ndarray, distance: int) -> bool:
+    return len(near(hashes, distance)) == len(hashes) * (len(hashes) - 1) // 2
+
+
 def roots(count: int, pairs: set[tuple[int, int]]) -> list[int]:
     keys = list(range(count))
     for _ in range(count):
@@ -60,9 +65,29 @@ def test_pairs_are_those_of_a_loop(distance: int) -> None:
     assert found == sorted(expected)
 
 
+def crowds(seed: int) -> np.ndarray:
+    """Return hashes around four centers, and random hashes with the same band.
+
+    Two of the centers are near to each other.
+    """
+    rng = np.random.default_rng(seed)
+    centers = rng.integers(1, 2**63, 4, np.uint64)
+    centers[1] = centers[0] ^ np.uint64(0b1011)
+    flips = np.uint64(1) << rng.integers(0, 64, (2, 120)).astype(np.uint64)
+    band = np.uint64(0x1111111111111111)  # The bits of the first band.
+    others = (rng.integers(1, 2**63, 60, np.uint64) & ~band) | (centers[0] & band)
+    return rng.permutation(np.concatenate([np.repeat(centers, 30) ^ flips[0] ^ flips[1], others]))
+
+
+@pytest.mark.parametrize("window", [near_duplicates._WINDOW, 5, 1])  # A smaller window: more pairs are left out first.
+@pytest.mark.parametrize("make", [lambda: clustered(seed=1), lambda: crowds(0), lambda: crowds(1)])
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_groups_are_connected_pairs(distance: int) -> None:
-    hashes = clustered(seed=1)
+def test_groups_are_connected_pairs(
+    monkeypatch: pytest.MonkeyPatch, distance: int, make: Callable[[], np.ndarray], window: int
+) -> None:
+    hashes = make()
+    monkeypatch.setattr(near_duplicates, "_WINDOW", window)
+    monkeypatch.setattr(near_duplicates, "_is_chain", lambda values, distance: not all_near(values, distance))
     pairs = near(hashes, distance)
     found = near_duplicates.groups(hashes, distance)
     assert found.keys.tolist() == roots(len(hashes), pairs)
@@ -72,6 +97,85 @@ def test_groups_are_connected_pairs(distance: int) -> None:
     for key in np.unique(found.keys[found.chains]).tolist():
         members = np.flatnonzero(found.keys == key).tolist()
         assert any(pair not in pairs for pair in itertools.combinations(members, 2))
+
+
+@pytest.mark.parametrize(
+    ("hashes", "chain"),
+    [
+        ([0b1], False),
+        ([0b1, 0b11, 0b111], False),
+        ([0b1, 0b11, 0b1111], True),
+        ([*range(1, 5), *(1 << bit for bit in range(2, 60))], False),
+        ([1, *(0b111 << bit for bit in range(2, 60))], True),
+    ],
+)
+def test_chains_have_hashes_that_are_not_near(hashes: list[int], chain: bool) -> None:
+    assert near_duplicates._is_chain(np.array(hashes, np.uint64), 2 if len(hashes) < 4 else 4) == chain
+
+
+def test_a_crowd_takes_no_time_for_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    bits = near_duplicates._bits
+    monkeypatch.setattr(near_duplicates, "_bits", lambda numbers: compared.append(len(numbers)) or bits(numbers))
+    counts = []
+    for size in (4000, 8000):
+        rng = np.random.default_rng(0)
+        flips = np.uint64(1) << rng.integers(0, 64, (3, size)).astype(np.uint64)
+        hashes = np.unique(np.uint64(2**63 - 12345) ^ flips[0] ^ flips[1] ^ flips[2])
+        compared.clear()
+        found = near_duplicates.groups(hashes, 6)
+        assert (found.keys == 0).all()
+        assert not found.chains.any()
+        counts.append(sum(compared) / len(hashes))
+    assert counts[1] < 1.3 * counts[0]  # Per hash. If all pairs were compared, it would be twice as many.
+
+
+def visited(hashes: list[int], distance: int, order: list[int], kept: list[bool]) -> list[int]:
+    """Return the hashes that stay: visit one after the other."""
+    stays: list[int] = []
+    for i in order:
+        near = any((hashes[i] ^ hashes[j]).bit_count() <= distance for j in stays)
+        if kept[i] or not near or not hashes[i]:
+            stays.append(i)
+    return stays
+
+
+@pytest.mark.parametrize(("most", "visited_at_once"), [(1 << 22, 1 << 12), (20, 64), (0, 7), (1, 1)])
+@pytest.mark.parametrize("seed", range(4))
+def test_stand_ins_are_those_of_a_loop(
+    monkeypatch: pytest.MonkeyPatch, seed: int, most: int, visited_at_once: int
+) -> None:
+    monkeypatch.setattr(near_duplicates, "_MOST_PAIRS", most)
+    monkeypatch.setattr(near_duplicates, "_LEAST_VISITED", visited_at_once)
+    hashes, rng = np.unique(clustered(seed=seed) if seed % 2 else crowds(seed)), np.random.default_rng(seed)
+    order, kept = rng.permutation(len(hashes)), np.zeros(len(hashes), bool)
+    kept[order[:5]] = True
+    ranks = np.empty(len(hashes), np.int64)
+    ranks[order] = np.arange(len(hashes))
+    stays = visited(hashes.tolist(), 8, order.tolist(), kept.tolist())
+    found = near_duplicates.stand_ins(hashes, 8, ranks, kept)
+    assert sorted(stays) == np.flatnonzero(found == np.arange(len(hashes))).tolist()
+    assert 20 < len(stays) < len(hashes)
+    rank = ranks.tolist()
+    for i, stand_in in enumerate(found.tolist()):
+        near = [j for j in stays if int(hashes[i] ^ hashes[j]).bit_count() <= 8 and hashes[i] and hashes[j]]
+        assert stand_in == (i if i in stays else min(near, key=rank.__getitem__))
+
+
+def test_memory_does_not_grow_with_the_square_of_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of images that all look alike, such as drawings on white or the frames of a video."""
+    monkeypatch.setattr(near_duplicates, "_MOST_PAIRS", 1 << 16)
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 1 << 14)
+    rng = np.random.default_rng(0)
+    masks = np.uint64(1) << rng.integers(0, 64, (3, 3000)).astype(np.uint64)
+    hashes = np.unique(np.uint64(2**63 - 12345) ^ masks[0] ^ masks[1] ^ masks[2])
+    tracemalloc.start()
+    found = near_duplicates.stand_ins(hashes, 6, np.arange(len(hashes)), np.zeros(len(hashes), bool))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(hashes) > 2800
+    assert (found == 0).all()  # All look like the first one. There are 4 million pairs, which take 70 MB.
+    assert peak < 12e6
 
 
 def test_a_chain() -> None:

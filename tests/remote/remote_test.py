@@ -80,8 +80,8 @@ def test_records_equal_those_of_files(pets: Path, tmp_path: Path, name: str, sha
         assert traffic.found + traffic.missed == 480
     else:
         assert traffic.bytes < 2 * size
-        # A record that is removed from the cache after it was found, and before it was read, is counted twice.
-        assert 480 <= traffic.found + traffic.missed < 500
+        # A record that is removed from the cache after it was found, and before it was read, is looked for again.
+        assert traffic.found + traffic.missed >= 480
 
 
 def test_batches_equal_those_of_files(url: str, pets: Path, tmp_path: Path) -> None:

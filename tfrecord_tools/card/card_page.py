@@ -488,8 +488,8 @@ def _shown_duplicates(duplicates: DuplicateCounts | NearCounts) -> list[dict[str
             "title": title,
             "files": duplicates[kind],
             "by_label": kind == "conflicts",
-            "examples": duplicates["examples"][kind],
-            "others": duplicates[kind] - sum(len(same) for same in duplicates["examples"][kind]),
+            "examples": list(zip(duplicates["examples"][kind], duplicates["sizes"][kind])),
+            "others": duplicates[kind] - sum(duplicates["sizes"][kind]),
         }
         for kind, title in _DUPLICATES.items()
         if duplicates[kind]

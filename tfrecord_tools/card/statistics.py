@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -97,8 +97,8 @@ def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verifie
         "images": {
             "source_types": _names(table["source_type"]),
             "types": _names(table["type"]),
-            "changes": {name: int((table["changes"] >> i & 1).sum()) for i, name in enumerate(preparation.CHANGES)},
-            "findings": {name: int((table["findings"] >> i & 1).sum()) for i, name in enumerate(FINDINGS)},
+            "changes": _counts(table["changes"], preparation.CHANGES),
+            "findings": _counts(table["findings"], FINDINGS),
             "shorter_side": _histogram(np.minimum(height, width)),
             "longer_side": _histogram(np.maximum(height, width)),
             "aspect": _histogram(width / height),
@@ -118,6 +118,7 @@ def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verifie
             "files": plan.duplicates.files,
             "groups_in_several_splits": plan.group_leaks,
             "examples": _examples(plan, sources, plan.duplicates, _SHOWN),
+            "sizes": _sizes(plan.duplicates, _SHOWN),
         },
         "near_duplicates": _near(plan, sources, distance),
     }
@@ -136,6 +137,7 @@ def _near(plan: Plan, sources: Sources, distance: int) -> NearCounts:
         "chains": near.chains,
         "longest_chain": near.longest,
         "examples": _examples(plan, sources, near.images, _NEAR_SHOWN),
+        "sizes": _sizes(near.images, _NEAR_SHOWN),
     }
 
 
@@ -195,6 +197,11 @@ def _examples(plan: Plan, sources: Sources, same: Duplicates, most: int) -> dict
     return {kind: [[described(i) for i in numbers] for numbers in contents] for kind, contents in shown.items()}
 
 
+def _sizes(same: Duplicates, most: int) -> dict[str, list[int]]:
+    """Return kind -> number of files of each set in `_examples`, which may name only some of them."""
+    return {kind: sizes[:most] for kind, sizes in same.sizes.items()}
+
+
 def _rows(plan: Plan, numbers: Sequence[int]) -> dict[int, int]:
     """Return file number -> row of its record, for the files that have a record."""
     rows = np.flatnonzero(np.isin(plan.rows.numbers, numbers))
@@ -228,7 +235,7 @@ def sample(
     similar = [sets for contents in plan.near_duplicates.images.examples.values() for sets in contents[:_NEAR_SHOWN]]
     recorded = _rows(plan, [i for numbers in same for i in numbers])
     # Identical files need only one picture.
-    named = [i for numbers in same for i in [i for i in numbers if i in recorded][:1]]
+    named = [i for numbers in same for i in itertools.islice(filter(recorded.__contains__, numbers), 1)]
     named += [i for note in notes for i in note.examples]
     pictured = _rows(plan, named + [i for numbers in similar for i in numbers[:_NEAR_PICTURES]])
     table = facts.of(plan.rows.numbers)
@@ -381,6 +388,11 @@ def _decoded(encoded: bytes, height: int, width: int) -> Decoded | None:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=80)
     return np.stack([shares @ levels, shares @ levels**2]), stream.getvalue()
+
+
+def _counts(masks: np.ndarray, names: Iterable[str]) -> dict[str, int]:
+    """Return name -> number of masks with its bit: bit i stands for the i-th name."""
+    return {name: int((masks >> i & 1).sum()) for i, name in enumerate(names)}
 
 
 def _names(types: np.ndarray) -> dict[str, int]:

@@ -85,8 +85,7 @@ def drop(rows: Rows, first: np.ndarray, kept: np.ndarray, sources: Sources) -> t
 def _dropped(rows: Rows, first: np.ndarray, dropped: np.ndarray, sources: Sources) -> Iterator[Rejected]:
     """Yield an entry per dropped row. The reason names a duplicate, if possible with another label."""
     twins = duplicates.twins(first, rows.labels)[dropped]
-    labels = rows.labels.tolist()
-    for row, twin in zip(dropped.tolist(), twins.tolist()):
-        what = "the same bytes as" if labels[row] == labels[twin] else "the same bytes, under another label, as"
-        path, other = (sources.paths[int(rows.numbers[i])] for i in (row, twin))
-        yield Rejected(path=path, reason=f"{what} {other}", done="dropped")
+    differing = rows.labels[dropped] != rows.labels[twins]
+    for number, twin, differs in zip(rows.numbers[dropped].tolist(), rows.numbers[twins].tolist(), differing.tolist()):
+        what = "the same bytes, under another label, as" if differs else "the same bytes as"
+        yield Rejected(path=sources.paths[number], reason=f"{what} {sources.paths[twin]}", done="dropped")

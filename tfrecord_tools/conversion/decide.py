@@ -128,9 +128,15 @@ def _pairs(
     A decision keeps nothing if another decision leaves out one side of the pair.
     """
     found = list(decisions.pairs(made.in_effect, facts.table["source_sha256"][numbers]))
-    files = [numbers[[*one, *other]] for one, other, _ in found]
-    kept = [pair for pair in files if not np.isin(pair, dropped).any()]
-    return [decision for *_, decision in found], np.unique(np.concatenate(kept)) if kept else numbers[:0]
+    is_dropped = np.isin(numbers, dropped)
+    kept = np.zeros(len(numbers), bool)
+    for one, other, _ in found:
+        # All copies of an image have the same decision, so only the first copy is looked up.
+        if not is_dropped[[one[0], other[0]]].any():
+            for copies in (one, other):
+                if not kept[copies[0]]:
+                    kept[copies] = True
+    return [decision for *_, decision in found], numbers[kept]
 
 
 def _without_empty(decided: Decided, empty: np.ndarray) -> Decided:

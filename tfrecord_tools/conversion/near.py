@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -133,32 +133,10 @@ def drop(
     best[inverse[order[::-1]]] = order[::-1]
     ranks = np.empty(len(rows), np.int64)
     ranks[order] = np.arange(len(rows))
-    twins = best.copy()
-    for value, twin in _claimed(near_duplicates.pairs(values, distance), ranks[best], kept[best]).items():
-        twins[value] = best[twin]
-    twin = twins[inverse]
+    twin = best[near_duplicates.stand_ins(values, distance, ranks[best], kept[best])][inverse]
     known = hashes != near_duplicates.UNKNOWN
     dropped = known & ~kept & (twin != np.arange(len(rows))) & (rows.hashes != rows.hashes[twin])
     return dropped, list(_rejected(rows, hashes, twin, np.flatnonzero(dropped), sources))
-
-
-def _claimed(pairs: np.ndarray, ranks: np.ndarray, kept: np.ndarray) -> Mapping[int, int]:
-    """Return dropped hash -> the hash that stays instead. Both are given as indexes of hashes.
-
-    Args:
-        pairs: i64[m 2], pairs of hashes that are near to each other.
-        ranks: i64[n], the position of each hash in the order of visits.
-        kept: bool[n], whether a decision keeps an image with this hash. Such a hash always stays.
-    """
-    swap = ranks[pairs[:, 0]] > ranks[pairs[:, 1]]
-    earlier, later = np.where(swap, pairs[:, ::-1].T, pairs.T)
-    order = np.lexsort((ranks[later], ranks[earlier]))
-    order = order[~kept[later[order]]]
-    claimed: dict[int, int] = {}
-    for keeper, other in zip(earlier[order].tolist(), later[order].tolist()):
-        if keeper not in claimed:
-            claimed.setdefault(other, keeper)
-    return claimed
 
 
 def _rejected(

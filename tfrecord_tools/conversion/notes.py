@@ -170,8 +170,9 @@ def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
 
 def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
     table = facts.of(plan.rows.numbers)
+    masks = table["findings"]
     for i, (kind, finding) in enumerate(FINDINGS.items()):
-        rows = np.flatnonzero(table["findings"] >> i & 1)
+        rows = np.flatnonzero(masks >> i & 1)
         if not len(rows):
             continue
         if kind == "deep":

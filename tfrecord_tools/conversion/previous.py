@@ -43,9 +43,10 @@ class Previous:
 
     def class_table(self, sources: Sources) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the class table with new classes at the end, and the label i32[n] of each source file."""
-        new = (name for name in sources.class_names if name not in self.class_names)
-        names = (*self.class_names, *new)
-        return names, np.array([names.index(name) for name in sources.class_names], np.int32)[sources.labels]
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        for name in sources.class_names:
+            label_of.setdefault(name, len(label_of))
+        return tuple(label_of), np.array([label_of[name] for name in sources.class_names], np.int32)[sources.labels]
 
     def unchanged(self, rows: Rows, sha256: np.ndarray, sources: Sources) -> np.ndarray:
         """Return i64[n], the row in this dataset of each unchanged image; -1 for new and changed images.

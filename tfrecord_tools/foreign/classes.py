@@ -120,12 +120,20 @@ def _from_given_names(counts: Mapping[str, int], form: Form, given: Sequence[str
             f"--classes={named(given)}: {len(unknown):,} texts in {form.keys.label!r} are not in this list:"
             f" {named(list(map(repr, unknown)))}. List all classes, or remove --classes."
         )
-    notes = tuple(
-        f"{counts[name]:,} records labeled {name!r} belong to the class {given[label]!r}"
-        for name, label in zip(counts, labels.values())
-        if given[label] != name
-    )
-    return Classes(names=tuple(given), labels=labels, notes=notes)
+    differing = {name: given[label] for name, label in zip(counts, labels.values()) if given[label] != name}
+    return Classes(names=tuple(given), labels=labels, notes=_notes_on_case(counts, differing))
+
+
+def _notes_on_case(counts: Mapping[str, int], differing: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note on texts that differ from their class only by capital letters: text -> class."""
+    if not differing:
+        return ()
+    records = sum(counts[name] for name in differing)
+    if len(differing) == 1:
+        ((name, belongs),) = differing.items()
+        return (f"{records:,} records labeled {name!r} belong to the class {belongs!r}",)
+    pairs = [f"{name!r} to {belongs!r}" for name, belongs in differing.items()]
+    return (f"{records:,} records have labels that differ from their class only by capital letters: {named(pairs)}",)
 
 
 def _from_numbers(

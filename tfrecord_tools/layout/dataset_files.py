@@ -169,7 +169,10 @@ class DecidedCounts(_DecidedCounts, total=False):
 
 
 class DuplicateCounts(TypedDict):
-    """Files with the same bytes as another file. Examples: for each kind, lists of identical files."""
+    """Files with the same bytes as another file.
+
+    Examples: for each kind, lists of identical files, each with up to 100 files. Sizes: the number of files of each.
+    """
 
     copies: int
     leaks: int
@@ -177,10 +180,11 @@ class DuplicateCounts(TypedDict):
     files: int
     groups_in_several_splits: int
     examples: dict[str, list[list[DuplicateFile]]]
+    sizes: dict[str, list[int]]
 
 
 class NearCounts(TypedDict):
-    """Images that look like another image with other bytes. Examples: kind -> groups of images."""
+    """Images that look like another image with other bytes. The last two are as in `DuplicateCounts`."""
 
     distance: int
     copies: int
@@ -191,6 +195,7 @@ class NearCounts(TypedDict):
     chains: int
     longest_chain: int
     examples: dict[str, list[list[DuplicateFile]]]
+    sizes: dict[str, list[int]]
 
 
 class _Counts(TypedDict):

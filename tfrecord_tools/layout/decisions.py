@@ -147,15 +147,16 @@ class Decisions:
         Raises:
             UserError: The label is not a class.
         """
-        origin = self.origin([decision])
-        correction = f"To replace this decision, {_REPLACEMENT}" if origin == STORED else "Correct the label"
-        check_labels([decision], label_of, origin, correction, self.new_class)
+        if decision.decision == "label" and decision.label not in label_of:
+            origin = self.origin([decision])
+            correction = f"To replace this decision, {_REPLACEMENT}" if origin == STORED else "Correct the label"
+            check_labels([decision], label_of, origin, correction, self.new_class)
         return decision.label_in(label_of, old)
 
     def origin(self, decisions: Iterable[Decision]) -> str:
         """Return the start of a message: the flag with the file that has one of the decisions, or `STORED`."""
-        named = {one.key for one in decisions}
-        return next((where for where, layer in reversed(self.layers) if not named.isdisjoint(layer)), STORED)
+        keys = {one.key for one in decisions}
+        return next((where for where, layer in reversed(self.layers) if any(key in layer for key in keys)), STORED)
 
     def check_matched(self, found: Collection[str], source: str) -> None:
         """Refuse a file if none of its decisions is about an image of the source.
@@ -501,11 +502,16 @@ def check_labels(
             )
 
 
-def taking(taken: Collection[Decision]) -> str:
-    """Say how many images the decisions remove from a class. Messages about the class give it as a reason."""
+def taking(taken: Collection[Decision], whose: str = "its") -> str:
+    """Say how many images the decisions remove from classes, as a reason in messages.
+
+    Args:
+        taken: The decisions.
+        whose: "its" if the message is about one class, otherwise "their".
+    """
     dropped = sum(one.decision == "drop" for one in taken)
     counts = {"leave out": dropped, "relabel": len(taken) - dropped}
-    return f"decisions {' and '.join(f'{verb} {count:,}' for verb, count in counts.items() if count)} of its images"
+    return f"decisions {' and '.join(f'{verb} {count:,}' for verb, count in counts.items() if count)} of {whose} images"
 
 
 def _changes(relabeled: Mapping[tuple[str, str], int]) -> str:

@@ -26,13 +26,15 @@ class Duplicates:
         counts: Kind -> number of files. "conflicts": identical files with different labels. "leaks": same label,
             different splits. "copies": same label and split.
         files: Number of files of all kinds.
-        examples: Kind -> up to 100 groups of identical files, each a list of up to 100 file numbers. The first file of
-            each label in each split comes first, so that two files show what the kind means.
+        examples: Kind -> up to 100 groups of identical files, each a list of up to 100 file numbers. The first two
+            files of a conflict have different labels, and those of a leak are in different splits.
+        sizes: Kind -> number of files in each of these groups.
     """
 
     counts: dict[str, int]
     files: int
     examples: dict[str, list[list[int]]]
+    sizes: dict[str, list[int]]
 
 
 def first_of(sha256: np.ndarray) -> np.ndarray:
@@ -56,21 +58,22 @@ def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicate
     contents, sizes = np.unique(first[shared], return_counts=True)
     kinds = {"conflicts": conflicts[contents], "leaks": leaks[contents]}
     kinds["copies"] = ~(kinds["conflicts"] | kinds["leaks"])
+    differing = {"conflicts": labels, "leaks": splits, "copies": labels}  # The values that make a kind.
     return Duplicates(
         counts={kind: int(sizes[kinds[kind]].sum()) for kind in KINDS},
         files=len(shared),
         examples={
-            kind: [_named(same, labels, splits) for same in positions(first, contents[kinds[kind]][:_SHOWN])]
+            kind: [_named(same, differing[kind]) for same in positions(first, contents[kinds[kind]][:_SHOWN])]
             for kind in KINDS
         },
+        sizes={kind: sizes[kinds[kind]][:_SHOWN].tolist() for kind in KINDS},
     )
 
 
-def _named(same: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> list[int]:
-    """Return up to 100 of the identical files `same`, i64[n], in the order of `Duplicates.examples`."""
-    _, firsts = np.unique([labels[same], splits[same]], axis=1, return_index=True)
-    firsts = np.sort(firsts)
-    return np.r_[same[firsts], np.delete(same, firsts)][:_MEMBERS].tolist()
+def _named(same: np.ndarray, values: np.ndarray) -> list[int]:
+    """Return up to 100 of the files `same`, i64[n]: the first one, one with another value, and the others."""
+    other = np.flatnonzero(values[same] != values[same[0]])[:1]
+    return np.r_[same[:1], same[other], np.delete(same, [0, *other])][:_MEMBERS].tolist()
 
 
 def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
@@ -83,8 +86,8 @@ def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
 def twins(first: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return an identical file for each file, i64[n].
 
-    It is the first one with another label. If all have the same label, it is the first other one. If there is no
-    identical file, it is the file itself.
+    The identical file is the first one with another label. If all have the same label, it is the first other one. If
+    there is none, it is the file itself.
 
     Args:
         first: Result of `first_of`.
@@ -99,7 +102,11 @@ def twins(first: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _first_where(chosen: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the first chosen one for the first of identical files; other files are themselves, i64[n]."""
+    """Return a file for each file, i64[n].
+
+    For the first of identical files, return the first one in `chosen`, bool[n]. If there is none, and for all other
+    files, return the file itself.
+    """
     result = np.arange(len(first))
     files = np.flatnonzero(chosen)[::-1]  # The order is reversed: the smallest position is assigned last.
     result[first[files]] = files

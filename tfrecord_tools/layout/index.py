@@ -120,7 +120,7 @@ def join_parts(
         pq.ParquetWriter(file, _schema(), compression="zstd", use_dictionary=_REPEATED) as writer,
     ):
         for number, part in enumerate(parts):
-            # Each thread would keep memory of its own.
+            # With `use_threads`, each thread would keep memory of its own.
             table = change(number, _with_look(pq.ParquetFile(part).read(use_threads=False), LOOK))
             writer.write_table(table, row_group_size=max(1, len(table)))
             del table

@@ -12,7 +12,7 @@ Equal hashes are found first and count as one: a million copies of one picture a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,8 +22,10 @@ DEFAULT_DISTANCE = 6  # Chosen by `benchmarks.near_duplicates`.
 _BANDS = 4
 _BAND_BITS = 16
 _BLOCK = 1 << 20  # Hashes that are compared at once; each takes about 50 bytes.
-_JOINED = 1 << 22  # Pairs that are collected before groups are joined.
-# If `most` is set: a hash is compared with at most this many hashes that have a given value in a band. See `pairs`.
+_MOST_PAIRS = 1 << 22  # Pairs that are in memory at once.
+_LEAST_VISITED = 1 << 12  # Hashes that `stand_ins` visits at once. Fewer hashes take more time.
+# A hash is compared with at most this many hashes that have a given value in a band, before hashes that are known to be
+# in one group are left out. Among random hashes, fewer share a value.
 _WINDOW = 256
 
 
@@ -61,25 +63,33 @@ def pairs(hashes: np.ndarray, distance: int, most: int | None = None) -> np.ndar
         of several equal hashes is paired with different hashes.
     """
     values, first, inverse = _distinct(hashes)
-    found = [first[block] for block in _blocks(values, distance, most)]
+    found = [first[block] for block in _blocks(values, distance, most, None if most is None else _WINDOW)]
     together = np.concatenate([np.empty((0, 2), np.int64), _equal(hashes, inverse), *found])
     together.sort(axis=1)
     return together[np.lexsort((together[:, 1], together[:, 0]))]
 
 
 def groups(hashes: np.ndarray, distance: int) -> Groups:
-    """Group all hashes that are connected by pairs; see `pairs` for the arguments."""
+    """Group all hashes that are connected by pairs; see `pairs` for the arguments.
+
+    A crowd of thousands of hashes that are near to each other takes time that grows with its size, and not with the
+    number of its pairs: hashes are not compared if they are known to be in one group.
+    """
     values, first, inverse = _distinct(hashes)
     roots, degrees, waiting = np.arange(len(values)), np.zeros(len(values), np.int64), []
-    for block in _blocks(values, distance):
+    for block in _blocks(values, distance, window=_WINDOW):
         degrees += np.bincount(block.reshape(-1), minlength=len(values))
         waiting.append(block)
-        if sum(map(len, waiting)) > _JOINED:
+        if sum(map(len, waiting)) > _MOST_PAIRS:
             roots, waiting = joined(roots, waiting), []
-    roots = joined(roots, waiting)
+    roots, crowded = _with_crowds(values, distance, joined(roots, waiting))
     sizes = np.bincount(roots, minlength=len(values))[roots]
     # In a group of k hashes that are all near to each other, each hash has k - 1 pairs.
     chains = np.bincount(roots, degrees < sizes - 1, minlength=len(values))[roots] > 0
+    cut, order = np.unique(roots[crowded & (sizes > 1)]), np.argsort(roots, kind="stable")
+    for start, size in zip(np.searchsorted(roots[order], cut).tolist(), sizes[cut].tolist()):
+        members = order[start : start + size]
+        chains[members] = _is_chain(values[members], distance)  # Not all pairs of this group were found.
     first_of_root = np.full(len(values), len(hashes), np.int64)
     np.minimum.at(first_of_root, roots, first)
     known = inverse >= 0
@@ -88,6 +98,150 @@ def groups(hashes: np.ndarray, distance: int) -> Groups:
     result = np.zeros(len(hashes), bool)
     result[known] = chains[inverse[known]]
     return Groups(keys=keys, chains=result)
+
+
+def _with_crowds(values: np.ndarray, distance: int, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add the pairs that `_WINDOW` left out to groups, unless both hashes are in one group already.
+
+    Args:
+        values: u64[n], different hashes.
+        distance: As in `pairs`.
+        roots: i64[n], for each hash, the first member of its group.
+
+    Returns:
+        The roots with these pairs, and bool[n], whether pairs of a hash may have been left out before.
+    """
+    crowded = np.zeros(len(values), bool)
+    for band, radius in zip(_bands(values), _radii(distance)):
+        if radius < 0 or np.bincount(band.astype(np.int64)).max(initial=0) <= _WINDOW:
+            continue
+        order = np.lexsort((roots, band))
+        keys = band[order].astype(np.int64)
+        starts = _starts(keys)
+        for mask in _masks(radius):
+            before, other = roots, keys ^ mask
+            crowd = np.flatnonzero((other >= keys) & (starts[other + 1] - starts[other] > _WINDOW))
+            crowded[order[crowd]] = True
+            for left, right in _apart(keys, roots[order], starts, crowd, mask):
+                near = _bits(values[order[left]] ^ values[order[right]]) <= distance
+                if near.any():
+                    roots = joined(roots, [np.stack([order[left[near]], order[right[near]]], axis=1)])
+            if roots is not before:
+                order = np.lexsort((roots, band))
+    return roots, crowded
+
+
+def _apart(
+    keys: np.ndarray, roots: np.ndarray, starts: np.ndarray, crowd: np.ndarray, mask: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs of positions with keys that differ exactly by a mask, and with different roots.
+
+    Args:
+        keys: i64[n], ascending.
+        roots: i64[n], ascending among equal keys.
+        starts: The result of `_starts`.
+        crowd: i64[k], the first positions of the pairs.
+        mask: The bits that differ.
+    """
+    both, other = keys * len(keys) + roots, keys[crowd] ^ mask
+    same = other * len(keys) + roots[crowd]
+    after = np.searchsorted(both, same, side="right")
+    yield from _ranges(crowd, after, starts[other + 1] - after)
+    if mask:
+        yield from _ranges(crowd, starts[other], np.searchsorted(both, same) - starts[other])
+
+
+def _is_chain(values: np.ndarray, distance: int) -> bool:
+    """Return whether some of the hashes u64[n] are not near to each other.
+
+    If there are more than 256 hashes, only 256 of them are compared with all.
+    """
+    chosen = values[np.linspace(0, len(values) - 1, min(len(values), _WINDOW)).astype(np.int64)]
+    return any(bool((_bits(values ^ one) > distance).any()) for one in chosen)
+
+
+def stand_ins(hashes: np.ndarray, distance: int, ranks: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Choose hashes that stay, so that no hash is near to another one that stays.
+
+    The hashes are visited by rank. A hash stays if it is in `kept`, or if it is not near to an earlier hash that stays.
+
+    Args:
+        hashes: u64[n], different hashes. `UNKNOWN` is not near any hash.
+        distance: As in `pairs`.
+        ranks: i64[n], a different number for each hash. Those in `kept` have the smallest ones.
+        kept: bool[n].
+
+    Returns:
+        i64[n]. For a hash that stays, its own position. For another hash, the position of the first near hash that
+        stays.
+    """
+    result = np.arange(len(hashes))
+    order = np.argsort(ranks)
+    order = order[hashes[order] != UNKNOWN]
+    stays, size = order[:0], _LEAST_VISITED
+    while len(order):
+        visited = order[:size]
+        near = _first_near(hashes[stays], hashes[visited], distance)
+        claimed = (near < len(stays)) & ~kept[visited]
+        rest = visited[~claimed]
+        pairs_of_rest = _few(hashes[rest], distance)
+        if pairs_of_rest is None:  # A crowd. Once one of its hashes stays, it claims most of the others.
+            size //= 2
+            continue
+        result[visited[claimed]] = stays[near[claimed]]
+        for other, keeper in _claimed(rest[pairs_of_rest], ranks, kept).items():
+            result[other] = keeper
+        stays = np.concatenate([stays, rest[result[rest] == rest]])
+        order, size = order[size:], max(_LEAST_VISITED, len(stays))
+    return result
+
+
+def _first_near(index: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarray:
+    """Return i64[n], for each hash, the first position of a near hash in `index`.
+
+    If there is none, return the length of `index`.
+    """
+    first = np.full(len(hashes), len(index))
+    for band, other_band, radius in zip(_bands(index), _bands(hashes), _radii(distance)):
+        order = np.argsort(band, kind="stable")
+        starts = _starts(band[order].astype(np.int64))
+        for mask in _masks(radius):
+            keys = other_band.astype(np.int64) ^ mask
+            for left, right in _ranges(np.arange(len(hashes)), starts[keys], starts[keys + 1] - starts[keys]):
+                positions = order[right]
+                near = _bits(hashes[left] ^ index[positions]) <= distance
+                np.minimum.at(first, left[near], positions[near])
+    return first
+
+
+def _few(hashes: np.ndarray, distance: int) -> np.ndarray | None:
+    """Return all pairs of near hashes, i64[m 2]. None: there are more than fit into memory."""
+    found, count = [np.empty((0, 2), np.int64)], 0
+    for block in _blocks(hashes, distance):
+        found.append(block)
+        count += len(block)
+        if count > _MOST_PAIRS and len(hashes) > 2:
+            return None
+    return np.concatenate(found)
+
+
+def _claimed(pairs: np.ndarray, ranks: np.ndarray, kept: np.ndarray) -> Mapping[int, int]:
+    """Return a hash that does not stay -> the first visited hash that stays instead; see `stand_ins`.
+
+    Args:
+        pairs: i64[m 2], all pairs of near hashes.
+        ranks: i64[n].
+        kept: bool[n].
+    """
+    swap = ranks[pairs[:, 0]] > ranks[pairs[:, 1]]
+    earlier, later = np.where(swap, pairs[:, ::-1].T, pairs.T)
+    order = np.lexsort((ranks[later], ranks[earlier]))
+    order = order[~kept[later[order]]]
+    claimed: dict[int, int] = {}
+    for keeper, other in zip(earlier[order].tolist(), later[order].tolist()):
+        if keeper not in claimed:
+            claimed.setdefault(other, keeper)
+    return claimed
 
 
 def joined(roots: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
@@ -144,22 +298,30 @@ def _equal(hashes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     return np.asarray(chained[same])
 
 
-def _blocks(values: np.ndarray, distance: int, most: int | None = None) -> Iterator[np.ndarray]:
-    """Yield each pair of near hashes once, in blocks i64[m 2] of positions in the distinct `values`."""
-    if not 0 <= distance <= MAX_DISTANCE:
-        raise ValueError(f"the distance must be from 0 to {MAX_DISTANCE} bits, not {distance}")
-    bands = _bands(values)
-    radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
+def _blocks(
+    values: np.ndarray, distance: int, most: int | None = None, window: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yield each pair of near hashes once, in blocks i64[m 2] of positions in the distinct `values`.
+
+    Args:
+        values: u64[n].
+        distance: As in `pairs`.
+        most: As in `pairs`.
+        window: A hash is compared with at most this many hashes that have a given value in a band. None: with all.
+    """
+    bands, radii = _bands(values), _radii(distance)
     left_over = np.full(len(values), np.iinfo(np.int64).max if most is None else most)  # Pairs that a hash may get.
-    window = len(values) if most is None else _WINDOW
+    limit = len(values) if window is None else window
     for band, radius in enumerate(radii):
         if radius < 0:
             continue
         order = np.argsort(bands[band], kind="stable")
         ordered, keys = values[order], bands[band][order].astype(np.int64)
-        starts = np.searchsorted(keys, np.arange((1 << _BAND_BITS) + 1))
+        starts, positions = _starts(keys), np.arange(len(keys))
         for mask in _masks(radius):
-            for left, right in _candidates(keys, starts, mask, np.where(left_over[order] > 0, window, 0)):
+            begin, counts = _candidates(keys, starts, mask)
+            counts = np.where(left_over[order] > 0, np.minimum(counts, limit), 0)
+            for left, right in _ranges(positions, begin, counts):
                 near = np.flatnonzero(_bits(ordered[left] ^ ordered[right]) <= distance)
                 left, right = order[left[near]], order[right[near]]
                 for before in range(band):  # A pair that an earlier band has found is not found again.
@@ -171,6 +333,13 @@ def _blocks(values: np.ndarray, distance: int, most: int | None = None) -> Itera
                     np.subtract.at(left_over, left, 1)
                 if len(left):
                     yield np.stack([left, right], axis=1)
+
+
+def _radii(distance: int) -> list[int]:
+    """Return the limit of each band."""
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise ValueError(f"the distance must be from 0 to {MAX_DISTANCE} bits, not {distance}")
+    return [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -196,28 +365,39 @@ def _masks(radius: int) -> np.ndarray:
     return masks[bits <= radius]
 
 
-def _candidates(
-    keys: np.ndarray, starts: np.ndarray, mask: int, limits: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pairs of positions with keys that differ exactly by a mask, each pair once, in blocks.
+def _starts(keys: np.ndarray) -> np.ndarray:
+    """Return i64[2^16 + 1], for each possible key, the number of smaller keys."""
+    return np.searchsorted(keys, np.arange((1 << _BAND_BITS) + 1))
+
+
+def _candidates(keys: np.ndarray, starts: np.ndarray, mask: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the positions with keys that differ exactly by a mask, each pair at its smaller position.
 
     Args:
         keys: i64[n], ascending.
-        starts: Key -> position of the first hash with at least this key.
+        starts: The result of `_starts`.
         mask: The bits that differ.
-        limits: i64[n], for each position, the largest number of pairs (i, j), i < j, in which it is i.
+
+    Returns:
+        For each position, the first other position and the number of positions from there, i64[n] each.
     """
     other = keys ^ mask
-    # Each pair is found at its smaller position.
     begin = np.arange(1, len(keys) + 1) if mask == 0 else starts[other]
-    counts = np.where(other >= keys, np.minimum(starts[other + 1] - begin, limits), 0)
+    return begin, np.where(other >= keys, starts[other + 1] - begin, 0)
+
+
+def _ranges(positions: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs of each position and the `counts` positions from `begin`, in blocks.
+
+    All arrays are i64[n].
+    """
     ends = np.cumsum(counts)
     first = 0
-    while first < len(keys):
+    while first < len(positions):
         done = int(ends[first - 1]) if first else 0
         last = max(first + 1, int(np.searchsorted(ends, done + _BLOCK, side="right")))
         block = counts[first:last]
-        left = np.repeat(np.arange(first, last), block)
+        left = np.repeat(positions[first:last], block)
         right = np.arange(len(left)) + np.repeat(begin[first:last] - (ends[first:last] - block - done), block)
         yield left, right
         first = last

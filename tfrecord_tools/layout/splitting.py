@@ -123,11 +123,11 @@ def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np
     missing = np.setdiff1d(labels, labels[sides[units] == 0])
     position = np.full(len(sides), -1)
     position[ordered] = np.arange(len(ordered))
-    for label in missing.tolist():
-        free = units[labels == label]
-        free = free[position[free] >= 0]
-        if len(free):
-            sides[free[np.argmax(position[free])]] = 0
+    places = position[units]
+    last = np.full(int(labels.max(initial=0)) + 1, -1)  # Label -> last position of a unit with an image of the label.
+    np.maximum.at(last, labels, places)
+    moved = last[missing]
+    sides[ordered[moved[moved >= 0]]] = 0
 
 
 def _most_frequent(units: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

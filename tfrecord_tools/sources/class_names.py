@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.sources import arrange
 from tfrecord_tools.sources.base import Listing, is_utf8, printable
@@ -31,7 +31,7 @@ def same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple[
         splits: Split of each file, an index into `SPLITS` or `TO_BE_SPLIT`.
 
     Returns:
-        The labels, and a note for each class with several spellings.
+        The labels, and a note if classes have several spellings.
     """
     splits_of: dict[str, set[int]] = {}
     for label, split in {*zip(labels, splits)}:
@@ -44,18 +44,28 @@ def same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple[
     spellings: dict[str, list[str]] = {}
     for name in sorted(splits_of_name, key=lambda name: (min(splits_of_name[name]), name)):
         spellings.setdefault(name.casefold(), []).append(name)
-    notes = []
+    merged = []
     for names in spellings.values():
         all_splits = [split for name in names for split in splits_of_name[name]]
         if len(names) > 1 and len(all_splits) == len(set(all_splits)):
-            notes.append(
-                f"{' and '.join(names)} are read as one class, {names[0]}, because the names differ only by capital"
-                " letters"
-            )
-            spelling |= {label: names[0] for label, name in spelling.items() if name in names}
+            merged.append(names)
+    first = {name: names[0] for names in merged for name in names}
+    spelling = {label: first.get(name, name) for label, name in spelling.items()}
+    notes = _notes_on_spelling(merged)
     if all(label == name for label, name in spelling.items()):
         return labels, notes
     return [None if label is None else sys.intern(spelling[label]) for label in labels], notes
+
+
+def _notes_on_spelling(merged: Sequence[Sequence[str]]) -> list[str]:
+    """Return a note on classes with several spellings. The first spelling of each is used."""
+    texts = [" and ".join(names) for names in merged]
+    if len(merged) == 1:
+        return [f"{texts[0]} are read as one class, {merged[0][0]}, because the names differ only by capital letters"]
+    return [
+        f"{len(merged):,} classes have names that differ only by capital letters. Each is read as one class with the"
+        f" first of its names: {named(texts)}"
+    ] * bool(merged)
 
 
 def class_table(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfrecord_tools.base import tables, tabular, words
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout import index, near_duplicates, splitting
 from tfrecord_tools.records import Dataset, Records
 from trainers.auditing import folding
@@ -157,18 +157,32 @@ def _notes(data: Dataset, folds: Folds, count: int, is_cut: bool) -> Iterator[st
             " one. The chain was cut between its least similar images, so some images are validated by a model that"
             " was trained on their near-duplicates."
         )
-    for label, name in enumerate(data.class_names):
-        present = len(np.unique(folds.folds[labels == label]))
-        if present == 1:
-            yield (
-                f"all images of class {name!r} are in one fold. The model that is validated on this fold is trained"
-                " without images of this class."
-            )
-        elif 0 < present < count:
-            yield (
-                f"class {name!r} has images in {present:,} of {count:,} folds. In the other folds, this class is not"
-                " evaluated."
-            )
+    is_present = np.zeros((len(data.class_names), count), bool)
+    is_present[labels, np.unique(folds.folds, return_inverse=True)[1].reshape(-1)] = True
+    present = is_present.sum(axis=1)
+    once = [repr(data.class_names[label]) for label in np.flatnonzero(present == 1)]
+    some = [repr(data.class_names[label]) for label in np.flatnonzero((present > 1) & (present < count))]
+    if len(once) == 1:
+        yield (
+            f"all images of class {once[0]} are in one fold. The model that is validated on this fold is trained"
+            " without images of this class."
+        )
+    elif once:
+        yield (
+            f"each of {len(once):,} classes has all its images in one fold: {named(once)}. The model that is validated"
+            " on that fold is trained without images of the class."
+        )
+    if len(some) == 1:
+        (folds_of_class,) = present[(present > 1) & (present < count)].tolist()
+        yield (
+            f"class {some[0]} has images in {folds_of_class:,} of {count:,} folds. In the other folds, this class is"
+            " not evaluated."
+        )
+    elif some:
+        yield (
+            f"{len(some):,} classes do not have images in all {count:,} folds: {named(some)}. A class is not evaluated"
+            " in a fold without its images."
+        )
 
 
 def write(path: Path, folds: Folds, class_names: Sequence[str]) -> None:

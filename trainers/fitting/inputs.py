@@ -106,7 +106,7 @@ def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], ob
     train, validation = chosen.divided(fold)
     name = f"fold {fold} of {len(chosen.numbers)}"
     if not len(train) or not len(validation):
-        numbers = ", ".join(map(str, chosen.numbers))
+        numbers = named(list(map(str, chosen.numbers)))
         raise UserError(
             f"--fold={fold}: there are no records to {'train' if not len(train) else 'validate'} on. The folds in"
             f" {config.records} are {numbers}. Pass the number of one of these folds. The file must have at least two"

@@ -204,3 +204,16 @@ def test_groups_and_classes_that_do_not_fit_are_noted(tmp_path: Path) -> None:
         " images of this class.",
         "class 'foxes' has images in 2 of 4 folds. In the other folds, this class is not evaluated.",
     ]
+
+
+def test_many_classes_have_one_note(tmp_path: Path) -> None:
+    names = ("ants", "bees", "emus", "gnus")
+    tree(tmp_path / "src", {f"train/{name}": 1 + (name in "emus gnus") for name in names} | {"train/cats": 9})
+    converted(tmp_path / "src", tmp_path / "out")
+    notes = folds.assign(open_dataset(tmp_path / "out"), 4, 0, tmp_path, lambda line: None)[1]
+    assert notes == [
+        "each of 2 classes has all its images in one fold: 'ants', 'bees'. The model that is validated on that fold is"
+        " trained without images of the class.",
+        "2 classes do not have images in all 4 folds: 'emus', 'gnus'. A class is not evaluated in a fold without its"
+        " images.",
+    ]
