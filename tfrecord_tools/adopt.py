@@ -579,20 +579,21 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
 def _notes_on_classes(
     made: Decisions, decided: Sequence[tuple[Decision, int]], described: metadata.Description
 ) -> Iterator[str]:
-    """Yield a note if decisions leave classes without records in the train split."""
+    """Yield a note for each file of decisions that empties classes of the train split."""
     label_of = {name: label for label, name in enumerate(described.class_names)}
     empty = set(np.flatnonzero(described.counts.get("train", np.ones(0)) == 0).tolist())
     taken = [(one, old) for one, old in decided if old in empty and one.label_in(label_of, old) != old]
-    if not taken:
-        return
-    classes = [repr(described.class_names[label]) for label in sorted({old for _, old in taken})]
-    which = f"the class {classes[0]} has" if len(classes) == 1 else f"{len(classes):,} classes ({named(classes)}) have"
-    changing = [one for one, _ in taken]
-    yield (
-        f"{made.origin(changing)}: {which} no record in the train split, because"
-        f" {decisions.taking(changing, 'its' if len(classes) == 1 else 'their')}. Correct these decisions, or take them"
-        " back with the decision 'none'"
-    )
+    by_origin: dict[str, list[tuple[Decision, int]]] = {}
+    for one, old in taken:
+        by_origin.setdefault(made.origin([one]), []).append((one, old))
+    for origin, of_origin in by_origin.items():
+        names = [repr(described.class_names[label]) for label in sorted({old for _, old in of_origin})]
+        which = f"the class {names[0]} has" if len(names) == 1 else f"{len(names):,} classes ({named(names)}) have"
+        reason = decisions.taking([one for one, _ in of_origin], "its" if len(names) == 1 else "their")
+        yield (
+            f"{origin}: {which} no record in the train split, because {reason}. Correct these decisions, or take them"
+            " back with the decision 'none'"
+        )
 
 
 def _notes_on_labels(effect: Effect, config: AdoptConfig) -> Iterator[str]:

@@ -154,16 +154,16 @@ def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[s
 
 
 def _check_counts(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
-    names, splits = np.unique(table.column("split").to_pylist(), return_inverse=True)
-    pairs = np.stack([splits.reshape(-1), table.column("label").to_numpy()])
-    (found, labels), times = np.unique(pairs[:, pairs[1] != index.LEFT_OUT], axis=1, return_counts=True)
-    rows_of = dict(zip(zip(names[found].tolist(), labels.tolist()), times.tolist()))
+    by_split: dict[str, dict[int, int]] = {split: {} for split in data.splits}  # Label -> number of rows.
+    for row in index.counts(table).to_pylist():
+        by_split.setdefault(row["split"], {})[row["label"]] = row["count_all"]
     for split, count in data.splits.items():
-        rows = sum(number for (name, _), number in rows_of.items() if name == split)
+        rows_of = by_split[split]
+        rows = sum(number for label, number in rows_of.items() if label != index.LEFT_OUT)
         if rows != count:
             yield f"{index.FILE_NAME}: has {words.number(rows, 'row')} of {split}, but convert.json has {count:,}"
         for entry in facts["classes"]:
-            rows = rows_of.get((split, entry["label"]), 0)
+            rows = rows_of.get(entry["label"], 0)
             expected = dataset_files.class_records(entry, split)
             if rows != expected:
                 yield (

@@ -606,7 +606,7 @@ CATS = [b"Cat", b"cat", b"dog"]
         (
             lambda n: {"label": CATS[n % 3]},
             {"classes": ["CAT", "dog"]},
-            r"note: 8 records have labels that differ from their class only by capital letters: 'Cat' to 'CAT', 'cat'",
+            r"note: 8 records have labels that differ from their class only in upper and lower case: 'Cat' to 'CAT'",
         ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes; label 0 is 'c"),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are not in"),

@@ -69,7 +69,7 @@ def test_kinds(contents: str, labels: str, splits: str, counts: tuple[int, int, 
 def test_examples(contents: str, labels: str, splits: str, kind: str, examples: list[list[int]]) -> None:
     result = duplicates.find(duplicates.first_of(sha256(contents)), *columns(labels, splits))
     assert result.examples == {"copies": [], "leaks": [], "conflicts": []} | {kind: examples}
-    assert sum(result.sizes[kind]) == len(contents)
+    assert result.sizes[kind] == [contents.count(letter) for letter in sorted(set(contents))]
     assert result.counts[kind] == len(contents)  # Files that are not named are counted, too.
 
 

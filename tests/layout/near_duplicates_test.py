@@ -36,10 +36,6 @@ def near(hashes: np.ndarray, distance: int) -> set[tuple[int, int]]:
     }
 
 
-def all_near(hashes: np.ndarray, distance: int) -> bool:
-    return len(near(hashes, distance)) == len(hashes) * (len(hashes) - 1) // 2
-
-
 def roots(count: int, pairs: set[tuple[int, int]]) -> list[int]:
     keys = list(range(count))
     for _ in range(count):
@@ -87,7 +83,6 @@ def test_groups_are_connected_pairs(
 ) -> None:
     hashes = make()
     monkeypatch.setattr(near_duplicates, "_WINDOW", window)
-    monkeypatch.setattr(near_duplicates, "_is_chain", lambda values, distance: not all_near(values, distance))
     pairs = near(hashes, distance)
     found = near_duplicates.groups(hashes, distance)
     assert found.keys.tolist() == roots(len(hashes), pairs)
@@ -99,35 +94,73 @@ def test_groups_are_connected_pairs(
         assert any(pair not in pairs for pair in itertools.combinations(members, 2))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_chains_have_hashes_that_are_not_near(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    flips = np.uint64(1) << rng.integers(0, 64, (1 + seed % 4, 30)).astype(np.uint64)
+    hashes = np.unique(np.uint64(2**63 - 12345) ^ np.bitwise_or.reduce(flips, axis=0))
+    for distance in range(10):
+        chain = len(near(hashes, distance)) < len(hashes) * (len(hashes) - 1) // 2
+        assert near_duplicates._is_chain(hashes, distance) == chain
+
+
+CENTER = 2**63 - 12345
+BITS = [1 << bit for bit in range(62)]
+CROWD = [CENTER, *(CENTER ^ bit for bit in BITS), *(CENTER ^ a ^ b for a, b in itertools.combinations(BITS, 2))]
+
+
 @pytest.mark.parametrize(
-    ("hashes", "chain"),
+    ("more", "distance", "chain"),
     [
-        ([0b1], False),
-        ([0b1, 0b11, 0b111], False),
-        ([0b1, 0b11, 0b1111], True),
-        ([*range(1, 5), *(1 << bit for bit in range(2, 60))], False),
-        ([1, *(0b111 << bit for bit in range(2, 60))], True),
+        ([], 4, False),
+        ([], 3, True),
+        ([CENTER ^ 0b1111], 6, False),
+        ([CENTER ^ 0b1111, CENTER ^ (0b111 << 40)], 6, True),  # Only these two of 1,956 are not near to each other.
     ],
 )
-def test_chains_have_hashes_that_are_not_near(hashes: list[int], chain: bool) -> None:
-    assert near_duplicates._is_chain(np.array(hashes, np.uint64), 2 if len(hashes) < 4 else 4) == chain
+def test_one_pair_makes_a_crowd_a_chain(more: list[int], distance: int, chain: bool) -> None:
+    found = near_duplicates.groups(np.array([*CROWD, *more], np.uint64), distance)
+    assert (found.keys == 0).all()
+    assert (found.chains == chain).all()
 
 
-def test_a_crowd_takes_no_time_for_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def around_one(count: int) -> np.ndarray:
+    """Return hashes that differ in up to three bits from one hash."""
+    flips = np.uint64(1) << np.random.default_rng(0).integers(0, 64, (3, count)).astype(np.uint64)
+    return np.unique(np.uint64(CENTER) ^ flips[0] ^ flips[1] ^ flips[2])
+
+
+def with_late_groups(count: int) -> np.ndarray:
+    """Return random hashes, and then groups of 50 hashes that differ in up to two bits."""
+    rng = np.random.default_rng(0)
+    flips = np.uint64(1) << rng.integers(0, 64, (2, count // 4)).astype(np.uint64)
+    centers = np.repeat(rng.integers(1, 2**63, count // 200, np.uint64), 50)
+    hashes = np.concatenate([rng.integers(1, 2**63, count, np.uint64), centers ^ flips[0] ^ flips[1]])
+    return hashes[np.sort(np.unique(hashes, return_index=True)[1])]
+
+
+def stay(hashes: np.ndarray) -> np.ndarray:
+    return near_duplicates.stand_ins(hashes, 6, np.arange(len(hashes)), np.zeros(len(hashes), bool))
+
+
+@pytest.mark.parametrize("work", [lambda hashes: near_duplicates.groups(hashes, 6), stay])
+@pytest.mark.parametrize("make", [around_one, with_late_groups])
+def test_work_per_hash_does_not_grow(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[int], np.ndarray], work: Callable[[np.ndarray], object]
+) -> None:
+    """If all pairs were compared, twice as many hashes would mean twice the work for each."""
+    for name, value in {"_FEW": 1 << 12, "_WINDOW": 64, "_BLOCK": 1 << 12}.items():
+        monkeypatch.setattr(near_duplicates, name, value)
     compared: list[int] = []
     bits = near_duplicates._bits
     monkeypatch.setattr(near_duplicates, "_bits", lambda numbers: compared.append(len(numbers)) or bits(numbers))
-    counts = []
-    for size in (4000, 8000):
-        rng = np.random.default_rng(0)
-        flips = np.uint64(1) << rng.integers(0, 64, (3, size)).astype(np.uint64)
-        hashes = np.unique(np.uint64(2**63 - 12345) ^ flips[0] ^ flips[1] ^ flips[2])
+    each = []
+    for count in (4000, 8000, 16000):
+        hashes = make(count)
         compared.clear()
-        found = near_duplicates.groups(hashes, 6)
-        assert (found.keys == 0).all()
-        assert not found.chains.any()
-        counts.append(sum(compared) / len(hashes))
-    assert counts[1] < 1.3 * counts[0]  # Per hash. If all pairs were compared, it would be twice as many.
+        work(hashes)
+        each.append(sum(compared) / len(hashes))
+    assert each[2] < 1.5 * each[0] + 50, each
 
 
 def visited(hashes: list[int], distance: int, order: list[int], kept: list[bool]) -> list[int]:
@@ -140,13 +173,10 @@ def visited(hashes: list[int], distance: int, order: list[int], kept: list[bool]
     return stays
 
 
-@pytest.mark.parametrize(("most", "visited_at_once"), [(1 << 22, 1 << 12), (20, 64), (0, 7), (1, 1)])
-@pytest.mark.parametrize("seed", range(4))
-def test_stand_ins_are_those_of_a_loop(
-    monkeypatch: pytest.MonkeyPatch, seed: int, most: int, visited_at_once: int
-) -> None:
-    monkeypatch.setattr(near_duplicates, "_MOST_PAIRS", most)
-    monkeypatch.setattr(near_duplicates, "_LEAST_VISITED", visited_at_once)
+@pytest.mark.parametrize("few", [1 << 20, 100, 10, 0])  # If more pairs are found, one half is visited first.
+@pytest.mark.parametrize("seed", range(6))
+def test_stand_ins_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, seed: int, few: int) -> None:
+    monkeypatch.setattr(near_duplicates, "_FEW", few)
     hashes, rng = np.unique(clustered(seed=seed) if seed % 2 else crowds(seed)), np.random.default_rng(seed)
     order, kept = rng.permutation(len(hashes)), np.zeros(len(hashes), bool)
     kept[order[:5]] = True
@@ -164,7 +194,7 @@ def test_stand_ins_are_those_of_a_loop(
 
 def test_memory_does_not_grow_with_the_square_of_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of images that all look alike, such as drawings on white or the frames of a video."""
-    monkeypatch.setattr(near_duplicates, "_MOST_PAIRS", 1 << 16)
+    monkeypatch.setattr(near_duplicates, "_FEW", 1 << 14)
     monkeypatch.setattr(near_duplicates, "_BLOCK", 1 << 14)
     rng = np.random.default_rng(0)
     masks = np.uint64(1) << rng.integers(0, 64, (3, 3000)).astype(np.uint64)

@@ -299,7 +299,7 @@ def test_a_damaged_object_is_a_corrupt_record(url: str, bucket: Bucket, pets: Pa
         UserError, match=r"s3://.*tfrecord-00000-of-\d+: the record at byte .* is corrupt: train record 7"
     ):
         remote[7]
-    assert in_bucket(remote).traffic.retried == 3
+    assert in_bucket(remote).traffic.retried == 5
     assert remote.get_or_none(7) is None
     assert remote[6] == local[6]
     assert remote[8] == local[8]

@@ -125,7 +125,7 @@ def _from_given_names(counts: Mapping[str, int], form: Form, given: Sequence[str
 
 
 def _notes_on_case(counts: Mapping[str, int], differing: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a note on texts that differ from their class only by capital letters: text -> class."""
+    """Return a note on texts that differ from their class only in upper and lower case: text -> class."""
     if not differing:
         return ()
     records = sum(counts[name] for name in differing)
@@ -133,7 +133,9 @@ def _notes_on_case(counts: Mapping[str, int], differing: Mapping[str, str]) -> t
         ((name, belongs),) = differing.items()
         return (f"{records:,} records labeled {name!r} belong to the class {belongs!r}",)
     pairs = [f"{name!r} to {belongs!r}" for name, belongs in differing.items()]
-    return (f"{records:,} records have labels that differ from their class only by capital letters: {named(pairs)}",)
+    return (
+        f"{records:,} records have labels that differ from their class only in upper and lower case: {named(pairs)}",
+    )
 
 
 def _from_numbers(

@@ -184,7 +184,7 @@ class DuplicateCounts(TypedDict):
 
 
 class NearCounts(TypedDict):
-    """Images that look like another image with other bytes. The last two are as in `DuplicateCounts`."""
+    """Images that look like another image with other bytes. `DuplicateCounts` explains examples and sizes."""
 
     distance: int
     copies: int

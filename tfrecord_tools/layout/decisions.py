@@ -147,10 +147,9 @@ class Decisions:
         Raises:
             UserError: The label is not a class.
         """
-        if decision.decision == "label" and decision.label not in label_of:
-            origin = self.origin([decision])
-            correction = f"To replace this decision, {_REPLACEMENT}" if origin == STORED else "Correct the label"
-            check_labels([decision], label_of, origin, correction, self.new_class)
+        origin = self.origin([decision])
+        correction = f"To replace this decision, {_REPLACEMENT}" if origin == STORED else "Correct the label"
+        check_labels([decision], label_of, origin, correction, self.new_class)
         return decision.label_in(label_of, old)
 
     def origin(self, decisions: Iterable[Decision]) -> str:

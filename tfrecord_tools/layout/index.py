@@ -274,6 +274,15 @@ def hashes(table: pa.Table, name: str) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.uint8), *parts]).reshape(-1, 32)
 
 
+def counts(table: pa.Table) -> pa.Table:
+    """Return the number of rows of each label in each split: the columns split, label and count_all."""
+    import pyarrow as pa
+
+    # The shards have different dictionaries of names, which pyarrow cannot group.
+    columns = {"split": table.column("split").cast(pa.string()), "label": table.column("label")}
+    return pa.table(columns).group_by(["split", "label"]).aggregate([([], "count_all")])
+
+
 def groups(path: Path) -> int:
     """Return the number of row groups, which is the number of shards."""
     import pyarrow.parquet as pq

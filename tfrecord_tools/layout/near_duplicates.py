@@ -12,7 +12,7 @@ Equal hashes are found first and count as one: a million copies of one picture a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,9 +23,9 @@ _BANDS = 4
 _BAND_BITS = 16
 _BLOCK = 1 << 20  # Hashes that are compared at once; each takes about 50 bytes.
 _MOST_PAIRS = 1 << 22  # Pairs that are in memory at once.
-_LEAST_VISITED = 1 << 12  # Hashes that `stand_ins` visits at once. Fewer hashes take more time.
-# A hash is compared with at most this many hashes that have a given value in a band, before hashes that are known to be
-# in one group are left out. Among random hashes, fewer share a value.
+_FEW = 1 << 20  # Pairs from which `stand_ins` chooses at once.
+# In the first pass of `groups`, and with `most`, a hash is compared with at most this many hashes with a given value in
+# a band. Fewer of 10 million random hashes share a value.
 _WINDOW = 256
 
 
@@ -72,8 +72,9 @@ def pairs(hashes: np.ndarray, distance: int, most: int | None = None) -> np.ndar
 def groups(hashes: np.ndarray, distance: int) -> Groups:
     """Group all hashes that are connected by pairs; see `pairs` for the arguments.
 
-    A crowd of thousands of hashes that are near to each other takes time that grows with its size, and not with the
-    number of its pairs: hashes are not compared if they are known to be in one group.
+    A crowd of thousands of hashes that are near to each other takes time that grows with its size: hashes are not
+    compared if they are known to be in one group. If thousands of hashes have the same 16 bits in a band, but are not
+    near to each other, such as those of symmetric images, the time grows with the square of their number.
     """
     values, first, inverse = _distinct(hashes)
     roots, degrees, waiting = np.arange(len(values)), np.zeros(len(values), np.int64), []
@@ -152,12 +153,16 @@ def _apart(
 
 
 def _is_chain(values: np.ndarray, distance: int) -> bool:
-    """Return whether some of the hashes u64[n] are not near to each other.
-
-    If there are more than 256 hashes, only 256 of them are compared with all.
-    """
-    chosen = values[np.linspace(0, len(values) - 1, min(len(values), _WINDOW)).astype(np.int64)]
-    return any(bool((_bits(values ^ one) > distance).any()) for one in chosen)
+    """Return whether some of the hashes u64[n] are not near to each other."""
+    ones = [int((values >> np.uint64(bit) & np.uint64(1)).sum()) for bit in range(64)]
+    center = sum(1 << bit for bit, count in enumerate(ones) if 2 * count > len(values))
+    radii = _bits(values ^ np.uint64(center)).astype(np.int64)
+    # Two hashes that are not near to each other have radii with a sum above the distance. The larger one is above half.
+    for one in np.argsort(-radii, kind="stable")[: int((radii > distance // 2).sum())].tolist():
+        others = values[radii > distance - radii[one]]
+        if (_bits(others ^ values[one]) > distance).any():
+            return True
+    return False
 
 
 def stand_ins(hashes: np.ndarray, distance: int, ranks: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -175,24 +180,53 @@ def stand_ins(hashes: np.ndarray, distance: int, ranks: np.ndarray, kept: np.nda
         i64[n]. For a hash that stays, its own position. For another hash, the position of the first near hash that
         stays.
     """
-    result = np.arange(len(hashes))
-    order = np.argsort(ranks)
+    result, order = np.arange(len(hashes)), np.argsort(ranks)
     order = order[hashes[order] != UNKNOWN]
-    stays, size = order[:0], _LEAST_VISITED
-    while len(order):
-        visited = order[:size]
-        near = _first_near(hashes[stays], hashes[visited], distance)
-        claimed = (near < len(stays)) & ~kept[visited]
-        rest = visited[~claimed]
-        pairs_of_rest = _few(hashes[rest], distance)
-        if pairs_of_rest is None:  # A crowd. Once one of its hashes stays, it claims most of the others.
-            size //= 2
-            continue
-        result[visited[claimed]] = stays[near[claimed]]
-        for other, keeper in _claimed(rest[pairs_of_rest], ranks, kept).items():
-            result[other] = keeper
-        stays = np.concatenate([stays, rest[result[rest] == rest]])
-        order, size = order[size:], max(_LEAST_VISITED, len(stays))
+    result[order] = order[_visited(hashes[order], distance, kept[order])]
+    return result
+
+
+def _visited(hashes: np.ndarray, distance: int, kept: np.ndarray) -> np.ndarray:
+    """Return the result of `stand_ins` for hashes in the order of the visits.
+
+    If there are too many pairs, such as in a crowd, one half is visited after the other. The hashes of the first half
+    that stay are few, and claim most hashes of the second half.
+    """
+    found = _few(hashes, distance)
+    if found is not None:
+        return _claimed(found, kept)
+    result, half = np.arange(len(hashes)), len(hashes) // 2
+    result[:half] = _visited(hashes[:half], distance, kept[:half])
+    stays = np.flatnonzero(result[:half] == np.arange(half))
+    near = _first_near(hashes[stays], hashes[half:], distance)
+    claimed = (near < len(stays)) & ~kept[half:]
+    result[half:][claimed] = stays[near[claimed]]
+    rest = half + np.flatnonzero(~claimed)
+    result[rest] = rest[_visited(hashes[rest], distance, kept[rest])]
+    return result
+
+
+def _few(hashes: np.ndarray, distance: int) -> np.ndarray | None:
+    """Return all pairs of near hashes, i64[m 2]. None: there are too many."""
+    found, count = [np.empty((0, 2), np.int64)], 0
+    for block in _blocks(hashes, distance):
+        found.append(block)
+        count += len(block)
+        if count > _FEW and len(hashes) > 2:
+            return None
+    return np.concatenate(found)
+
+
+def _claimed(near: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the result of `_visited` from all pairs of near hashes, i64[m 2]."""
+    earlier, later = np.sort(near, axis=1).T
+    order = np.lexsort((later, earlier))
+    order = order[~kept[later[order]]]
+    earlier, later, result = earlier[order], later[order], np.arange(len(kept))
+    keepers, starts = np.unique(earlier, return_index=True)
+    for keeper, others in zip(keepers.tolist(), np.split(later, starts[1:])):
+        if result[keeper] == keeper:
+            result[others[result[others] == others]] = keeper
     return result
 
 
@@ -212,36 +246,6 @@ def _first_near(index: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndar
                 near = _bits(hashes[left] ^ index[positions]) <= distance
                 np.minimum.at(first, left[near], positions[near])
     return first
-
-
-def _few(hashes: np.ndarray, distance: int) -> np.ndarray | None:
-    """Return all pairs of near hashes, i64[m 2]. None: there are more than fit into memory."""
-    found, count = [np.empty((0, 2), np.int64)], 0
-    for block in _blocks(hashes, distance):
-        found.append(block)
-        count += len(block)
-        if count > _MOST_PAIRS and len(hashes) > 2:
-            return None
-    return np.concatenate(found)
-
-
-def _claimed(pairs: np.ndarray, ranks: np.ndarray, kept: np.ndarray) -> Mapping[int, int]:
-    """Return a hash that does not stay -> the first visited hash that stays instead; see `stand_ins`.
-
-    Args:
-        pairs: i64[m 2], all pairs of near hashes.
-        ranks: i64[n].
-        kept: bool[n].
-    """
-    swap = ranks[pairs[:, 0]] > ranks[pairs[:, 1]]
-    earlier, later = np.where(swap, pairs[:, ::-1].T, pairs.T)
-    order = np.lexsort((ranks[later], ranks[earlier]))
-    order = order[~kept[later[order]]]
-    claimed: dict[int, int] = {}
-    for keeper, other in zip(earlier[order].tolist(), later[order].tolist()):
-        if keeper not in claimed:
-            claimed.setdefault(other, keeper)
-    return claimed
 
 
 def joined(roots: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -123,9 +123,8 @@ def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np
     missing = np.setdiff1d(labels, labels[sides[units] == 0])
     position = np.full(len(sides), -1)
     position[ordered] = np.arange(len(ordered))
-    places = position[units]
     last = np.full(int(labels.max(initial=0)) + 1, -1)  # Label -> last position of a unit with an image of the label.
-    np.maximum.at(last, labels, places)
+    np.maximum.at(last, labels, position[units])
     moved = last[missing]
     sides[ordered[moved[moved >= 0]]] = 0
 

@@ -46,7 +46,7 @@ _RECENT = 60  # Seconds. Records that other processes used in this time are remo
 _SILENT = 60.0  # Seconds after which a plan does not count, if another one is in use.
 _RECOUNT = 2.0  # Seconds until the processes that use the same records are counted again.
 _TICK = 0.5  # Seconds until the planner looks again, if nobody wakes it up.
-_AGAIN = 3  # Attempts to fetch a record that arrived damaged.
+_AGAIN = 5  # Attempts to fetch a record that arrived damaged.
 _PAUSE = 5.0  # Seconds without planned requests after a failed one.
 
 

@@ -59,13 +59,15 @@ def same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple[
 
 def _notes_on_spelling(merged: Sequence[Sequence[str]]) -> list[str]:
     """Return a note on classes with several spellings. The first spelling of each is used."""
+    if not merged:
+        return []
     texts = [" and ".join(names) for names in merged]
     if len(merged) == 1:
         return [f"{texts[0]} are read as one class, {merged[0][0]}, because the names differ only by capital letters"]
     return [
         f"{len(merged):,} classes have names that differ only by capital letters. Each is read as one class with the"
         f" first of its names: {named(texts)}"
-    ] * bool(merged)
+    ]
 
 
 def class_table(
