@@ -120,6 +120,11 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
+        if self.verify == "header" and self.near_duplicates != "keep":
+            raise UserError(
+                f"--near_duplicates={self.near_duplicates}: compares hashes of the decoded images, and --verify=header"
+                " decodes no image. Remove --verify=header, or pass --near_duplicates=keep."
+            )
         if self.dask:
             self._check_dask()
             object.__setattr__(self, "engine", "beam")

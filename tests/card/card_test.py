@@ -203,7 +203,7 @@ def test_calm_page(calm: Path) -> None:
 
 def test_odd_page_lists_findings(odd: Path) -> None:
     page = Page((odd / card_page.CARD).read_text("utf-8"))
-    assert page.findings == ["conflicts", "leaks", "skipped", "absent", "imbalance", "repaired", "tiny"]
+    assert page.findings == ["conflicts", "leaks", "unrepaired", "absent", "imbalance", "repaired", "tiny"]
     assert "7 things need attention" in page.body
     assert "Nothing to worry about" not in page.body
     assert page.rows("Type") == [["Type", "In the source", "Stored"], ["JPEG", "3", "3"], ["PNG", "24", "24"]]
@@ -260,6 +260,13 @@ FINDINGS: list[tuple[str, Callable[[Facts], object], list[str]]] = [
         [],
     ),
     ("black", lambda f: f["images"]["look"].update(dark=1), ["faint"]),
+    (
+        "near conflict that was dropped",
+        lambda f: (f["near_duplicates"].update(conflicts=2, files=2), f["config"].update(near_duplicates="drop")),
+        ["near_conflicts_dropped"],
+    ),  # The image that stays may have the wrong label.
+    ("not decoded", lambda f: f["images"]["look"].update(unknown=3), ["not_compared"]),
+    ("not repaired", lambda f: (f["files"].update(skipped=1), f["config"].update(repair=True)), ["unrepaired"]),
     ("group", lambda f: f["duplicates"].update(groups_in_several_splits=1), ["groups"]),
     ("skipped", lambda f: f["files"].update(skipped=1), ["skipped"]),
     ("repaired", lambda f: f["files"].update(repaired=1), ["repaired"]),
@@ -394,7 +401,7 @@ def test_findings_are_printed_without_html(calm: Path, tmp_path: Path) -> None:
     card_page.write(tmp_path, facts, [], {}, lines.append)
     assert lines == [
         "  check: 2 files skipped. These files are not in the dataset. Look at the reasons in rejected.csv and replace"
-        " the images that you need. --on_bad_image=repair repairs some of them.",
+        " the images that you need. --on_bad_image=repair repairs some damaged images.",
         "  check: Imbalanced classes: 40 to 600 images in train. Accuracy over all images hides mistakes in small"
         " classes. Look at the recall of each class. Add images of the small classes, or train with python -m"
         " trainers.finetune --class_weights=balanced.",

@@ -382,7 +382,8 @@ def test_a_new_class_is_made_if_classes_lists_it(src: Path, tmp_path: Path) -> N
         (
             {"cats/000.jpg": "dog"},
             {"overwrite": True},
-            "the label 'dog' of 'cats/000.jpg' is not a class. Classes are dogs. Correct the label.",
+            "the label 'dog' of 'cats/000.jpg' is not a class. Classes with a similar name are dogs. Correct"
+            " the label.",
         ),
         (
             {"cats/000.jpg": "birds"},

@@ -169,6 +169,18 @@ def test_an_update_keeps_copies_together(tmp_path: Path) -> None:
     assert is_valid(tmp_path / "out")
 
 
+def test_the_example_of_a_chain_is_a_pair_that_looks_alike(tmp_path: Path) -> None:
+    images, distance = chain()
+    src = pets(tmp_path / "pets", copies=0)
+    for number, name in enumerate(("cats", "cats", "dogs")):
+        save(images[number], src / name / f"light{number}.png")
+    facts = converted(src, tmp_path / "out", near_distance=distance)
+    (group,) = facts["near_duplicates"]["examples"]["conflicts"]
+    # Picture 0 does not look like picture 2.
+    assert [file["path"] for file in group] == ["cats/light1.png", "dogs/light2.png", "cats/light0.png"]
+    assert facts["near_duplicates"]["sizes"]["conflicts"] == [3]
+
+
 def test_an_update_joins_records_that_a_new_image_connects(tmp_path: Path) -> None:
     """A new image looks like two records of different splits, which do not look like each other."""
     src = pets(tmp_path / "pets", copies=0)
@@ -463,8 +475,21 @@ def test_splits_of_the_source_are_kept_and_reported(tmp_path: Path) -> None:
     assert 'id="finding-near_leaks"' in (tmp_path / "out/card.html").read_text("utf-8")
 
 
+@pytest.mark.parametrize("mode", ["group", "drop"])
+def test_without_hashes_nothing_can_be_compared(tmp_path: Path, mode: str) -> None:
+    with pytest.raises(UserError) as caught:
+        converted(tmp_path, tmp_path / "out", verify="header", near_duplicates=mode)
+    assert str(caught.value) == (
+        f"--near_duplicates={mode}: compares hashes of the decoded images, and --verify=header decodes no image."
+        " Remove --verify=header, or pass --near_duplicates=keep."
+    )
+
+
 def test_without_hashes_nothing_is_found(tmp_path: Path) -> None:
-    facts = converted(pets(tmp_path / "pets"), tmp_path / "out", verify="header", near_duplicates="drop")
+    facts = converted(pets(tmp_path / "pets"), tmp_path / "out", verify="header")
+    page = (tmp_path / "out/card.html").read_text("utf-8")
+    assert "The images were not compared." in page
+    assert "60 images not decoded" in page
     assert facts["near_duplicates"]["files"] == facts["files"]["dropped"] == 0
     assert facts["images"]["look"]["unknown"] == facts["records"] == 60
     (row, *_) = rows(tmp_path / "out", *index.LOOK).values()

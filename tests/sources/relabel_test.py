@@ -191,7 +191,8 @@ def test_update_of_a_dataset_of_an_earlier_release_needs_the_table_once(source, 
         ([("cats/000.jpg", "cats")], "for example 'train/cats/000.jpg'."),  # A path without the split.
         (
             [(WRONG[0], "dog")],
-            "the label 'dog' of 'train/cats/000.jpg' is not a class. Classes are dogs. Correct the label. If it is"
+            "the label 'dog' of 'train/cats/000.jpg' is not a class. Classes with a similar name are dogs. Correct"
+            " the label. If it is"
             " a new class, add it to --classes.",
         ),
         (

@@ -136,9 +136,16 @@ def _examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
     return lambda facts: [same[0]["path"] for same in facts["duplicates"]["examples"][kind]]
 
 
-def _near(kind: DuplicateKind) -> Callable[[ConvertJson], int]:
-    """Return a function that counts near-duplicates of a kind that are in the dataset."""
-    return lambda facts: 0 if facts["config"].get("near_duplicates") == "drop" else facts["near_duplicates"][kind]
+def _near(kind: DuplicateKind, dropped: bool) -> Callable[[ConvertJson], int]:
+    """Return a function that counts near-duplicates of a kind.
+
+    Args:
+        kind: The kind.
+        dropped: As in `_duplicates`, for --near_duplicates=drop.
+    """
+    return lambda facts: (
+        facts["near_duplicates"][kind] if (facts["config"].get("near_duplicates") == "drop") == dropped else 0
+    )
 
 
 def _near_examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
@@ -201,7 +208,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="near_conflicts",
         level="check",
         section="near_duplicates",
-        condition=_counted("image", _near("conflicts")),
+        condition=_counted("image", _near("conflicts", dropped=False)),
         title="{count} with different labels look alike",
         text="Copies of one picture with other bytes are in several classes, or the pictures are only similar.",
         advice="Look at these images below and correct the labels that are wrong.",
@@ -211,7 +218,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="near_leaks",
         level="check",
         section="near_duplicates",
-        condition=_counted("image", _near("leaks")),
+        condition=_counted("image", _near("leaks", dropped=False)),
         title="{count} in several splits look alike",
         text=f"If these images are copies, {HARMS['leaks']}.",
         advice="Pass `--near_duplicates=group` and let `convert` make the split: all copies are then in one split. Or"
@@ -240,14 +247,33 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         examples=_examples("conflicts"),
     ),
     Rule(
+        name="near_conflicts_dropped",
+        level="check",
+        section="near_duplicates",
+        condition=_counted("image", _near("conflicts", dropped=True)),
+        title="{count} with different labels looked alike before some were left out",
+        text="`--near_duplicates=drop` stored the largest of them. It may be the one with the wrong label.",
+        advice="Look at these images below, and correct the labels that are wrong in the source.",
+        examples=_near_examples("conflicts"),
+    ),
+    Rule(
         name="skipped",
         level="check",
         section="files",
-        condition=_counted("file", lambda facts: facts["files"]["skipped"]),
+        condition=_counted("file", lambda facts: 0 if facts["config"]["repair"] else facts["files"]["skipped"]),
         title="{count} skipped",
         text="These files are not in the dataset.",
         advice="Look at the reasons in `rejected.csv` and replace the images that you need."
-        " `--on_bad_image=repair` repairs some of them.",
+        " `--on_bad_image=repair` repairs some damaged images.",
+    ),
+    Rule(
+        name="unrepaired",
+        level="check",
+        section="files",
+        condition=_counted("file", lambda facts: facts["files"]["skipped"] if facts["config"]["repair"] else 0),
+        title="{count} skipped",
+        text="These files are not in the dataset, because they could not be repaired.",
+        advice="Look at the reasons in `rejected.csv` and replace the images that you need.",
     ),
     Rule(
         name="absent",
@@ -257,6 +283,15 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         title="Classes without images: {where}",
         text="A split without images of a class says nothing about this class.",
         advice="Add images of the class, or list the classes to use with `--classes`.",
+    ),
+    Rule(
+        name="not_compared",
+        level="note",
+        section="near_duplicates",
+        condition=_counted("image", lambda facts: facts["images"]["look"]["unknown"]),
+        title="{count} not decoded",
+        text="It is not known whether these images are damaged, black, or near-duplicates of others.",
+        advice="Convert again with `--verify=full` and `--restart`.",
     ),
     Rule(
         name="imbalance",

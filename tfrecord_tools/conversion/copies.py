@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,19 +17,25 @@ from tfrecord_tools.sources.scan import Sources
 _NAMED = 3  # Files that an error names of a set of identical files.
 
 
-def find(rows: Rows, first: np.ndarray) -> Duplicates:
+def find(
+    rows: Rows, first: np.ndarray, arrange: Callable[[str, np.ndarray], np.ndarray] = lambda kind, members: members
+) -> Duplicates:
     """Find rows with the same content, or rows that look alike.
 
     Args:
         rows: The images.
         first: i64[n]. For each row, the first row with the same content (`duplicates.first_of`), or the first row of
             the same group of images that look alike.
+        arrange: Function from a kind and the rows of a set, i64[k], to the same rows in the order of the examples.
 
     Returns:
         The duplicates, with file numbers as examples.
     """
     same = duplicates.find(first, rows.labels, rows.splits)
-    examples = {kind: [rows.numbers[positions].tolist() for positions in sets] for kind, sets in same.examples.items()}
+    examples = {
+        kind: [rows.numbers[arrange(kind, np.array(members))].tolist() for members in sets]
+        for kind, sets in same.examples.items()
+    }
     return dataclasses.replace(same, examples=examples)
 
 

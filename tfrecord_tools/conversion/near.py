@@ -68,18 +68,32 @@ def count(rows: Rows, facts: Facts, distance: int) -> int:
     return int(look_for(rows, first, facts, distance).near.sum())
 
 
-def find(rows: Rows, alike: Alike, kept: int) -> NearDuplicates:
+def find(rows: Rows, alike: Alike, facts: Facts, distance: int, kept: int) -> NearDuplicates:
     """Count near-duplicates, with file numbers as examples.
 
     Args:
         rows: The images.
         alike: The images that look alike.
+        facts: The facts about the source files.
+        distance: Number of bits, 0..`near_duplicates.MAX_DISTANCE`.
         kept: The result of `count` for the images that decisions keep.
     """
     first = np.where(alike.near, alike.keys, np.arange(len(rows)))
     chains, sizes = np.unique(alike.keys[alike.chains], return_counts=True)
+    hashes = facts.of(rows.numbers)["phash"]
+    values = {"conflicts": rows.labels, "leaks": rows.splits, "copies": rows.numbers}
+
+    def pair_first(kind: str, members: np.ndarray) -> np.ndarray:
+        """Put two images first that look like each other, and not only like others of a chain."""
+        left, right = np.triu_indices(len(members), 1)
+        one, other = members[left], members[right]
+        chosen = near_duplicates.distances(hashes[one], hashes[other]) <= distance
+        chosen &= (values[kind][one] != values[kind][other]) & (rows.hashes[one] != rows.hashes[other])
+        pair = [[left[i], right[i]] for i in np.flatnonzero(chosen)[:1]]
+        return np.r_[np.sort(members[pair[0]]), np.delete(members, pair[0])] if pair else members
+
     return NearDuplicates(
-        images=copies.find(rows, first),
+        images=copies.find(rows, first, pair_first),
         groups=len(np.unique(alike.keys[alike.near])),
         chains=len(chains),
         longest=int(sizes.max(initial=0)),

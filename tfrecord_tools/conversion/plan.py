@@ -124,7 +124,7 @@ def make_plan(
     rows = _with_splits(rows, sha256, alike, sources, config, previous)
     same = copies.find(rows, first)
     kept = near.count(rows.take(np.isin(rows.numbers, decided.alike)), facts, config.near_distance)
-    similar = near.find(rows, alike, kept)
+    similar = near.find(rows, alike, facts, config.near_distance, kept)
     if config.duplicates == "fail":
         copies.refuse(same, sources)
     rows, dropped, losses = _without_copies(rows, first, sources, facts, config, decided)

@@ -494,10 +494,11 @@ def check_labels(
     """
     for decision in decisions:
         if decision.decision == "label" and decision.label not in class_names:
-            near = difflib.get_close_matches(decision.label, class_names, n=3) or list(class_names)
+            near = difflib.get_close_matches(decision.label, class_names, n=3)
+            which = "Classes with a similar name are" if near else "Classes are"
             raise UserError(
-                f"{where}: the label {decision.label!r} of {decision.image!r} is not a class. Classes are"
-                f" {named(near, _NAMES_SHOWN)}. {correction}. If it is a new class, {new_class}."
+                f"{where}: the label {decision.label!r} of {decision.image!r} is not a class. {which}"
+                f" {named(near or list(class_names), _NAMES_SHOWN)}. {correction}. If it is a new class, {new_class}."
             )
 
 
