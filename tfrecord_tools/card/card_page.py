@@ -221,9 +221,9 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         condition=_counted("image", _near("leaks", dropped=False)),
         title="{count} in several splits look alike",
         text=f"If these images are copies, {HARMS['leaks']}.",
-        advice="Pass `--near_duplicates=group` and let `convert` make the split: all copies are then in one split. Or"
-        " pass `--near_duplicates=drop`. The flag stores only one copy. This is a copy in test, if there is one."
-        " If not, it is a copy in validation.",
+        advice="Remove the split directories from the source, so that `convert` makes the split, and pass"
+        " `--near_duplicates=group`: all copies are then in one split. Or pass `--near_duplicates=drop`. The flag"
+        " stores only one copy. This is a copy in test, if there is one. If not, it is a copy in validation.",
         examples=_near_examples("leaks"),
     ),
     Rule(

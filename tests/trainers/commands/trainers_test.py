@@ -154,9 +154,11 @@ def test_all_options_of_recipes_together(workspace, tmp_path):
     rates = [float(row["learning_rate"]) for row in rows]
     assert rates[0] == pytest.approx(3e-3 * 4 / 5)  # Four of five steps of warm-up.
     assert rates[1] > rates[2]
-    # Each phase is a TensorBoard run.
-    assert sorted(path.name for path in (tmp_path / "run/tensorboard").iterdir()) == ["scratch"]
-    assert len(list((tmp_path / "run/tensorboard").glob("scratch/*/events*"))) == 2  # Training and validation.
+    # The flags and the final scores are in one file, and each phase has a directory.
+    (final, phase) = sorted((tmp_path / "run/tensorboard").iterdir())
+    assert final.name.startswith("events.out.tfevents.")
+    assert phase.name == "scratch"
+    assert len(list(phase.glob("*/events*"))) == 2  # Training and validation.
     best = min(range(len(rows)), key=lambda i: float(rows[i]["val_loss"]))
     assert metrics["accuracy"] == pytest.approx(float(rows[best]["val_accuracy"]))  # The best epoch's averaged weights.
 
