@@ -265,7 +265,12 @@ FINDINGS: list[tuple[str, Callable[[Facts], object], list[str]]] = [
         lambda f: (f["near_duplicates"].update(conflicts=2, files=2), f["config"].update(near_duplicates="drop")),
         ["near_conflicts_dropped"],
     ),  # The image that stays may have the wrong label.
-    ("not decoded", lambda f: f["images"]["look"].update(unknown=3), ["not_compared"]),
+    ("look unknown", lambda f: f["images"]["look"].update(unknown=3), []),
+    (
+        "not decoded",
+        lambda f: (f["images"]["look"].update(unknown=3), f["images"].update(verified="header")),
+        ["not_compared"],
+    ),
     ("not repaired", lambda f: (f["files"].update(skipped=1), f["config"].update(repair=True)), ["unrepaired"]),
     ("group", lambda f: f["duplicates"].update(groups_in_several_splits=1), ["groups"]),
     ("skipped", lambda f: f["files"].update(skipped=1), ["skipped"]),

@@ -153,6 +153,11 @@ def _near_examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
     return lambda facts: [one["path"] for same in facts["near_duplicates"]["examples"][kind] for one in same[:2]]
 
 
+def _undecoded(facts: ConvertJson) -> int:
+    images = facts["images"]
+    return images["look"]["unknown"] if images["verified"] == "header" else 0
+
+
 def _absent(facts: ConvertJson) -> dict[str, str] | None:
     absent = {split: sum(not class_records(entry, split) for entry in facts["classes"]) for split in facts["splits"]}
     where = ", ".join(f"{count:,} in {split}" for split, count in absent.items() if count)
@@ -252,7 +257,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="near_duplicates",
         condition=_counted("image", _near("conflicts", dropped=True)),
         title="{count} with different labels looked alike before some were left out",
-        text="`--near_duplicates=drop` stored the largest of them. It may be the one with the wrong label.",
+        text="`--near_duplicates=drop` stored one image of each group. It may be the one with the wrong label.",
         advice="Look at these images below, and correct the labels that are wrong in the source.",
         examples=_near_examples("conflicts"),
     ),
@@ -288,10 +293,10 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="not_compared",
         level="note",
         section="near_duplicates",
-        condition=_counted("image", lambda facts: facts["images"]["look"]["unknown"]),
+        condition=_counted("image", _undecoded),
         title="{count} not decoded",
         text="It is not known whether these images are damaged, black, or near-duplicates of others.",
-        advice="Convert again with `--verify=full` and `--restart`.",
+        advice="Convert again with `--verify=full --overwrite`.",
     ),
     Rule(
         name="imbalance",
