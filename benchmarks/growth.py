@@ -210,7 +210,8 @@ def measure(directory: Path, sizes: Sequence[int], rows: Sequence[str], rounds: 
     """
     for size in sizes:
         common.make_images(directory / str(size) / "images", size, _SIDE)
-        common.make_images(directory / str(size) / "equal", size, _SIDE, equal=True)
+        if "convert equal images" in rows:
+            common.make_images(directory / str(size) / "equal", size, _SIDE, equal=True)
     found: dict[str, list[Cost]] = {}
     for name in ROWS:
         if name not in rows and name != "convert":

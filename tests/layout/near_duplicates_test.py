@@ -98,7 +98,7 @@ def test_groups_are_connected_pairs(
 def test_chains_have_hashes_that_are_not_near(seed: int) -> None:
     rng = np.random.default_rng(seed)
     flips = np.uint64(1) << rng.integers(0, 64, (1 + seed % 4, 30)).astype(np.uint64)
-    hashes = np.unique(np.uint64(2**63 - 12345) ^ np.bitwise_or.reduce(flips, axis=0))
+    hashes = np.unique(np.uint64(CENTER) ^ np.bitwise_or.reduce(flips, axis=0))
     for distance in range(10):
         chain = len(near(hashes, distance)) < len(hashes) * (len(hashes) - 1) // 2
         assert near_duplicates._is_chain(hashes, distance) == chain
@@ -196,11 +196,9 @@ def test_memory_does_not_grow_with_the_square_of_a_crowd(monkeypatch: pytest.Mon
     """Thousands of images that all look alike, such as drawings on white or the frames of a video."""
     monkeypatch.setattr(near_duplicates, "_FEW", 1 << 14)
     monkeypatch.setattr(near_duplicates, "_BLOCK", 1 << 14)
-    rng = np.random.default_rng(0)
-    masks = np.uint64(1) << rng.integers(0, 64, (3, 3000)).astype(np.uint64)
-    hashes = np.unique(np.uint64(2**63 - 12345) ^ masks[0] ^ masks[1] ^ masks[2])
+    hashes = around_one(3000)
     tracemalloc.start()
-    found = near_duplicates.stand_ins(hashes, 6, np.arange(len(hashes)), np.zeros(len(hashes), bool))
+    found = stay(hashes)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(hashes) > 2800

@@ -8,7 +8,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from absl import flags
 
@@ -121,31 +121,22 @@ def _counted(noun: str, count: Callable[[ConvertJson], int]) -> Callable[[Conver
     return lambda facts: {"count": words.number(number, noun)} if (number := count(facts)) else None
 
 
-def _duplicates(kind: DuplicateKind, dropped: bool) -> Callable[[ConvertJson], int]:
-    """Return a function that counts the duplicates of a kind.
+def _same(
+    section: Literal["duplicates", "near_duplicates"], kind: DuplicateKind, dropped: bool
+) -> Callable[[ConvertJson], int]:
+    """Return a function that counts the duplicates or near-duplicates of a kind.
 
     Args:
+        section: The name of the flag and of its part of `convert.json`.
         kind: The kind.
-        dropped: True: the function returns 0 unless --duplicates=drop was set. False: it returns 0 if it was set.
+        dropped: True: the function returns 0 unless the flag is "drop". False: it returns 0 if the flag is "drop".
     """
-    return lambda facts: facts["duplicates"][kind] if (facts["config"]["duplicates"] == "drop") == dropped else 0
+    return lambda facts: facts[section][kind] if (facts["config"].get(section) == "drop") == dropped else 0
 
 
 def _examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
     """Return a function that names one file of each set of identical files."""
     return lambda facts: [same[0]["path"] for same in facts["duplicates"]["examples"][kind]]
-
-
-def _near(kind: DuplicateKind, dropped: bool) -> Callable[[ConvertJson], int]:
-    """Return a function that counts near-duplicates of a kind.
-
-    Args:
-        kind: The kind.
-        dropped: As in `_duplicates`, for --near_duplicates=drop.
-    """
-    return lambda facts: (
-        facts["near_duplicates"][kind] if (facts["config"].get("near_duplicates") == "drop") == dropped else 0
-    )
 
 
 def _near_examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
@@ -191,7 +182,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="conflicts",
         level="problem",
         section="duplicates",
-        condition=_counted("file", _duplicates("conflicts", dropped=False)),
+        condition=_counted("file", _same("duplicates", "conflicts", dropped=False)),
         title="{count} with different labels",
         text=f"Identical files are in several classes, so {HARMS['conflicts']}.",
         advice="Decide which class is right and delete the other files from the source, or leave all of them out with"
@@ -202,7 +193,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="leaks",
         level="problem",
         section="duplicates",
-        condition=_counted("file", _duplicates("leaks", dropped=False)),
+        condition=_counted("file", _same("duplicates", "leaks", dropped=False)),
         title="{count} in several splits",
         text=f"{words.sentence(HARMS['leaks'])}.",
         advice="Delete the copies from the source, or pass `--duplicates=drop`. The flag keeps one copy of each image."
@@ -213,7 +204,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="near_conflicts",
         level="check",
         section="near_duplicates",
-        condition=_counted("image", _near("conflicts", dropped=False)),
+        condition=_counted("image", _same("near_duplicates", "conflicts", dropped=False)),
         title="{count} with different labels look alike",
         text="Copies of one picture with other bytes are in several classes, or the pictures are only similar.",
         advice="Look at these images below and correct the labels that are wrong.",
@@ -223,7 +214,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="near_leaks",
         level="check",
         section="near_duplicates",
-        condition=_counted("image", _near("leaks", dropped=False)),
+        condition=_counted("image", _same("near_duplicates", "leaks", dropped=False)),
         title="{count} in several splits look alike",
         text=f"If these images are copies, {HARMS['leaks']}.",
         advice="Remove the split directories from the source, so that `convert` makes the split, and pass"
@@ -245,7 +236,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="conflicts_dropped",
         level="check",
         section="duplicates",
-        condition=_counted("file", _duplicates("conflicts", dropped=True)),
+        condition=_counted("file", _same("duplicates", "conflicts", dropped=True)),
         title="{count} with different labels, left out",
         text="Identical files are in several classes. `--duplicates=drop` stored none of them.",
         advice="Decide which class is right and delete the other files from the source.",
@@ -255,7 +246,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         name="near_conflicts_dropped",
         level="check",
         section="near_duplicates",
-        condition=_counted("image", _near("conflicts", dropped=True)),
+        condition=_counted("image", _same("near_duplicates", "conflicts", dropped=True)),
         title="{count} with different labels looked alike before some were left out",
         text="`--near_duplicates=drop` stored one image of each group. It may be the one with the wrong label.",
         advice="Look at these images below, and correct the labels that are wrong in the source.",

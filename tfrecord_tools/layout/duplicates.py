@@ -108,7 +108,7 @@ def _first_where(chosen: np.ndarray, first: np.ndarray) -> np.ndarray:
     files, return the file itself.
     """
     result = np.arange(len(first))
-    files = np.flatnonzero(chosen)[::-1]  # The order is reversed: the smallest position is assigned last.
+    files = np.flatnonzero(chosen)[::-1]  # The smallest position is assigned last, so it counts.
     result[first[files]] = files
     return result
 

@@ -114,10 +114,10 @@ def _with_crowds(values: np.ndarray, distance: int, roots: np.ndarray) -> tuple[
     """
     crowded = np.zeros(len(values), bool)
     for band, radius in zip(_bands(values), _radii(distance)):
-        if radius < 0 or np.bincount(band.astype(np.int64)).max(initial=0) <= _WINDOW:
+        if radius < 0 or np.bincount(band).max(initial=0) <= _WINDOW:
             continue
         order = np.lexsort((roots, band))
-        keys = band[order].astype(np.int64)
+        keys = band[order]
         starts = _starts(keys)
         for mask in _masks(radius):
             before, other = roots, keys ^ mask
@@ -173,7 +173,7 @@ def stand_ins(hashes: np.ndarray, distance: int, ranks: np.ndarray, kept: np.nda
     Args:
         hashes: u64[n], different hashes. `UNKNOWN` is not near any hash.
         distance: As in `pairs`.
-        ranks: i64[n], a different number for each hash. Those in `kept` have the smallest ones.
+        ranks: i64[n], a different number for each hash. The hashes in `kept` have the smallest numbers.
         kept: bool[n].
 
     Returns:
@@ -238,9 +238,9 @@ def _first_near(index: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndar
     first = np.full(len(hashes), len(index))
     for band, other_band, radius in zip(_bands(index), _bands(hashes), _radii(distance)):
         order = np.argsort(band, kind="stable")
-        starts = _starts(band[order].astype(np.int64))
+        starts = _starts(band[order])
         for mask in _masks(radius):
-            keys = other_band.astype(np.int64) ^ mask
+            keys = other_band ^ mask
             for left, right in _ranges(np.arange(len(hashes)), starts[keys], starts[keys + 1] - starts[keys]):
                 positions = order[right]
                 near = _bits(hashes[left] ^ index[positions]) <= distance
@@ -279,7 +279,7 @@ def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _bits(numbers: np.ndarray) -> np.ndarray:
-    """Return the number of bits that are 1, u8[n], of u64[n]."""
+    """Return the number of bits that are 1, u8[n], of u64[n] or of i64[n] without negative numbers."""
     if hasattr(np, "bitwise_count"):
         return np.asarray(np.bitwise_count(numbers))
     rows = np.ascontiguousarray(numbers).view(np.uint8).reshape(-1, 8)  # NumPy 1.
@@ -320,7 +320,7 @@ def _blocks(
         if radius < 0:
             continue
         order = np.argsort(bands[band], kind="stable")
-        ordered, keys = values[order], bands[band][order].astype(np.int64)
+        ordered, keys = values[order], bands[band][order]
         starts, positions = _starts(keys), np.arange(len(keys))
         for mask in _masks(radius):
             begin, counts = _candidates(keys, starts, mask)
@@ -353,13 +353,13 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _bands(values: np.ndarray) -> list[np.ndarray]:
-    """Return the bands of hashes, u64[n] below 2^16 each. Band b has the bits b, b + 4, b + 8 and so on.
+    """Return the bands of hashes, i64[n] below 2^16 each. Band b has the bits b, b + 4, b + 8 and so on.
 
     Neighboring bits depend on each other. Bands of neighboring bits would have fewer different values.
     """
     bits = np.unpackbits(values.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
     parts = [np.packbits(bits[:, band::_BANDS], axis=1) for band in range(_BANDS)]
-    return [part[:, 0].astype(np.uint64) << np.uint64(8) | part[:, 1] for part in parts]
+    return [part[:, 0].astype(np.int64) << 8 | part[:, 1] for part in parts]
 
 
 def _masks(radius: int) -> np.ndarray:
